@@ -1,0 +1,87 @@
+"""The shapes everything agrees on. T tasks, N images, C H W, D features, K classes (way). No code."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Split:
+    """The classes of one split, and the images they are made of."""
+
+    images: Tensor  # uint8 [N,C,H,W], the images of a class stand one after another; may be memory-mapped
+    first: Tensor  # int64 [K], index of each class's first image
+    count: Tensor  # int64 [K], how many images follow it
+    ids: list[str]  # [K] global class ids ("omniglot:Greek/character01"); rotations of a character share theirs
+    names: list[str]  # [K] what people are shown
+    files: list[str] = field(default_factory=list)  # [N] where each image came from
+    turns: Tensor | None = None  # int64 [K], quarter turns that make the class from its images; None: upright
+    random_turns: bool = False  # a quarter turn is drawn for each class of each episode
+    note: str = ""  # what a referee must know, "re-encoded, JPEG q75"
+
+
+class Data(Protocol):
+    def load(self, split: str) -> Split:
+        """Return the train, val or test classes; raise UserError with what to fetch and where to put it."""
+        ...
+
+
+class Batch(NamedTuple):
+    x: Tensor  # [N,C,H,W] in [0,1]
+    y: Tensor  # [N] in 0..way-1
+    unlabelled: Tensor  # [U,C,H,W], U = 0 where there is none (vmap refuses None)
+
+
+class Episode(NamedTuple):
+    """One task; a meta-batch is the same type with a leading T on every tensor."""
+
+    support: Batch
+    query: Batch
+
+
+class TaskResult(NamedTuple):
+    loss: Tensor  # [] what is differentiated
+    correct: Tensor  # bool [N], per query image
+    scalars: dict[str, Tensor]  # what people are shown: loss, accuracy after each inner step, ...
+    state: dict[str, Tensor]  # buffers that outlive the task; the engine stores their mean over the meta-batch
+
+
+EpisodeSource = Callable[[int], Episode]  # meta-step -> meta-batch; the same step gives the same episodes
+Model = Callable[[Tensor], Tensor]  # images -> logits [N,K]
+Loss = Callable[[Model, Batch], Tensor]  # calls the model itself, so that attacks and mixup can wrap it
+
+
+class Learner(Protocol):
+    """The meta-learned net, seen through its current (fast) weights."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...  # logits
+    def features(self, x: Tensor) -> Tensor: ...  # [N,D,h,w]
+    def part(self, name: str, *args: Tensor) -> Tensor: ...  # one named part: head, relation, ...
+    def parameters(self) -> dict[str, Tensor]: ...
+    def buffers(self) -> dict[str, Tensor]: ...
+    def grad(
+        self, loss: Callable[["Learner"], Tensor], names: list[str] | None = None, first_order: bool = False
+    ) -> dict[str, Tensor]: ...  # names: None is all of parameters(); first_order: constants for the outer loop
+    def replace(self, tensors: dict[str, Tensor]) -> "Learner": ...  # parameters or buffers, by name
+
+
+class Algorithm(Protocol):
+    def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]: ...  # its own meta-learned parts
+    def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
+        """Yield the model after 0, 1, ..., steps inner steps; a metric method yields once."""
+        ...
+
+
+Objective = Callable[[Learner, Episode, Tensor], TaskResult]  # the tensor is training progress, 0..1
+
+
+class Engine(Protocol):
+    def grad(self, objective: Objective, net: nn.Module, episodes: Episode, progress: Tensor) -> TaskResult:
+        """Add the gradient of the mean loss over T tasks to net's .grad; return detached results, leading T."""
+        ...
+
+    def evaluate(self, objective: Objective, net: nn.Module, episodes: Episode) -> TaskResult:
+        """Run the objective on T tasks without an outer graph; results have a leading T."""
+        ...
