@@ -1,0 +1,30 @@
+"""ANIL, almost no inner loop: Raghu et al. 2020, sec. 4.1."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+
+from metalab.inner import HeadInit, adapted, linear_head, sgd, start_head
+from metalab.interfaces import Batch, Learner, Loss, Model
+
+
+@dataclass(frozen=True)
+class ANIL:
+    """Adapt the head alone by gradient descent on the support; the outer loop trains body and head."""
+
+    way: int
+    lr: float
+    first_order: bool
+    head_init: HeadInit
+
+    def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
+        return {"head": linear_head(features, self.way)}
+
+    def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
+        learner = start_head(learner, support, self.way, self.head_init)
+        names = adapted(learner, ("head.",))
+        yield learner
+        for _ in range(steps):
+            learner = sgd(learner, support, loss, self.lr, names, self.first_order)
+            yield learner

@@ -1,0 +1,34 @@
+"""MAML: Finn, Abbeel, Levine 2017, algorithm 2; first-order MAML: sec. 5.2 there and Nichol et al. 2018, sec. 3."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+
+from metalab.inner import HeadInit, adapted, linear_head, sgd, start_head
+from metalab.interfaces import Batch, Learner, Loss, Model
+
+
+@dataclass(frozen=True)
+class MAML:
+    """Adapt all of the net by gradient descent on the support.
+
+    The gains and shifts of batch norm are adapted too, as learn2learn does; the paper's code leaves them out.
+    first_order: treat the inner gradients as constants of the outer loop (FOMAML).
+    """
+
+    way: int
+    lr: float
+    first_order: bool
+    head_init: HeadInit
+
+    def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
+        return {"head": linear_head(features, self.way)}
+
+    def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
+        learner = start_head(learner, support, self.way, self.head_init)
+        names = adapted(learner)
+        yield learner
+        for _ in range(steps):
+            learner = sgd(learner, support, loss, self.lr, names, self.first_order)
+            yield learner

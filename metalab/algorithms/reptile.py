@@ -1,0 +1,61 @@
+"""Reptile: Nichol, Achiam, Schulman 2018, algorithm 2 (batched), with the inner Adam of their code (beta1 = 0)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from metalab.inner import adapted, linear_head
+from metalab.interfaces import Batch, Learner, Loss, Model
+
+
+class Moments(nn.Module):
+    """Adam's second moments of each adapted parameter and its step count, as buffers that outlive a task."""
+
+    def __init__(self, parameters: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+        for name, value in parameters.items():
+            self.register_buffer(name.replace(".", "/"), torch.zeros_like(value))
+
+
+@dataclass(frozen=True)
+class Reptile:
+    """Adapt all of the net by Adam on mini-batches of the support; the meta-step moves theta towards the result.
+
+    The second moments persist across tasks: every task of a meta-batch starts from the stored ones, and their mean
+    over the meta-batch is stored (their code runs one task after another). batch: images an inner step; the support
+    is walked through in the sampler's shuffled order, around and around, so an image comes again only after all have.
+    """
+
+    way: int
+    lr: float
+    beta2: float
+    batch: int
+
+    def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
+        head = linear_head(features, self.way)
+        adapts = nn.ModuleDict({"body": body, "head": head})
+        return {"head": head, "moments": Moments(dict(adapts.named_parameters()))}
+
+    def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
+        names = adapted(learner)
+        images = support.y.shape[0]
+        yield learner
+        for step in range(steps):
+            walk = torch.arange(step * self.batch, (step + 1) * self.batch, device=support.y.device) % images
+            chosen = Batch(support.x[walk], support.y[walk], support.unlabelled)
+            learner = self._adam(learner, learner.grad(lambda at, b=chosen: loss(at, b), names, first_order=True))
+            yield learner
+
+    def _adam(self, learner: Learner, gradient: dict[str, Tensor]) -> Learner:
+        theta, stored = learner.parameters(), learner.buffers()
+        count = stored["moments.count"] + 1
+        new = {"moments.count": count}
+        for name, g in gradient.items():
+            moment = "moments." + name.replace(".", "/")
+            new[moment] = self.beta2 * stored[moment] + (1 - self.beta2) * g.square()
+            unbiased = new[moment] / (1 - self.beta2**count)
+            new[name] = theta[name] - self.lr * g / (unbiased.sqrt() + 1e-8)
+        return learner.replace(new)

@@ -1,0 +1,117 @@
+"""From the config's nodes to the objects that train and evaluate share: device, algorithm, objective, net."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from metalab.config import build, locate, settings
+from metalab.errors import UserError
+from metalab.interfaces import Algorithm, Loss, Split
+from metalab.models.layers import Normalise
+from metalab.models.net import Net
+from metalab.objectives import PREDICTIONS, cross_entropy
+from metalab.regularisers import Terms, combine, same_loss
+
+
+@dataclass(frozen=True)
+class Method:
+    """The keys of an algorithm's YAML that say how it is run; its other keys are the algorithm's own fields.
+
+    A key test_x is x at validation and test: test_steps, test_batch, ...
+    """
+
+    name: str  # what reports call it
+    objective: str
+    bn: Literal["batch", "support", "one", "running"]
+    meta_batch: int
+    train_way: int | None
+    train_shot: int | None
+    train_query: int | None
+    steps: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.meta_batch < 1:
+            raise UserError(f"algo.steps={self.steps} must be 0 or more, algo.meta_batch={self.meta_batch} 1 or more")
+
+
+def parts_of(node: Mapping[str, Any], *kinds: type) -> list[dict[str, Any]]:
+    """Split a node by the fields of the given dataclasses; what belongs to none of them comes last."""
+    names = [{f.name for f in fields(kind)} for kind in kinds]
+    taken = set().union(*names)
+    return [{k: v for k, v in node.items() if k in name} for name in names] + [
+        {k: v for k, v in node.items() if k not in taken}
+    ]
+
+
+def method(node: Mapping[str, Any], way: int, test: bool) -> tuple[Method, Algorithm]:
+    """Build the algorithm of cfg.algo for `way` classes, as it trains or (test) as it is validated and tested."""
+    at_test = {k: v for k, v in node.items() if k.startswith("test_")}
+    plain = {k: v for k, v in node.items() if k not in at_test}
+    if test:
+        plain |= {k.removeprefix("test_"): v for k, v in at_test.items()}
+    how, own = parts_of(plain, Method)
+    return settings(Method, how, "algo"), build(own, "algo", way=way)
+
+
+def regularisation(node: Mapping[str, Any], steps: int) -> Terms:
+    """Build the regularisers of cfg.reg; one that works on inner steps is refused where there are none."""
+    parts = {name: build(part, f"reg.{name}") for name, part in node.items()}
+    for name, part in parts.items():
+        if part.terms().inner is not same_loss and not steps:
+            raise UserError(
+                f"reg.{name}.inner works on inner steps and this algorithm has none; set reg.{name}.inner=0"
+            )
+    return combine(list(parts.values()))
+
+
+def objective(path: str, algorithm: Algorithm, steps: int, inner: Loss, outer: Loss, bn: str) -> Any:
+    """Build a training objective by its dotted path."""
+    return locate(path, "algo.objective")(algorithm, steps, inner, outer, PREDICTIONS[bn])
+
+
+def test_objective(algorithm: Algorithm, steps: int, bn: str) -> Any:
+    """Return what validation and test measure for every algorithm: the query loss, unregularised."""
+    return objective("metalab.objectives.QueryLoss", algorithm, steps, cross_entropy, cross_entropy, bn)
+
+
+def body(node: Mapping[str, Any], channels: int, size: int) -> tuple[nn.Module, int]:
+    """Build the backbone for images [C,size,size]; return it and the length of its flattened features."""
+    net = build(node, "backbone").build(channels, size)
+    with torch.no_grad():
+        features = net.eval()(torch.zeros(2, channels, size, size)).flatten(1).shape[1]
+    return net.train(), features
+
+
+def network(backbone: Mapping[str, Any], algorithm: Algorithm, drop: nn.Module, normalise: Normalise, size: int) -> Net:
+    """Build the net that is meta-learned for square images of `size`."""
+    inside, features = body(backbone, normalise.mean.numel(), size)
+    return Net(normalise, inside, drop, algorithm.parts(inside, features))
+
+
+def image_shape(split: Split) -> tuple[int, int]:
+    """Return channels and side of a split's images; nets here take square images."""
+    channels, height, width = split.images.shape[1:]
+    if height != width:
+        raise UserError(f"the images are {height}x{width}; the backbones take square ones: give data.size one number")
+    return channels, height
+
+
+def normalisation(images: Tensor, sample: int = 2000) -> Normalise:
+    """Measure mean and deviation of each channel on evenly spaced training images, uint8 [N,C,H,W]."""
+    chosen = images[:: max(1, len(images) // sample)].to(torch.float32) / 255
+    std, mean = torch.std_mean(chosen, dim=(0, 2, 3))
+    return Normalise(mean.tolist(), std.clamp(min=1e-3).tolist())
+
+
+def device(name: str) -> torch.device:
+    """Return the device of cfg.device: auto, cpu, cuda or cuda:N."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    count = torch.cuda.device_count()
+    if name == "cpu" or (name == "cuda" and count) or name in [f"cuda:{i}" for i in range(count)]:
+        return torch.device(name)
+    here = ", ".join(["auto", "cpu", *(["cuda"] if count else []), *(f"cuda:{i}" for i in range(count))])
+    raise UserError(f"device={name} is not here; choose one of: {here}")

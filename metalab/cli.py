@@ -1,0 +1,150 @@
+"""The command line: `metalab train|eval`, each with the whole of Hydra behind it. The only file that touches argv."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from metalab import __version__
+from metalab.errors import UserError
+
+if TYPE_CHECKING:  # --help and TAB must be quick: whatever is heavy is imported where it is used
+    from omegaconf import DictConfig
+
+COMMANDS = ("train", "eval")
+FLAGS = ("--multirun", "--cfg", "--info", "--help", "--hydra-help", "--config-dir", "--resolve", "--package")
+USAGE = """usage: metalab train [group=option ...] [key=value ...]   train and validate, into outputs/train/
+       metalab eval run=FOLDER [key=value ...]            test a trained run, into outputs/eval/
+       metalab --help | --version
+
+metalab train --help                                       the groups, their options and every setting
+metalab train algo=maml data=miniimagenet task.shot=5      one run
+metalab train -m seed=1,2,3 algo=maml,protonet             a sweep
+metalab train resume=FOLDER                                go on with a run that was stopped
+metalab eval run=latest                                    or run=[FOLDER,FOLDER]
+
+TAB completion: eval "$(metalab -sc install=bash)" in bash, and in zsh after `autoload -U compinit bashcompinit;
+compinit; bashcompinit`; metalab -sc install=fish | source in fish.
+"""
+
+_failed: list[str] = []  # the jobs of this process's sweep that failed
+
+
+def main() -> None:
+    """Run the command in sys.argv; exit code 0, 1 (a mistake, said on stderr), 2 (usage) or 130 (Ctrl-C)."""
+    command, *rest = sys.argv[1:] or ["--help"]
+    try:
+        if command in ("-h", "--help"):
+            print(USAGE, end="")
+        elif command == "--version":
+            print(f"metalab {__version__}")
+        elif command in COMMANDS:
+            _run_hydra(command, rest)
+        elif command in ("-sc", "--shell-completion"):
+            _complete(rest)
+        else:
+            sys.stderr.write(f"metalab: unknown command {command!r}, expected train or eval\n\n{USAGE}")
+            sys.exit(2)
+    except UserError as error:
+        sys.exit(f"metalab: {error}")
+    except KeyboardInterrupt:
+        sys.stderr.write("metalab: stopped\n")
+        sys.exit(130)
+    finally:
+        if _failed:
+            sys.stderr.write("\n".join([f"metalab: {len(_failed)} of the sweep's jobs failed:", *_failed, ""]))
+
+
+def _complete(rest: list[str]) -> None:
+    """Answer the shell, which calls `metalab -sc query=bash` with the line so far in COMP_LINE."""
+    line = os.environ.get("COMP_LINE")
+    if line is None:
+        return _run_hydra("train", ["-sc", *rest])  # install=bash
+    program, *words = line.split()
+    typed = "" if line[-1].isspace() else words.pop()
+    if typed.startswith("-"):  # Hydra takes half a flag for a mistake
+        print("\n".join(flag for flag in FLAGS if flag.startswith(typed)))
+    elif not words:
+        print("\n".join(command for command in COMMANDS if command.startswith(typed)))
+    elif words[0] in COMMANDS:
+        os.environ["COMP_LINE"] = " ".join([program, *words[1:], typed])  # Hydra knows no subcommand
+        _run_hydra(words[0], ["-sc", *rest], words[1:])
+
+
+def _run_hydra(command: str, given: list[str], typed: list[str] | None = None) -> None:
+    """Hand the words behind the command to Hydra; `typed`: the words that the shell wants completed."""
+    from hydra import version
+    from hydra._internal import utils
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from metalab import runs
+    from metalab.config import conf_dir
+
+    parser = utils.get_args_parser()
+    args = parser.parse_args(given)
+    name = command
+    try:
+        words, name = runs.prepare(command, args.overrides if typed is None else typed, args.multirun)
+        args.overrides = [words.get(word, word) for word in args.overrides]
+    except UserError:
+        if typed is None:
+            raise  # while a line is typed, its runs need not be there yet
+    args.resolve = args.resolve or args.help
+    sys.path.append(os.getcwd())  # a user's own algorithm may lie here; last, so that it hides nothing
+    version.setbase("1.3")
+    try:  # what hydra.main does; but that parses sys.argv, which is to stay as typed for the run's record
+        utils._run_hydra(args, parser, JOBS[command], str(conf_dir()), name)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise  # else it is Hydra's own: what a job raised has been shown, and left by SystemExit
+        raise UserError(str(error)) from error
+
+
+def _train(cfg: "DictConfig") -> float:
+    with _mistakes_told():
+        from metalab import runs, train
+
+        out = runs.out()
+        if cfg.resume is not None:
+            cfg.resume = str(out)  # runs.prepare made the resumed folder the output folder
+        return train.run(cfg, out)
+
+
+def _evaluate(cfg: "DictConfig") -> float:
+    with _mistakes_told():
+        from metalab import runs
+
+        pairs = runs.compose_each(cfg.run)
+        from metalab import evaluate  # only now: it loads torch, and there may be nothing to evaluate
+
+        return evaluate.run(pairs, runs.out())
+
+
+JOBS = {"train": _train, "eval": _evaluate}
+
+
+@contextmanager
+def _mistakes_told() -> Iterator[None]:
+    """Leave a run with a message and no traceback at a UserError; in a sweep name the job and let the rest go on."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import CompactHydraException
+    from hydra.types import RunMode
+    from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue
+
+    try:
+        yield
+    except Exception as error:
+        job = HydraConfig.get()
+        mistake = isinstance(error, (UserError, MissingMandatoryValue, InterpolationKeyError))
+        if job.mode != RunMode.MULTIRUN:
+            if mistake:
+                sys.exit(f"metalab: {error}")
+            raise
+        name = f"#{job.job.num} {' '.join(job.overrides.task)}"
+        message = str(error) if mistake else f"{type(error).__name__}: {error}"
+        logging.getLogger("metalab").error("job %s failed: %s", name, message, exc_info=not mistake)
+        _failed.append(f"  {name}: {message}")
+        raise CompactHydraException(message) from None  # the one kind that Hydra shows without a traceback

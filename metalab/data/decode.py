@@ -1,0 +1,49 @@
+"""One image file of any mode -> a square of uint8 pixels, and a digest that names its content."""
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+PHOTOS = {".avif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".webp"}
+EXTENSIONS = PHOTOS | {".bmp", ".gif", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff"}
+
+
+class Picture(NamedTuple):
+    """A decoded image."""
+
+    pixels: np.ndarray  # uint8 [C,size,size]
+    digest: str  # sha256 of the image at 32x32 RGB: the same for every size and number of channels
+
+
+def decode(path: Path, size: int, channels: int) -> Picture:
+    """Return the image in `path`, upright by its EXIF tag and stretched to a square, in 3 channels (RGB) or 1 (grey).
+
+    What is transparent becomes white, integers deeper than 8 bits are read as 16 bits, floats as 0..1, and of an
+    animation the first frame is taken. Raises whatever Pillow raises on a file it cannot read, and ValueError on
+    values out of those ranges.
+    """
+    with Image.open(path) as opened:
+        opened.draft(None, (1024, 1024))  # a large JPEG is decoded at 1/2, 1/4 or 1/8: much faster, and plenty
+        image = _eight_bit(ImageOps.exif_transpose(opened))
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    image = image.convert("RGB")
+    small = image.resize((32, 32), Image.Resampling.BOX)
+    resized = image.convert("RGB" if channels == 3 else "L").resize((size, size), Image.Resampling.BICUBIC)
+    pixels = np.asarray(resized).reshape(size, size, channels).transpose(2, 0, 1)
+    return Picture(np.ascontiguousarray(pixels), hashlib.sha256(small.tobytes()).hexdigest())
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Return an image of 8 bits a channel: Pillow's own conversion would cut all above 255 off."""
+    if not image.mode.startswith(("I", "F")):
+        return image
+    values, most = np.asarray(image, dtype=np.float64), 1.0 if image.mode == "F" else 65535.0
+    if not (values.min() >= 0 and values.max() <= most):  # false for nan, too
+        raise ValueError(
+            f"mode {image.mode} with values from {values.min():g} to {values.max():g}, expected 0..{most:g}"
+        )
+    return Image.fromarray((values * (255 / most)).round().astype(np.uint8))

@@ -1,0 +1,153 @@
+"""Omniglot (Lake et al., 2015): 1623 handwritten characters of 50 alphabets, each drawn by 20 people."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from metalab.data.download import fetch
+from metalab.data.records import Record
+from metalab.data.sources import class_list, fingerprint, given_folder, tree, zip_members
+from metalab.data.store import Store, cache_folder, existing, prepared
+from metalab.errors import UserError
+from metalab.interfaces import Split
+
+ADDRESSES = (
+    "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/",
+    "https://github.com/brendenlake/omniglot/raw/master/python/",
+)
+PARTS = {  # as published; of downloads only, a user's own copy may be packed otherwise
+    "images_background": "md5:68d2efa1b9178cc56df9314c21c6e718",
+    "images_evaluation": "md5:6b91aef0f799c5bb55b94e3f2daec811",
+}
+SPLITS = ("train", "val", "test")
+SIZES = (1100, 100, 423)  # characters of the random split (Finn et al., 2017)
+
+
+@dataclass(frozen=True)
+class Omniglot:
+    """Serve Omniglot as [1,size,size], ink 255 on 0, split by Vinyals et al. (2016) or at random."""
+
+    root: str | None = None
+    cache: str | None = None
+    protocol: str = "vinyals"
+    size: int = 28
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.protocol not in ("vinyals", "random"):
+            raise UserError(
+                f"data.protocol={self.protocol} is unknown. Type data.protocol=vinyals (rotations are classes of "
+                "their own) or data.protocol=random (1100/100/423 characters by data.seed)."
+            )
+        if not 1 <= self.size <= 105:
+            raise UserError(f"data.size={self.size} is out of range: 1 to 105 pixels, 28 in most papers: data.size=28.")
+
+    def load(self, split: str) -> Split:
+        """Return the train, val or test classes; UserError with what to fetch, or what is missing from data.root.
+
+        vinyals: each quarter turn of a character is a class; the four share the character's id and its images.
+        random: each character is a class, and the sampler draws a turn for each class of each episode.
+        """
+        upright = self._store.split(split)
+        if self.protocol == "random":
+            return replace(upright, random_turns=True)
+        characters = len(upright.ids)
+        return replace(
+            upright,
+            first=upright.first.repeat_interleave(4),
+            count=upright.count.repeat_interleave(4),
+            ids=[name for name in upright.ids for _ in range(4)],
+            names=[f"{name}/rot{90 * turn:03d}" for name in upright.names for turn in range(4)],
+            turns=torch.arange(4).repeat(characters),
+        )
+
+    def characters(self) -> dict[str, str]:
+        """Return each character's split ("Greek/character01": "train"), in the order of the splits."""
+        lists = [class_list(f"omniglot_vinyals_{split}") for split in SPLITS]
+        if self.protocol == "random":
+            every = sorted(name for names in lists for name in names)
+            order = torch.randperm(len(every), generator=torch.Generator().manual_seed(self.seed))
+            lists = [[every[i] for i in chosen] for chosen in order.split(SIZES)]
+        return {name: split for split, names in zip(SPLITS, lists, strict=True) for name in names}
+
+    @cached_property
+    def _store(self) -> Store:
+        by_seed = {"seed": self.seed} if self.protocol == "random" else {}
+        settings: dict[str, Any] = {"data": "omniglot", "protocol": self.protocol, "size": self.size, **by_seed}
+        cache = cache_folder(self.cache)
+        folder = cache / "-".join(["omniglot", self.protocol, str(self.size), *map(str, by_seed.values())])
+        if self.root is not None:  # then only that is read: never a download, never what was made from elsewhere
+            root = given_folder(self.root)
+            parts = [_part(root, name) for name in PARTS]
+            files = [file for part in parts for file in ([part] if part.is_file() else tree(part))]
+            source: Any = fingerprint(root, files)
+        else:
+            if store := existing(folder, settings):
+                return store
+            parts = [_download(cache / "downloads", name) for name in PARTS]
+            source = PARTS
+        return prepared(folder, {**settings, "source": source}, lambda: self._records(parts))
+
+    def _records(self, parts: list[Path]) -> Iterator[Record]:
+        splits = self.characters()
+        found = set()
+        for part in parts:
+            for name, images in groupby(_images(part), key=lambda entry: "/".join(entry[0].split("/")[-3:-1])):
+                if name not in splits:
+                    raise UserError(f"{part}: '{name}' is no character of Omniglot, as Greek/character01 is.")
+                found.add(name)
+                for file, raw in images:
+                    image = _decoded(raw, self.size, part / file)
+                    yield Record(image, f"omniglot:{name}", name, splits[name], file)
+        if missing := sorted(splits.keys() - found):
+            raise UserError(
+                f"{' and '.join(map(str, parts))}: {len(missing)} of the {len(splits)} characters are missing, "
+                f"{missing[0]} the first. Fetch the official images_background.zip and images_evaluation.zip anew."
+            )
+
+
+def _part(root: Path, name: str) -> Path:
+    """Return the zip, or the unpacked folder, of this name in `root`."""
+    for path in (root / f"{name}.zip", root / name):
+        if path.exists():
+            return path
+    raise UserError(
+        f"data.root={root} has neither {name}.zip nor a folder {name}/. Omniglot is read from the official "
+        "images_background.zip (964 characters) and images_evaluation.zip (659), or from their unpacked folders: "
+        f"fetch both from {ADDRESSES[0]} into one folder and type data.root=/that/folder."
+    )
+
+
+def _download(folder: Path, name: str) -> Path:
+    by_hand = (
+        "By hand: fetch images_background.zip and images_evaluation.zip from "
+        f"{ADDRESSES[0]}, put both into one folder and type data.root=/that/folder."
+    )
+    return fetch([f"{address}{name}.zip" for address in ADDRESSES], PARTS[name], folder / f"{name}.zip", by_hand)
+
+
+def _images(part: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield path and bytes of every drawing, character by character."""
+    if part.is_file():
+        yield from zip_members(part, (".png",))
+        return
+    for path in tree(part):
+        if path.suffix == ".png":
+            yield path.relative_to(part.parent).as_posix(), path.read_bytes()
+
+
+def _decoded(raw: bytes, size: int, where: Path) -> np.ndarray:
+    """Return uint8 [1,size,size], ink 255 on 0; every pixel is the mean of the area it covers."""
+    try:
+        image = ImageOps.invert(Image.open(io.BytesIO(raw)).convert("L"))
+    except (OSError, SyntaxError) as error:
+        raise UserError(f"{where} cannot be read ({error}); the data set has to be whole. Fetch it again.") from error
+    return np.asarray(image.resize((size, size), Image.Resampling.BOX))[None]

@@ -1,0 +1,98 @@
+"""The reference engine: one task after another on clones made by learn2learn's clone_module."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from metalab._learn2learn import clone_module
+from metalab.interfaces import Batch, Episode, Learner, Objective, TaskResult
+
+
+class TaskLearner:
+    """One task's clone of the net. graph: build what the outer loop differentiates through."""
+
+    def __init__(self, module: nn.Module, graph: bool) -> None:
+        self.module, self.graph = module, graph
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.module("logits", x)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.module("features", x)
+
+    def part(self, name: str, *args: Tensor) -> Tensor:
+        return self.module(name, *args)
+
+    def parameters(self) -> dict[str, Tensor]:
+        return dict(self.module.named_parameters())
+
+    def buffers(self) -> dict[str, Tensor]:
+        return dict(self.module.named_buffers())
+
+    def grad(
+        self, loss: Callable[[Learner], Tensor], names: list[str] | None = None, first_order: bool = False
+    ) -> dict[str, Tensor]:
+        tensors = self.parameters()
+        names = list(tensors) if names is None else names
+        at: dict[str, Tensor] = {n: tensors[n] for n in names}
+        # A tensor without a history (a zeroed head; everything at evaluation) is differentiated as a leaf of its own.
+        leaves = {n: t.detach().requires_grad_() for n, t in at.items() if not t.requires_grad}
+        here = self.replace(leaves) if leaves else self
+        with torch.enable_grad():
+            value = loss(cast(Learner, here))
+            grads = torch.autograd.grad(
+                value,
+                list((at | leaves).values()),
+                create_graph=self.graph and not first_order,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+        return dict(zip(names, grads, strict=True))
+
+    def replace(self, tensors: dict[str, Tensor]) -> "TaskLearner":
+        module = clone_module(self.module)
+        for name, tensor in tensors.items():
+            owner, _, leaf = name.rpartition(".")
+            owner = module.get_submodule(owner)
+            (owner._parameters if leaf in owner._parameters else owner._buffers)[leaf] = tensor
+        return TaskLearner(module, self.graph)
+
+
+def task(episodes: Episode, t: int) -> Episode:
+    """Return episode t of a meta-batch, without the leading T."""
+    return Episode(*(Batch(*(tensor[t] for tensor in batch)) for batch in episodes))
+
+
+def stack(results: list[TaskResult]) -> TaskResult:
+    """Join the detached results of T tasks under a leading T."""
+    scalars = {k: torch.stack([r.scalars[k].detach() for r in results]) for k in results[0].scalars}
+    state = {k: torch.stack([r.state[k].detach() for r in results]) for k in results[0].state}
+    loss = torch.stack([r.loss.detach() for r in results])
+    return TaskResult(loss, torch.stack([r.correct for r in results]), scalars, state)
+
+
+@dataclass(frozen=True)
+class Learn2Learn:
+    """Run the tasks of a meta-batch one after another."""
+
+    def grad(self, objective: Objective, net: nn.Module, episodes: Episode, progress: Tensor) -> TaskResult:
+        tasks = episodes.query.y.shape[0]
+        results = []
+        for t in range(tasks):
+            result = objective(cast(Learner, TaskLearner(clone_module(net), True)), task(episodes, t), progress)
+            (result.loss / tasks).backward()
+            results.append(TaskResult(result.loss.detach(), result.correct, result.scalars, result.state))
+        joined = stack(results)
+        for name, value in joined.state.items():
+            net.get_buffer(name).copy_(value.mean(0))
+        return joined
+
+    def evaluate(self, objective: Objective, net: nn.Module, episodes: Episode) -> TaskResult:
+        fixed = TaskLearner(net, False).replace({n: p.detach() for n, p in net.named_parameters()})
+        progress = torch.ones((), device=episodes.query.x.device)
+        with torch.no_grad():
+            tasks = range(episodes.query.y.shape[0])
+            return stack([objective(cast(Learner, fixed), task(episodes, t), progress) for t in tasks])

@@ -1,0 +1,53 @@
+"""What gradient-based algorithms share: the parameters a task adapts, one step of SGD, and where the head starts."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from metalab.interfaces import Batch, Learner, Loss
+
+HeadInit = Literal["learned", "zero", "prototype"]
+
+
+def adapted(learner: Learner, prefixes: tuple[str, ...] = ("body.", "head.")) -> list[str]:
+    """Return the names of the parameters that the inner loop changes; learned rates and the like stay."""
+    return [name for name in learner.parameters() if name.startswith(prefixes)]
+
+
+def sgd(learner: Learner, batch: Batch, loss: Loss, lr: float, names: list[str], first_order: bool) -> Learner:
+    """Take one inner step theta' = theta - lr grad L(theta) on the named parameters (MAML, eq. 1)."""
+    gradient = learner.grad(lambda at: loss(at, batch), names, first_order)
+    parameters = learner.parameters()
+    return learner.replace({n: parameters[n] - lr * gradient[n] for n in names})
+
+
+def class_means(features: Tensor, y: Tensor, way: int) -> Tensor:
+    """Return the mean [K,D] of the features [N,D] of each class."""
+    member = (y[:, None] == torch.arange(way, device=y.device)).to(features.dtype)  # [N,K]; one_hot fails under vmap
+    return (member / member.sum(0)).T @ features
+
+
+def linear_head(features: int, way: int) -> nn.Linear:
+    """Return the classifier a gradient-based algorithm adapts: Xavier weights and no bias, as the body's."""
+    head = nn.Linear(features, way)
+    nn.init.xavier_uniform_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def start_head(learner: Learner, support: Batch, way: int, init: HeadInit) -> Learner:
+    """Return the learner with the head it starts the task with; zero and prototype allow any way.
+
+    prototype: the linear layer that equals ProtoNet's logits, w_k = 2 c_k and b_k = -|c_k|^2
+    (Proto-MAML, Triantafillou et al. 2020, sec. 3).
+    """
+    if init == "learned":
+        return learner
+    features = learner.features(support.x).flatten(1)
+    if init == "zero":
+        weight, bias = features.new_zeros(way, features.shape[1]), features.new_zeros(way)
+    else:
+        means = class_means(features, support.y, way)
+        weight, bias = 2 * means, -means.square().sum(1)
+    return learner.replace({"head.weight": weight, "head.bias": bias})

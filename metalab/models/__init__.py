@@ -1,0 +1,1 @@
+"""Backbones and the parts they are made of."""

@@ -1,0 +1,154 @@
+"""The backbones of the papers: images [N,C,H,W], already normalised, to features [N,D,h,w].
+
+Each is a dataclass whose build(channels, size) returns the body. learn2learn's ConvBlock and ResNet12 are not used:
+its batch norms start with a random gain, its linear layers draw from numpy's generator, which a torch seed does not
+reach, and its ResNet-12 counts DropBlock's ramp on the clone that is thrown away, so that it never drops.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metalab.errors import UserError
+from metalab.models.layers import BatchStatNorm, convert
+
+
+class ConvBlock(nn.Sequential):
+    """3x3 convolution, batch norm, ReLU, and 2x2 max-pooling or a stride of 2 in its place."""
+
+    def __init__(self, inputs: int, filters: int, stride: int, pool: bool, padding: int = 1) -> None:
+        conv = nn.Conv2d(inputs, filters, 3, stride=stride, padding=padding)
+        nn.init.xavier_uniform_(conv.weight)
+        nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+        super().__init__(conv, BatchStatNorm(filters), nn.ReLU(), *([nn.MaxPool2d(2)] if pool else []))
+
+
+@dataclass(frozen=True)
+class Conv4:
+    """Four convolution blocks (Vinyals et al. 2016, sec. 4.1; MAML, Finn et al. 2017, sec. 5.2).
+
+    pooled: how many of the four blocks, from the first, max-pool (ProtoNet, Matching and MAML on miniImageNet 4,
+    Relation 2). strided: stride 2 in the place of pooling (MAML on Omniglot). mean: average over what is left.
+    """
+
+    filters: int
+    pooled: int
+    strided: bool
+    mean: bool
+
+    def __post_init__(self) -> None:
+        if self.strided and self.pooled:
+            raise UserError(
+                f"backbone.strided=true with backbone.pooled={self.pooled}: a block pools or strides, not both; "
+                "type backbone.pooled=0 or backbone.strided=false"
+            )
+
+    def build(self, channels: int, size: int) -> nn.Module:
+        halvings = 4 if self.strided else self.pooled
+        if not self.strided and size < 2**halvings:
+            raise UserError(f"images of {size}x{size} vanish after {halvings} poolings; give at least {2**halvings}")
+        blocks = [
+            ConvBlock(channels if i == 0 else self.filters, self.filters, 2 if self.strided else 1, i < self.pooled)
+            for i in range(4)
+        ]
+        return nn.Sequential(*blocks, *([nn.AdaptiveAvgPool2d(1)] if self.mean else []))
+
+
+class DropBlock(nn.Module):
+    """Drop square blocks of a feature map in training (Ghiasi et al. 2018, algorithm 1), without data-dependent sizes.
+
+    rate: share of the map that is dropped; a map smaller than the block is dropped by single positions.
+    """
+
+    def __init__(self, rate: float, block: int) -> None:
+        super().__init__()
+        self.rate, self.block = rate, block
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return x
+        h, w = x.shape[-2:]
+        block = self.block if min(h, w) >= self.block else 1
+        gamma = self.rate / block**2 * h * w / ((h - block + 1) * (w - block + 1))
+        seeds = (torch.rand_like(x[..., : h - block + 1, : w - block + 1]) < gamma).to(x.dtype)
+        dropped = F.max_pool2d(F.pad(seeds, [block - 1] * 4), block, stride=1)
+        kept = 1 - dropped
+        return x * kept * kept.numel() / kept.sum().clamp(min=1)
+
+
+class ResidualBlock(nn.Module):
+    """Three 3x3 convolutions with a 1x1 short cut, then 2x2 max-pooling (ResNet-12 of MetaOptNet, Lee et al. 2019)."""
+
+    def __init__(self, inputs: int, filters: int, slope: float, drop: nn.Module) -> None:
+        super().__init__()
+
+        def conv(i: int, kernel: int) -> nn.Sequential:
+            layer = nn.Conv2d(i, filters, kernel, padding=kernel // 2, bias=False)
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="leaky_relu")
+            return nn.Sequential(layer, BatchStatNorm(filters))
+
+        act = nn.LeakyReLU(slope) if slope else nn.ReLU()
+        self.main = nn.Sequential(conv(inputs, 3), act, conv(filters, 3), act, conv(filters, 3))
+        self.short = conv(inputs, 1)
+        self.after = nn.Sequential(act, nn.MaxPool2d(2), drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.main(x) + self.short(x))
+
+
+@dataclass(frozen=True)
+class ResNet12:
+    """ResNet-12 as MetaOptNet has it (Lee et al. 2019, sec. 4.1): DropBlock in the last two blocks, average pooling.
+
+    The drop rates are constant; MetaOptNet's code ramps them up over its first 40,000 batches.
+    """
+
+    filters: tuple[int, int, int, int]
+    slope: float
+    dropout: float
+    dropblock: float
+    block: int
+
+    def build(self, channels: int, size: int) -> nn.Module:
+        if size < 16:
+            raise UserError(f"images of {size}x{size} vanish after 4 poolings; backbone=resnet12 needs at least 16")
+        drops = [nn.Dropout(self.dropout) for _ in range(2)] + [DropBlock(self.dropblock, self.block) for _ in range(2)]
+        inputs = [channels, *self.filters]
+        blocks = [ResidualBlock(i, f, self.slope, d) for i, f, d in zip(inputs, self.filters, drops, strict=False)]
+        return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1))
+
+
+@dataclass(frozen=True)
+class ResNet18:
+    """torchvision's ResNet-18 (He et al. 2016) from scratch, its batch norms converted to BatchStatNorm."""
+
+    def build(self, channels: int, size: int) -> nn.Module:
+        if size < 32:
+            raise UserError(f"backbone=resnet18 divides the image by 32: {size}x{size} is too small, give at least 32")
+        from torchvision.models import resnet18
+
+        net = resnet18(weights=None)
+        if channels != 3:
+            net.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+            nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+        return convert(nn.Sequential(*list(net.children())[:-1]))  # all but the classifier; ends in average pooling
+
+
+@dataclass(frozen=True)
+class FC:
+    """Fully connected layers with batch norm and ReLU (MAML, Finn et al. 2017, sec. 5.2: 256-128-64-64)."""
+
+    widths: tuple[int, ...]
+
+    def build(self, channels: int, size: int) -> nn.Module:
+        layers: list[nn.Module] = [nn.Flatten()]
+        inputs = channels * size * size
+        for width in self.widths:
+            linear = nn.Linear(inputs, width)
+            nn.init.trunc_normal_(linear.weight, std=0.01, a=-0.02, b=0.02)
+            nn.init.zeros_(linear.bias)
+            layers += [linear, BatchStatNorm(width), nn.ReLU()]
+            inputs = width
+        return nn.Sequential(*layers, nn.Unflatten(1, (inputs, 1, 1)))

@@ -1,0 +1,125 @@
+"""The layers a meta-learned net needs: normalisation of images, and batch norm that is right under torch.func."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor, nn
+
+_first: ContextVar[int | None] = ContextVar("first", default=None)
+_running: ContextVar[bool] = ContextVar("running", default=False)
+
+
+@contextmanager
+def statistics_of_first(images: int) -> Iterator[None]:
+    """Let every BatchStatNorm take its statistics from the first images of a batch and apply them to all of it."""
+    token = _first.set(images)
+    try:
+        yield
+    finally:
+        _first.reset(token)
+
+
+@contextmanager
+def running_statistics() -> Iterator[None]:
+    """Let every BatchStatNorm use its stored statistics; see estimate_running."""
+    token = _running.set(True)
+    try:
+        yield
+    finally:
+        _running.reset(token)
+
+
+class Normalise(nn.Module):
+    """Map images [N,C,H,W] in [0,1] to zero mean and unit deviation per channel: the first layer of every net."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: list[float], std: list[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).reshape(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).reshape(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
+class BatchStatNorm(nn.Module):
+    """Normalise by the statistics of the images passed together; never writes a buffer in forward.
+
+    Batch norm (Ioffe & Szegedy 2015, algorithm 1) written out, because torch's own gives wrong second-order
+    gradients under vmap. Takes [N,D] or [N,D,h,w]. The statistics come from the whole batch, from its first images
+    (statistics_of_first) or from the buffers (running_statistics).
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, features: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(features))
+        self.bias = nn.Parameter(torch.zeros(features))
+        self.register_buffer("running_mean", torch.zeros(features))
+        self.register_buffer("running_var", torch.ones(features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (1, -1) + (1,) * (x.dim() - 2)
+        if _running.get():
+            mean, var = self.running_mean, self.running_var
+        else:
+            mean, var = batch_statistics(x[: _first.get()])
+        scale = self.weight * torch.rsqrt(var + self.eps)
+        return (x - mean.reshape(shape)) * scale.reshape(shape) + self.bias.reshape(shape)
+
+
+def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean and the biased variance [D] of x [N,D] or [N,D,h,w] over all but the features."""
+    over = [0, *range(2, x.dim())]
+    var, mean = torch.var_mean(x, dim=over, correction=0)
+    return mean, var
+
+
+def convert(module: nn.Module) -> nn.Module:
+    """Replace every batch norm of a net that is meta-learned from scratch by BatchStatNorm; return the net.
+
+    A pretrained or frozen net is not converted: it keeps its running statistics.
+    """
+    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        norm = BatchStatNorm(module.num_features, module.eps)
+        if module.affine:
+            norm.weight, norm.bias = module.weight, module.bias
+        return norm
+    for name, child in module.named_children():
+        setattr(module, name, convert(child))
+    return module
+
+
+@torch.no_grad()
+def estimate_running(net: nn.Module, passes: list[Callable[[], object]]) -> None:
+    """Set the running statistics of every BatchStatNorm to the mean over passes of its batch statistics.
+
+    Each pass calls the net on one batch or more; the plain average over batches is what torch.optim.swa_utils.update_bn
+    computes with momentum None. Variances are unbiased there and here.
+    """
+    norms = [m for m in net.modules() if isinstance(m, BatchStatNorm)]
+    seen: dict[int, list[tuple[Tensor, Tensor]]] = {id(m): [] for m in norms}
+
+    def collect(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        mean, var = batch_statistics(inputs[0])
+        count = inputs[0].numel() // inputs[0].shape[1]
+        seen[id(module)].append((mean, var * count / max(count - 1, 1)))
+
+    handles = [m.register_forward_pre_hook(collect) for m in norms]
+    try:
+        for run in passes:
+            run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    for m in norms:
+        means, variances = zip(*seen[id(m)], strict=True)
+        m.running_mean.copy_(torch.stack(means).mean(0))
+        m.running_var.copy_(torch.stack(variances).mean(0))

@@ -1,0 +1,112 @@
+"""The outer optimiser and its learning-rate schedule, as the YAML of the group `optim` names them."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from metalab.errors import UserError
+
+Schedule = Literal["constant", "step", "linear", "cosine"]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """The learning rate over training, as a factor of optim.lr.
+
+    step: times `factor` every `every` meta-steps. linear, cosine: from 1 to `final` over all of train.steps.
+    """
+
+    schedule: Schedule
+    every: int
+    factor: float
+    final: float
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise UserError(f"optim.every={self.every}; the learning rate falls every 1 or more meta-steps")
+
+    def at(self, step: int, steps: int) -> float:
+        """Return the factor for the meta-step after `step` finished ones, of `steps` in all."""
+        if self.schedule == "constant":
+            return 1.0
+        if self.schedule == "step":
+            return self.factor ** (step // self.every)
+        done = min(step / steps, 1.0)
+        left = 1 - done if self.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
+        return self.final + (1 - self.final) * left
+
+    @property
+    def needs_steps(self) -> bool:
+        """Whether more train.steps change the rate of every step."""
+        return self.schedule in ("linear", "cosine")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Limits on the meta-gradient: each element to ±value (MAML's code on miniImageNet: 10), or its norm; null: none."""
+
+    clip_value: float | None
+    clip_norm: float | None
+
+    def __call__(self, parameters: list[Tensor]) -> Tensor:
+        """Clip the gradients in place; return their norm before."""
+        total = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.clip_value is not None:
+            torch.nn.utils.clip_grad_value_(parameters, self.clip_value)
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, total)
+        return total
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam (Kingma & Ba 2015), or AdamW (Loshchilov & Hutter 2019) where weight_decay is above 0."""
+
+    lr: float
+    beta1: float
+    beta2: float
+    weight_decay: float
+
+    def build(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
+        betas = (self.beta1, self.beta2)
+        return torch.optim.AdamW(parameters, lr=self.lr, betas=betas, weight_decay=self.weight_decay)
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Stochastic gradient descent with momentum; weight_decay is torch's coupled one."""
+
+    lr: float
+    momentum: float
+    nesterov: bool
+    weight_decay: float
+
+    def __post_init__(self) -> None:
+        if self.nesterov and self.momentum <= 0:
+            raise UserError("optim.nesterov=true needs momentum: type optim.momentum=0.9 or optim.nesterov=false")
+
+    def build(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(
+            parameters, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay
+        )
+
+
+class Outer:
+    """The outer optimiser with its schedule and clipping."""
+
+    def __init__(self, optimiser: torch.optim.Optimizer, rate: Rate, clip: Clip, steps: int) -> None:
+        self.optimiser, self.rate, self.clip, self.steps = optimiser, rate, clip, steps
+        self.lr = optimiser.defaults["lr"]
+
+    def step(self, step: int) -> tuple[Tensor, float]:
+        """Take the meta-step after `step` finished ones; return the gradient's norm before clipping, and the rate."""
+        groups = self.optimiser.param_groups
+        norm = self.clip([p for group in groups for p in group["params"]])
+        lr = self.lr * self.rate.at(step, self.steps)
+        for group in groups:
+            group["lr"] = lr
+        self.optimiser.step()
+        return norm, lr

@@ -1,0 +1,124 @@
+"""Draw what people look at: an episode with its predictions, and accuracy after each inner step."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+RIGHT, WRONG, GREY, BLUE = "#1b8a3a", "#d62728", "#666666", "#1f5fa8"
+CLASSES, SUPPORT, QUERIES = 10, 5, 10  # the most that one picture shows
+PITCH = 1.08  # from one image to the next, in image widths
+
+
+def episode(
+    support_x: "Tensor",
+    support_y: "Tensor",
+    query_x: "Tensor",
+    query_y: "Tensor",
+    predicted: "Tensor",
+    title: str,
+) -> Figure:
+    """Draw one episode: a row a class, support left, queries right, framed by whether the prediction is right.
+
+    Images are [N,C,H,W] in [0,1] with C 1 or 3, labels and predictions int [N]. At most 10 classes, 5 support images
+    and 10 queries a class are drawn, the first of each; a line below says how many there are.
+    """
+    labels, queries = _array(query_y), _array(query_x)
+    right = _array(predicted) == labels
+    classes = np.unique(labels)
+    rows = classes[:CLASSES]
+    support = [np.flatnonzero(_array(support_y) == row) for row in rows]
+    query = [np.flatnonzero(labels == row) for row in rows]
+    left, across = (min(limit, max(map(len, n))) for limit, n in ((SUPPORT, support), (QUERIES, query)))
+    start = PITCH * (left + 0.5)  # where the queries begin
+    step = queries.shape[2] / queries.shape[3] + 0.36  # from row to row, with room for the prediction
+    wide, high = max(start + max(PITCH * across, 4.2), 8.0), step * len(rows)  # the headings have a width, too
+
+    figure = Figure(figsize=(0.62 * (wide + 1.3), 0.62 * (high + 2.0)), dpi=110)  # 0.62 inch a unit: an image's width
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    axes.set(xlim=(-1.2, wide + 0.1), ylim=(high + 1.05, -0.95), aspect="equal")
+    axes.axis("off")
+    for row, label in enumerate(rows):
+        top = row * step
+        axes.text(-0.15, top + (step - 0.36) / 2, f"class {label}", ha="right", va="center", fontsize=9)
+        for column, index in enumerate(support[row][:left]):
+            _image(axes, _array(support_x)[index], PITCH * column, top, GREY, 0.8)
+        for column, index in enumerate(query[row][:across]):
+            colour, mark = (RIGHT, "✓") if right[index] else (WRONG, "✗")
+            x = start + PITCH * column
+            bottom = _image(axes, queries[index], x, top, colour, 2.2)
+            text = f"{mark} {int(_array(predicted)[index])}"
+            axes.text(x + 0.5, bottom + 0.06, text, ha="center", va="top", fontsize=8, color=colour)
+    axes.text(0, -0.12, "support", fontsize=9, color=GREY)
+    axes.text(start, -0.12, "queries, with the predicted class", fontsize=9, color=GREY)
+    axes.text(0, -0.55, title, fontsize=11, weight="bold")
+    facts = f"{right.sum()} of {len(right)} queries right ({100 * right.mean():.1f} %)"
+    axes.text(0, high + 0.35, facts, fontsize=9, color=GREY)
+    axes.text(0, high + 0.75, _shown(len(rows), len(classes), left, support, across, query), fontsize=9, color=GREY)
+    return figure
+
+
+def adaptation_curve(accuracies: Sequence[float], ci95: Sequence[float], title: str, way: int) -> Figure:
+    """Draw accuracy after 0, 1, ... inner steps with its 95 % confidence band, and chance, 1 / way.
+
+    Accuracies and half-widths are fractions in 0..1, one an inner step; the axis is in per cent. One accuracy alone
+    (a metric method adapts in no step) is drawn as a point.
+    """
+    mean, half = 100 * np.asarray(accuracies, float), 100 * np.asarray(ci95, float)
+    steps = np.arange(len(mean))
+    figure = Figure(figsize=(6.4, 4.0), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    axes.errorbar(steps, mean, half if len(mean) == 1 else None, fmt="o-", color=BLUE, capsize=4, markersize=4)
+    axes.fill_between(steps, mean - half, mean + half, color=BLUE, alpha=0.2, lw=0)
+    axes.annotate(f"{mean[-1]:.1f} %", (steps[-1], mean[-1]), (0, 9), textcoords="offset points", ha="center")
+    chance = 100 / way
+    axes.axhline(chance, color=GREY, ls="--", lw=1)
+    below = chance > 8  # where the axis leaves room for the words
+    axes.annotate(
+        f"chance {chance:.1f} %",
+        (1, chance),
+        (-4, -4 if below else 4),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        ha="right",
+        va="top" if below else "bottom",
+        color=GREY,
+    )
+    axes.set(title=title, xlabel="inner steps", ylabel="query accuracy, 95 % CI", ylim=(0, 105))
+    axes.set_xlim(-0.5, len(mean) - 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.yaxis.set_major_formatter(PercentFormatter(decimals=0, symbol=" %"))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _array(tensor: "Tensor") -> np.ndarray:
+    return tensor.detach().cpu().numpy()
+
+
+def _image(axes: Axes, image: np.ndarray, x: float, y: float, colour: str, width: float) -> float:
+    """Draw one image [C,H,W], 1 wide, with its upper left corner at x, y; return where it ends below."""
+    bottom = y + image.shape[1] / image.shape[2]
+    pixels = image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
+    axes.imshow(pixels.clip(0, 1), cmap="gray", vmin=0, vmax=1, extent=(x, x + 1, bottom, y), interpolation="nearest")
+    axes.add_patch(Rectangle((x, y), 1, bottom - y, fill=False, edgecolor=colour, linewidth=width))
+    return bottom
+
+
+def _shown(rows: int, classes: int, left: int, support: list, across: int, query: list) -> str:
+    """Say what is left out of the picture."""
+    counts = (
+        (rows, classes, "classes"),
+        (left, max(map(len, support)), "support images a class"),
+        (across, max(map(len, query)), "queries a class"),
+    )
+    parts = [f"{shown} of {there} {what}" for shown, there, what in counts if shown < there]
+    return "shown: " + ", ".join(parts) if parts else ""

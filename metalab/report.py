@@ -1,0 +1,159 @@
+"""Report an evaluation: eval.json, episodes.csv, TensorBoard, and a table on the screen."""
+
+import csv
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+FACTS = ("way", "shot", "query", "split", "data", "algo", "bn", "transductive", "seed", "checkpoint")  # of every run
+PLAIN = ("task", "data", "algorithm")  # what is clear without its label
+
+
+def mean_ci95(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """Return the mean of n values and the half-width of its 95 % confidence interval, 1.96 sd / sqrt(n).
+
+    sd is the sample's, with n - 1; one value alone has no interval: nan. No value at all: ValueError.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if values.size == 0:
+        raise ValueError("a mean of no values: expected at least one episode")
+    return float(values.mean()), float(1.96 * sample_sd(values) / math.sqrt(values.size))
+
+
+def sample_sd(values: Sequence[float] | np.ndarray) -> float:
+    """Return the standard deviation with n - 1; nan for one value."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+
+
+def write(
+    out: Path,
+    runs: Sequence[Mapping[str, Any]],
+    accuracies: Sequence[Sequence[float] | np.ndarray],
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Write eval.json, episodes.csv and TensorBoard scalars to out, show the table, and return what eval.json holds.
+
+    runs[i] says what was evaluated: the keys of FACTS (bn: None for a net without batch norm) and what else belongs to
+    the record (run, loss, note, overlap: the names of the classes that were trained on).
+    accuracies[i] holds its accuracy on each episode, a fraction; accuracy, ci95 and episodes are computed from it.
+    Several runs are written as {"runs": [...], "mean": ..., "sd": ...}, the sample's sd over the runs' accuracies.
+    A number that is not finite is null. ValueError: a fact is missing.
+    """
+    records = [_record(run, values) for run, values in zip(runs, accuracies, strict=True)]
+    whole = records[0]
+    if len(records) > 1:
+        means = [record["accuracy"] for record in records]
+        whole = {"runs": records, "mean": float(np.mean(means)), "sd": sample_sd(means)}
+    out.mkdir(parents=True, exist_ok=True)
+    _write_episodes(out / "episodes.csv", accuracies)
+    _write_scalars(out, records)
+    new = out / ".eval.json.new"
+    new.write_text(json.dumps(_finite(whole), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(new, out / "eval.json")  # last, so that a folder with eval.json is whole
+    (console or Console(highlight=False)).print(table(records))
+    return whole
+
+
+def table(records: Sequence[Mapping[str, Any]]) -> Group:
+    """Lay out what all records share as a list of facts, and below, for several, a row each; in per cent."""
+    rows = [_row(record) for record in records]
+    labels = list(dict.fromkeys(label for row in rows for label in row))
+    shared = [label for label in labels if len({row.get(label) for row in rows}) == 1]
+    if len(rows) > 1:
+        shared = [label for label in shared if label not in ("accuracy", "checkpoint")]
+    facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    facts.add_column(no_wrap=True)
+    facts.add_column(overflow="fold")
+    for label in shared:
+        facts.add_row(label, Text(rows[0][label]), style="bold" if label in ("accuracy", "overlap") else "")
+    if len(rows) == 1:
+        return Group("", facts, "")
+    own = [label for label in labels if label not in (*shared, "accuracy", "checkpoint")]
+    return Group("", facts, _several(records, rows, own))
+
+
+def _several(records: Sequence[Mapping[str, Any]], rows: list[dict[str, str]], own: list[str]) -> Table:
+    """Lay out a row a run, with what is its own, and the mean over the runs below."""
+    means = [record["accuracy"] for record in records]
+    grid = Table(box=box.SIMPLE, show_footer=True, pad_edge=False)
+    grid.add_column("run", justify="right", no_wrap=True)
+    grid.add_column("checkpoint", f"mean ± sd of {len(rows)} runs", overflow="fold")
+    accuracy = _percent(float(np.mean(means)), sample_sd(means))
+    grid.add_column("accuracy", accuracy, justify="right", no_wrap=True, footer_style="bold")
+    for index, row in enumerate(rows):
+        facts = [row[label] if label in PLAIN else f"{label} {row[label]}" for label in own if label in row]
+        said = Text("\n".join([row["checkpoint"], " · ".join(facts)]).strip())  # not markup: a path may hold [brackets]
+        grid.add_row(str(index), said, row["accuracy"])
+    return grid
+
+
+def _row(record: Mapping[str, Any]) -> dict[str, str]:
+    """Say one record in words, by label, in the order in which people read it."""
+    row = {
+        "accuracy": _percent(record["accuracy"], record["ci95"]),
+        "interval": f"95 %, 1.96 sd / sqrt({record['episodes']} episodes)",
+        "task": f"{record['way']}-way {record['shot']}-shot, {record['query']} queries a class",
+        "data": f"{record['data']}, {record['split']} split",
+        "algorithm": f"{record['algo']}",
+        "batch norm": f"{record['bn'] or 'none'}, {'transductive' if record['transductive'] else 'not transductive'}",
+        "seed": f"{record['seed']}",
+        "checkpoint": f"{record['checkpoint']}",
+    }
+    told = {*FACTS, "accuracy", "ci95", "episodes", "run"}  # the run's folder is that of its checkpoint
+    return row | {key.replace("_", " "): _words(value) for key, value in record.items() if key not in told}
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        more = f" and {len(value) - 5} more" if len(value) > 5 else ""
+        return f"{len(value)} classes: {', '.join(map(str, value[:5]))}{more}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _percent(mean: float, half: float) -> str:
+    return f"{100 * mean:.2f} ± {100 * half:.2f} %" if math.isfinite(half) else f"{100 * mean:.2f} %"
+
+
+def _record(run: Mapping[str, Any], accuracies: Sequence[float] | np.ndarray) -> dict[str, Any]:
+    """Put the numbers before the facts."""
+    missing = [key for key in FACTS if key not in run]
+    if missing:
+        raise ValueError(f"an evaluation's record lacks {', '.join(missing)}")
+    accuracy, ci95 = mean_ci95(accuracies)
+    return {"accuracy": accuracy, "ci95": ci95, "episodes": len(accuracies), **run}
+
+
+def _finite(value: Any) -> Any:
+    """Put None where JSON has no word for a number."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write_episodes(path: Path, accuracies: Sequence[Sequence[float] | np.ndarray]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(("run", "episode", "accuracy"))
+        for run, values in enumerate(accuracies):
+            rows.writerows((run, episode, float(value)) for episode, value in enumerate(values))
+
+
+def _write_scalars(out: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Write <split>/accuracy and <split>/ci95, the run's number as the step."""
+    from torch.utils.tensorboard import SummaryWriter  # 1.6 s, which no --help should wait for
+
+    with SummaryWriter(str(out)) as writer:
+        for index, record in enumerate(records):
+            writer.add_scalar(f"{record['split']}/accuracy", record["accuracy"], index)
+            writer.add_scalar(f"{record['split']}/ci95", record["ci95"], index)

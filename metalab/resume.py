@@ -1,0 +1,81 @@
+"""Going on from what an earlier run saved: resume the same run, or start a new one from its weights."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from metalab import checkpoint
+from metalab.assemble import parts_of
+from metalab.config import find_run
+from metalab.errors import UserError
+from metalab.optim import Rate
+
+MAY_CHANGE = ("train.steps", "train.minutes", "train.patience", "device")
+logger = logging.getLogger("metalab")
+
+
+def accepted(cfg: DictConfig, out: Path) -> dict[str, Any]:
+    """Return the last checkpoint of the run in out, or raise UserError where cfg asks for another run than that."""
+    saved = checkpoint.load(out / "last.pt")
+    new, old = (flat(_plain(c)) for c in (cfg, saved["config"]))
+    changed = {k for k in new.keys() | old.keys() if new.get(k) != old.get(k)} - {"resume"}
+    refused = sorted(changed - set(MAY_CHANGE))
+    if refused:
+        listed = ", ".join(f"{k}={new.get(k)} (the run has {old.get(k)})" for k in refused)
+        raise UserError(
+            f"resume goes on with the same run and takes only {', '.join(MAY_CHANGE)}; not {listed}. "
+            f"For a new run from its weights type train.init={out}"
+        )
+    step, steps = saved["state"]["step"], new["train.steps"]
+    if steps <= step and "train.steps" in changed:
+        raise UserError(
+            f"train.steps={steps}, but {out} has done {step} steps already; give more, as train.steps={2 * step}"
+        )
+    logger.info(
+        f"resumes {out} after step {step} of {steps}" + (f"; changed: {', '.join(sorted(changed))}" if changed else "")
+    )
+    rate, _ = parts_of(_plain(cfg)["optim"], Rate)
+    if "train.steps" in changed and rate["schedule"] in ("linear", "cosine"):
+        logger.info(
+            f"optim.schedule={rate['schedule']} runs over all of train.steps: with {steps} in the place of "
+            f"{old['train.steps']} the learning rate of the coming steps is another than it would have been"
+        )
+    return saved
+
+
+def warm_start(net: nn.Module, run: str) -> set[str]:
+    """Load the weights of a run's best checkpoint into net; return the ids of the classes they were trained on.
+
+    The body must fit; a part of the algorithm's that is not there, or has another shape, starts afresh and is named.
+    """
+    folder = find_run(run)
+    saved = checkpoint.load(folder / "best.pt")
+    own, given = net.state_dict(), saved["net"]
+    fits = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
+    missing = [k for k in own if k.startswith("body.") and k not in fits]
+    if missing:
+        theirs = saved["config"]["backbone"]
+        raise UserError(
+            f"train.init={run}: its backbone {theirs} on images of shape {saved['shape']} does not fit this one; "
+            f"{len(missing)} tensors differ, the first is {missing[0]}"
+        )
+    net.load_state_dict(own | fits)
+    afresh = sorted({k.partition(".")[0] for k in own if k not in fits})
+    logger.info(f"starts from {folder}" + (f"; afresh: {', '.join(afresh)}" if afresh else ""))
+    return set(saved["classes"])
+
+
+def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested mapping as one of dotted keys."""
+    items: dict[str, Any] = {}
+    for key, value in node.items():
+        items |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return items
+
+
+def _plain(cfg: Any) -> dict[str, Any]:
+    return OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg  # type: ignore[return-value]

@@ -1,0 +1,122 @@
+"""Earlier runs on the command line: `eval run=...` and `train resume=...` start from their configuration."""
+
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import OverrideParseException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from metalab.config import find_run
+from metalab.errors import UserError
+
+GROUPS = ("algo", "data", "backbone", "reg", "attack", "engine", "optim", "task", "experiment")
+MANY = ("reg", "attack")  # groups of which several options may be chosen at once
+KEY = {"train": ("resume", "last.pt"), "eval": ("run", "best.pt")}  # what names earlier runs, what they must hold
+ANEW = {"train": {"resume"}, "eval": {"attack", "seed", "device", "resume", "run"}}  # never taken from them
+ALL, ONE = "_runs_", "_run_"  # names in Hydra's ConfigStore: all runs that are given, and one of them inside a job
+
+
+def prepare(command: str, words: list[str], multirun: bool) -> tuple[dict[str, str], str]:
+    """Return the words to replace, so that they name folders ("latest" is looked up once), and the primary config.
+
+    Several runs share one primary config, in which the later ones win: it only has to know all their keys, as every
+    job composes each of its runs alone (compose_each).
+    """
+    key, holds = KEY[command]
+    replaced: dict[str, str] = {}
+    folders: list[Path] = []
+    for word in words:
+        try:
+            [override] = OverridesParser.create().parse_overrides([word])
+        except OverrideParseException:
+            continue  # Hydra will say what is wrong with it
+        values = _values(override)
+        _refuse_lists(override.key_or_group, values)
+        if override.key_or_group in (key, "train.init") and not override.is_delete():
+            found = [_located(value, holds if override.key_or_group == key else "best.pt") for value in values]
+            replaced[word] = f"{override.get_key_element()}={','.join(map(_quoted, found))}"
+            if override.key_or_group == key:
+                folders += [
+                    folder for item in found for folder in (item if isinstance(item, list) else [item]) if folder
+                ]
+    if not folders:
+        return replaced, command
+    if command == "train" and (multirun or len(folders) > 1):
+        raise UserError("resume goes on with one run, in its own folder: leave out -m, and give one resume=FOLDER")
+    own = {"run": {"dir": str(folders[0])}, "output_subdir": None} if command == "train" else {}
+    _register(ALL, command, folders, own)
+    return replaced, ALL
+
+
+def compose_each(given: Any) -> list[tuple[Path, DictConfig]]:
+    """Return each run's folder and its configuration under this job's overrides; given: cfg.run of the job."""
+    names = list(given) if isinstance(given, ListConfig) else [given]
+    if names in ([], [None], [""]):
+        raise UserError("which run? metalab eval run=outputs/train/..., or run=latest")
+    pairs = []
+    for name in names:
+        folder = find_run(str(name))
+        _register(ONE, "eval", [folder], {})
+        cfg = hydra.compose(ONE, overrides=list(HydraConfig.get().overrides.task))
+        cfg.run = str(folder)
+        pairs.append((folder, cfg))
+    return pairs
+
+
+def out() -> Path:
+    """Return this job's output folder."""
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def _register(name: str, command: str, folders: list[Path], own: dict[str, Any]) -> None:
+    """Give Hydra the folders' configurations as the option `name` of each group and a primary config that picks it."""
+    for folder in folders:
+        if not (folder / "config.yaml").is_file():
+            raise UserError(f"{folder} holds no config.yaml: give the folder of a run of metalab train")
+    merged = OmegaConf.merge(*[OmegaConf.load(folder / "config.yaml") for folder in folders])
+    node = OmegaConf.to_container(merged)
+    assert isinstance(node, dict)
+    root = {key: value for key, value in node.items() if key not in {*GROUPS, *ANEW[command]}}
+    groups = [group for group in GROUPS if group not in ANEW[command] and isinstance(node.get(group), dict)]
+    store = ConfigStore.instance()
+    for group in groups:
+        store.store(name, node[group], group=group)
+    defaults = [command, *[{f"override /{group}": name} for group in groups], "_self_"]
+    store.store(name, {"defaults": defaults, "hydra": own, **root})
+
+
+def _refuse_lists(group: str, values: list[Any]) -> None:
+    for value in values:
+        if group in GROUPS and group not in MANY and isinstance(value, list):
+            options = [str(_plain(item)) for item in value]
+            raise UserError(
+                f"{group}=[{','.join(options)}]: expected one option, as in {group}={(options or ['...'])[0]}; "
+                f"several at once go with {' and '.join(MANY)}, one run for each is -m {group}=a,b"
+            )
+
+
+def _values(override: Override) -> list[Any]:
+    """Return what an override sets: one value, or each value of a sweep."""
+    return list(override.sweep_iterator()) if override.is_choice_sweep() else [override.value()]
+
+
+def _plain(value: Any) -> Any:
+    return value.text if isinstance(value, QuotedString) else value
+
+
+def _located(value: Any, holds: str) -> Any:
+    """Return the value of run= or resume= with the folder of each run in its place; None stays."""
+    if isinstance(value, list):
+        return [_located(item, holds) for item in value]
+    return find_run(str(_plain(value)), holds) if _plain(value) not in (None, "") else None
+
+
+def _quoted(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{','.join(map(_quoted, value))}]"
+    return "null" if value is None else QuotedString(str(value), Quote.single).with_quotes()

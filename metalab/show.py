@@ -1,0 +1,55 @@
+"""The pictures of a finished training: one validation episode, and the accuracy after each inner step."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from metalab import pictures
+from metalab.interfaces import Algorithm, Engine, EpisodeSource
+from metalab.log import Log
+from metalab.models.layers import running_statistics
+from metalab.objectives import PREDICTIONS, Curve, cross_entropy
+from metalab.report import mean_ci95
+
+
+def show(
+    net: nn.Module,
+    engine: Engine,
+    algorithm: Algorithm,
+    steps: int,
+    source: EpisodeSource,
+    way: int,
+    bn: str,
+    log: Log,
+    step: int,
+    out: Path,
+) -> None:
+    """Draw the first meta-batch of a source into TensorBoard and as episode.png and adaptation.png in out."""
+    net.eval()
+    curve = Curve(algorithm, steps, cross_entropy, PREDICTIONS[bn])
+    episodes = source(0)
+    if bn == "running":
+        with running_statistics():
+            result = engine.evaluate(curve, net, episodes)
+    else:
+        result = engine.evaluate(curve, net, episodes)
+    support, query = episodes
+    right = result.correct[0].float().mean().item()
+    episode = pictures.episode(
+        support.x[0].cpu(),
+        support.y[0].cpu(),
+        query.x[0].cpu(),
+        query.y[0].cpu(),
+        result.scalars["predicted"][0].cpu(),
+        f"one validation episode after step {step}: {100 * right:.1f} % right",
+    )
+    points = [
+        result.scalars[f"accuracy/{i}"].double().cpu().numpy() for i in range(len(result.scalars) - 1)
+    ]  # one an inner step, each [T]
+    means, halves = zip(*(mean_ci95(p) for p in points), strict=True)
+    tasks = torch.numel(result.loss)
+    adaptation = pictures.adaptation_curve(means, halves, f"adaptation on {tasks} validation episodes", way)
+    for name, figure in {"episode": episode, "adaptation": adaptation}.items():
+        log.figure(f"val/{name}", figure, step)
+        figure.savefig(out / f"{name}.png")

@@ -1,0 +1,248 @@
+"""The store: what goes in comes out, and nothing half-made, foreign or damaged is ever taken for it."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from metalab.data.records import Record
+from metalab.data.store import META, cache_folder, existing, prepared
+from metalab.errors import UserError
+
+RECIPE = {"data": "toy", "size": 5}
+
+
+def records(classes: int = 3, images: int = 4) -> Iterator[Record]:
+    for c in range(classes):  # the splits come mixed, the classes whole
+        split = "train" if c % 2 == 0 else "val"
+        for i in range(images):
+            yield Record(np.full((1, 5, 5), 10 * c + i, np.uint8), f"toy:{c}", f"class {c}", split, f"{c}/{i}.png")
+
+
+def never() -> Iterator[Record]:
+    raise AssertionError("the store was there and sound, and yet it was built again")
+
+
+def test_what_goes_in_comes_out(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch warns of memory that cannot be written to
+        train = prepared(tmp_path / "toy", RECIPE, records).split("train")
+    assert train.images.shape == (8, 1, 5, 5)
+    assert train.images.dtype == torch.uint8
+    assert train.images[:, 0, 2, 3].tolist() == [0, 1, 2, 3, 20, 21, 22, 23]
+    assert train.first.tolist() == [0, 4]
+    assert train.count.tolist() == [4, 4]
+    assert train.ids == ["toy:0", "toy:2"]
+    assert train.names == ["class 0", "class 2"]
+    assert train.files[4] == "2/0.png"
+    again = prepared(tmp_path / "toy", RECIPE, never)
+    assert torch.equal(again.split("train").images, train.images)
+    assert sorted(path.name for path in tmp_path.iterdir()) in (["toy"], ["toy", "toy.lock"])
+
+
+def test_images_are_mapped_and_the_file_cannot_be_spoilt(tmp_path):
+    store = prepared(tmp_path / "toy", RECIPE, records)
+    assert isinstance(store.images["train"], np.memmap)
+    assert store.split("train").images.data_ptr() == store.images["train"].ctypes.data
+    store.split("train").images.fill_(99)
+    assert prepared(tmp_path / "toy", RECIPE, never).split("train").images[0, 0, 0, 0] == 0
+
+
+def test_unknown_split_names_those_there_are(tmp_path):
+    with pytest.raises(UserError, match="toy has no split 'trian'; it has: train, val"):
+        prepared(tmp_path / "toy", RECIPE, records).split("trian")
+
+
+def truncate(folder):
+    file = next(folder.glob("train-*.uint8"))
+    os.truncate(file, 199)
+
+
+def lose_a_file(folder):
+    next(folder.glob("val-*.uint8")).unlink()
+
+
+def garble_meta(folder):
+    (folder / META).write_text("<html>")
+
+
+def older_format(folder):
+    meta = json.loads((folder / META).read_text())
+    (folder / META).write_text(json.dumps({**meta, "format": 0}))
+
+
+def foreign_file(folder):
+    for file in folder.iterdir():
+        file.unlink()
+    folder.rmdir()
+    folder.write_text("not a folder at all")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (truncate, "has 199 bytes instead of 200"),
+        (lose_a_file, ".uint8 is missing"),
+        (garble_meta, "store.json cannot be understood"),
+        (older_format, "the store has format 0 where this version writes 1"),
+        (foreign_file, "the store is damaged"),
+    ],
+)
+def test_a_damaged_store_is_rebuilt_and_said_so(tmp_path, caplog, spoil, why):
+    prepared(tmp_path / "toy", RECIPE, records)
+    spoil(tmp_path / "toy")
+    assert existing(tmp_path / "toy", RECIPE) is None
+    with caplog.at_level(logging.INFO, "metalab.data"):
+        store = prepared(tmp_path / "toy", RECIPE, records)
+    assert why in caplog.text
+    assert store.split("train").images.shape == (8, 1, 5, 5)
+    prepared(tmp_path / "toy", RECIPE, never)
+
+
+def test_another_recipe_rebuilds_and_says_what_changed(tmp_path, caplog):
+    old = prepared(tmp_path / "toy", RECIPE, records).split("train")
+    with caplog.at_level(logging.INFO, "metalab.data"):
+        new = prepared(tmp_path / "toy", {**RECIPE, "size": 6}, lambda: records(images=2)).split("train")
+    assert "the recipe has changed: size was 5 and is 6" in caplog.text
+    assert len(new.files) == 4
+    assert old.images[7, 0, 0, 0] == 23  # whoever has the old one open keeps it
+
+
+def test_existing_asks_for_the_settings_only(tmp_path):
+    assert existing(tmp_path / "toy", {"size": 5}) is None
+    prepared(tmp_path / "toy", {**RECIPE, "source": "a disk"}, records)
+    assert existing(tmp_path / "toy", RECIPE) is not None
+    assert existing(tmp_path / "toy", {"size": 6}) is None
+
+
+def test_an_interrupted_build_leaves_nothing(tmp_path):
+    def broken():
+        yield from records(classes=2)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepared(tmp_path / "toy", RECIPE, broken)
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
+    assert len(prepared(tmp_path / "toy", RECIPE, records).split("train").files) == 8
+
+
+def test_an_interrupted_rebuild_leaves_the_old_store(tmp_path):
+    def broken():
+        yield from records(classes=2)
+        raise KeyboardInterrupt
+
+    prepared(tmp_path / "toy", RECIPE, records)
+    with pytest.raises(KeyboardInterrupt):
+        prepared(tmp_path / "toy", {**RECIPE, "size": 6}, broken)
+    prepared(tmp_path / "toy", RECIPE, never)
+
+
+def test_what_a_killed_process_left_is_swept_away(tmp_path):
+    (tmp_path / "toy.partial").mkdir()
+    (tmp_path / "toy.partial" / "train").write_bytes(b"half")
+    prepared(tmp_path / "toy", RECIPE, records)
+    assert not (tmp_path / "toy.partial").exists()
+
+
+def test_records_that_do_not_fit_are_named(tmp_path):
+    def shapes():
+        yield Record(np.zeros((1, 5, 5), np.uint8), "a", "a", "train", "a/0.png")
+        yield Record(np.zeros((1, 6, 5), np.uint8), "a", "a", "train", "a/1.png")
+
+    def torn():
+        for c in "aba":
+            yield Record(np.zeros((1, 5, 5), np.uint8), c, c, "train", f"{c}.png")
+
+    with pytest.raises(ValueError, match=r"a/1.png: expected uint8 \[C,H,W\] \[1, 5, 5\], got uint8 \[1, 6, 5\]"):
+        prepared(tmp_path / "toy", RECIPE, shapes)
+    with pytest.raises(ValueError, match=r"the images of class a \(a\) do not come one after another"):
+        prepared(tmp_path / "toy", RECIPE, torn)
+    with pytest.raises(UserError, match=r"No image was found for toy; is data.root the right folder\?"):
+        prepared(tmp_path / "toy", RECIPE, lambda: iter(()))
+
+
+BUILDER = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from metalab.data.records import Record
+from metalab.data.store import prepared
+
+def records():
+    (Path(sys.argv[1]) / f"built-by-{sys.argv[2]}").touch()
+    for i in range(20):
+        time.sleep(0.05)
+        yield Record(np.full((1, 5, 5), i, np.uint8), "a", "a", "train", str(i))
+
+print(prepared(Path(sys.argv[1]) / "toy", {"a": 1}, records).split("train").images.sum().item())
+"""
+
+
+def test_two_processes_build_once(tmp_path):
+    command = [sys.executable, "-c", BUILDER, str(tmp_path)]
+    both = [subprocess.Popen([*command, name], stdout=subprocess.PIPE, text=True) for name in "ab"]
+    outputs = [process.communicate(timeout=120)[0] for process in both]
+    assert outputs == [f"{25 * sum(range(20))}\n"] * 2
+    assert len(list(tmp_path.glob("built-by-*"))) == 1
+
+
+def test_memory_stays_flat_while_building(tmp_path):
+    code = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from metalab.data.records import Record
+from metalab.data.store import prepared
+image = np.random.default_rng(0).integers(0, 256, (3, 256, 256), dtype=np.uint8)
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+many = lambda: (Record(image, f"c{i // 50}", "", "train", "") for i in range(600))
+before = peak()
+store = prepared(Path(sys.argv[1]) / "big", {}, many)
+print(peak() - before, store.images["train"].nbytes >> 20)
+"""
+    output = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    grown, size = map(int, output.stdout.split())
+    assert size == 112
+    assert grown < 30  # MiB
+
+
+def test_cache_folder_goes_by_key_then_environment_then_system(tmp_path, monkeypatch):
+    monkeypatch.setenv("METALAB_CACHE", str(tmp_path / "environment"))
+    assert cache_folder(str(tmp_path / "key")) == tmp_path / "key"
+    assert cache_folder(None) == tmp_path / "environment"
+    monkeypatch.delenv("METALAB_CACHE")
+    assert "metalab" in str(cache_folder(None))
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"is a file; a folder is needed\. Type data.cache="):
+        cache_folder(str(tmp_path / "file"))
+
+
+def test_a_disk_that_is_full_is_said_so(tmp_path, monkeypatch):
+    def full():
+        yield from records(classes=1)
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match=r"cannot be written to \(No space left on device\).*Type data.cache="):
+        prepared(tmp_path / "toy", RECIPE, full)
+
+
+def test_trouble_of_the_source_is_not_taken_for_the_disks(tmp_path):
+    def lost():
+        yield from records(classes=1)
+        open("/nowhere/at/all")  # noqa: SIM115
+
+    def undecodable():
+        yield from records(classes=1)
+        raise OSError("image file is truncated")  # as Pillow has it, without a number
+
+    with pytest.raises(FileNotFoundError):
+        prepared(tmp_path / "toy", RECIPE, lost)
+    with pytest.raises(OSError, match="truncated"):
+        prepared(tmp_path / "toy", RECIPE, undecodable)

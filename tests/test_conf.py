@@ -1,0 +1,136 @@
+"""Every YAML file in conf/ is composed, names objects that exist and explains each of its keys."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from metalab.config import conf_dir, locate
+from metalab.runs import GROUPS
+
+FILES = sorted(path.relative_to(conf_dir()) for path in conf_dir().rglob("*.yaml"))
+OPTIONS = [(path.parts[0], path.stem) for path in FILES if len(path.parts) == 2]
+
+
+def composed(*overrides: str, name: str = "train") -> DictConfig:
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        return compose(name, list(overrides))
+
+
+def targets(node: DictConfig, where: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in node.items_ex(resolve=False):
+        if key == "_target_":
+            yield value, f"{where}_target_"
+        elif isinstance(value, DictConfig):
+            yield from targets(value, f"{where}{key}.")
+
+
+def test_every_file_belongs_to_a_known_group():
+    assert {group for group, _ in OPTIONS} <= set(GROUPS)
+    assert {path.name for path in FILES if len(path.parts) == 1} == {"train.yaml", "eval.yaml"}
+    assert {option for group, option in OPTIONS if group == "task"} >= {
+        "fixed",
+        "5way5shot",
+        "20way1shot",
+        "20way5shot",
+    }
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes_and_names_what_exists(group, option):
+    cfg = composed(f"{group}={option}")
+    if group == "experiment":
+        assert composed(f"experiment={option}", "train.steps=1").train.steps == 1
+    elif option == "none":
+        assert cfg[group] == {}
+    else:
+        assert len(cfg[group]) > 0
+    for target, where in targets(cfg):
+        locate(target, where)
+
+
+def test_eval_knows_all_that_train_knows():
+    train, evaluation = composed(), composed(name="eval")
+    assert set(evaluation) - set(train) == {"run"}
+    assert all(evaluation[key] == train[key] for key in train)
+
+
+def test_task_presets():
+    sizes = {name: composed(f"task={name}").task for name in ("fixed", "5way5shot", "20way1shot", "20way5shot")}
+    got = {name: (task.way, task.shot, task.query, task.train_way) for name, task in sizes.items()}
+    assert got == {
+        "fixed": (5, 1, 15, None),
+        "5way5shot": (5, 5, 15, None),
+        "20way1shot": (20, 1, 15, None),
+        "20way5shot": (20, 5, 15, None),
+    }
+
+
+def test_who_overrides_whom(tmp_path):
+    """An algorithm may choose the optimiser, an experiment may choose anew, the command line has the last word."""
+    files = {
+        "algo/mine.yaml": "defaults: [{override /optim@_global_.optim: sgd}]\n_target_: a.B\n",
+        "experiment/e.yaml": "# @package _global_\ndefaults: [{override /algo: mine}]\n"
+        "algo: {lr: 5}\noptim: {lr: 7}\ntrain: {steps: 9}\n",
+        "experiment/f.yaml": "# @package _global_\n"
+        "defaults: [e, {override /optim: adamw}, {override /reg: [l2, dropout]}]\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    def choose(*words: str) -> DictConfig:
+        return composed(f"hydra.searchpath=[{tmp_path}]", *words)
+
+    sgd, adam, adamw = (composed(f"optim={name}").optim for name in ("sgd", "adam", "adamw"))
+    assert choose("algo=mine").optim == sgd
+    assert choose("algo=mine", "optim=adam").optim == adam
+    e = choose("experiment=e")
+    assert (e.algo, e.optim, e.train.steps) == ({"_target_": "a.B", "lr": 5}, {**sgd, "lr": 7}, 9)
+    f = choose("experiment=f")
+    assert f.optim == {**adamw, "lr": 7}
+    assert list(f.reg) == ["l2", "dropout"]
+    last = choose("experiment=f", "optim=adam", "optim.lr=2", "reg=none", "train.steps=3")
+    assert (last.optim, last.reg, last.train.steps) == ({**adam, "lr": 2}, {}, 3)
+
+
+def unexplained(text: str) -> list[str]:
+    """Return the keys with a value that have no comment, neither on their line nor on the one above."""
+    lines = text.splitlines()
+
+    def walk(node: yaml.Node | None) -> Iterator[str]:
+        if not isinstance(node, yaml.MappingNode):
+            return
+        for key, value in node.value:
+            line = key.start_mark.line
+            above = lines[line - 1].lstrip() if line else ""
+            if isinstance(value, yaml.MappingNode) and not value.flow_style:
+                yield from walk(value)
+            elif key.value in ("defaults", "_target_"):  # Hydra's own
+                continue
+            elif not (re.search(r"\s#\s*\S", lines[line]) or re.match(r"#\s*\S", above)):
+                yield key.value
+
+    return list(walk(yaml.compose(text)))
+
+
+def test_unexplained_keys_are_found():
+    assert unexplained("a: 1\nb: 2 # why\n# how\nc: 3\nd:\n  e: 4\n  f: 5 # so\ng: [1] #\n") == ["a", "e", "g"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_every_key_is_explained(path: Path):
+    assert unexplained((conf_dir() / path).read_text()) == []
+
+
+def test_no_interpolation_of_hydra_outside_its_node():
+    for path in FILES:
+        node = OmegaConf.load(conf_dir() / path)
+        assert isinstance(node, DictConfig)
+        node.pop("hydra", None)
+        assert "${hydra:" not in OmegaConf.to_yaml(node), path
+    assert "override_dirname" not in "".join((conf_dir() / path).read_text() for path in FILES)
