@@ -40,7 +40,7 @@ class Episodes:
     query: int
     tasks: int
     seed: int
-    stream: str  # "train", "val" or "test": the three never share random numbers
+    stream: str  # "train", "val", "test": each has random numbers of its own; any other name stands for training, too
     device: torch.device
     _images: Tensor = field(init=False, repr=False)
     _table: Tensor | None = field(init=False, repr=False)  # int64 [4,H*W]; None: nothing is ever turned
@@ -137,27 +137,24 @@ def _turn_table(images: Tensor) -> Tensor:
 
 def _check(split: Split, way: int, shot: int, query: int, stream: str) -> None:
     """Raise UserError when the split cannot give one episode of this size."""
-    train, classes = stream == "train", len(split.ids)
+    classes = len(split.ids)
+    name, key = (stream, "task.") if stream in ("val", "test") else ("train", "task.train_")
     if way > classes:
-        alone = f" (for training alone: task.train_way={classes})" if train else ""
         raise UserError(
-            f"way={way} but the {stream} split has {classes} classes: type task.way={classes} or less{alone}, "
-            "or add classes"
+            f"way={way} but the {name} split has {classes} classes: type {key}way={classes} or less, or add classes"
         )
     smallest = int(split.count.argmin())
     images, needed = int(split.count[smallest]), shot + query
     if images >= needed:
         return
     if images > shot:
-        alone = f" (for training alone: task.train_query={images - shot})" if train else ""
-        advice = f"type task.query={images - shot} or less{alone}"
+        advice = f"type {key}query={images - shot} or less"
     elif images > 1:
-        alone = " (for training alone: task.train_shot and task.train_query)" if train else ""
-        advice = f"type a task.shot and a task.query that add up to {images} or less{alone}"
+        advice = f"type a {key}shot and a {key}query that add up to {images} or less"
     else:
         advice = "one image cannot be both support and query"
     raise UserError(
-        f"class {smallest} ({split.names[smallest]}) of the {stream} split has {images} images, {shot}-shot with "
+        f"class {smallest} ({split.names[smallest]}) of the {name} split has {images} images, {shot}-shot with "
         f"{query} queries needs {needed}; {int((split.count < needed).sum())} of {classes} classes have too few: "
         f"{advice}, or add images to these classes, or leave the classes out"
     )

@@ -17,6 +17,7 @@ from metalab.data.store import Record, cache_folder, prepared
 from metalab.errors import UserError
 from metalab.interfaces import Split
 
+DRAWING = 1  # raised whenever the code draws other images, so that older stores are rebuilt
 RATIOS = {"train": 0.64, "val": 0.16, "test": 0.20}  # of the upright classes; whole scripts only
 # What a drawer varies: degrees, shear, relative scale, shift as a share of the size, and the standard deviation of
 # the elastic field as a share of the size. Chosen for a pixel nearest neighbour of 44-48 %, 5-way 1-shot.
@@ -28,10 +29,11 @@ ROTATE, SHEAR, SCALE, SHIFT, ELASTIC = 12.0, 0.2, 0.2, 0.06, 1.75 / 28
 class Glyphs:
     """Give some 700 characters of 15 scripts as classes, whole scripts to train, val and test (64/16/20 %).
 
-    Code points of one shape (equal under NFKD, case twins, look-alikes across scripts) are one class, named by the
-    first of them. Each image [1,size,size], ink 255 on 0, is drawn with another font, rotation, shear, scale, shift,
-    elastic field and stroke. Train classes turned by 90, 180 and 270 degrees are train classes of their own, with
-    the id of the upright one, where they resemble no class of any split. Raises UserError for settings out of range.
+    A shape stands once: of letters that look alike (case twins, A in Latin, Greek and Cyrillic, but B and D, too) the
+    first code point is the class and the others are left out, as are letters written with others under NFKD. Each
+    image [1,size,size], ink 255 on 0, is drawn with another font, rotation, shear, scale, shift, elastic field and
+    stroke. Train classes turned by 90, 180 and 270 degrees are train classes of their own, with the id of the
+    upright one, where they resemble no class of any split. Raises UserError for settings out of range.
     """
 
     cache: str | None
@@ -54,11 +56,10 @@ class Glyphs:
             "size": self.size,
             "seed": self.seed,
             "look": [FACES, ALIKE, RATIOS, ROTATE, SHEAR, SCALE, SHIFT, ELASTIC],
-            "versions": [
-                version("matplotlib"),
-                version("pillow"),
-                unicodedata.unidata_version,
-            ],  # fonts, rasteriser, letters
+            "fonts": version("matplotlib"),
+            "rasteriser": version("pillow"),
+            "letters": unicodedata.unidata_version,
+            "drawing": DRAWING,
         }
         folder = cache_folder(self.cache) / f"glyphs-{self.size}-{self.images}-{self.seed}"
         return prepared(folder, recipe, self._records).split(split)

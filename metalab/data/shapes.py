@@ -17,12 +17,12 @@ ALIKE = 0.92  # cosine of blurred 16x16 renders from which two shapes are one cl
 
 
 class Glyph(NamedTuple):
-    """One class: a shape, upright or turned, and the look-alikes it speaks for."""
+    """One class: a shape, upright or turned, and its look-alikes."""
 
     code: int  # the first code point of this shape
     turn: int  # quarter turns counter-clockwise
     script: str
-    alike: list[int]  # code points of the same shape, which are no classes of their own
+    alike: list[int]  # later code points that are no classes of their own, because they resemble it
     templates: np.ndarray  # uint8 [fonts,S,S], ink 255, one for each font that has it, turned
 
 
@@ -50,7 +50,7 @@ def upright() -> list[Glyph]:
 def turned(train: list[Glyph], taken: list[Glyph]) -> list[Glyph]:
     """Return the train glyphs turned by 1, 2 and 3 quarters that resemble neither a taken glyph nor one another.
 
-    They must not resemble when both are stretched to a square, either: X turned by 90 degrees is a wide X.
+    They must not resemble when both are stretched to a square, either: N turned by 90 degrees is a wide Z.
     """
     found = [
         glyph._replace(turn=turn, alike=[], templates=np.ascontiguousarray(np.rot90(glyph.templates, turn, (1, 2))))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from metalab._learn2learn import clone_module
 from metalab.interfaces import Batch, Episode, Learner, Objective, TaskResult
+from metalab.models.layers import fused_norm
 
 
 class TaskLearner:
@@ -82,7 +83,8 @@ class Learn2Learn:
         tasks = episodes.query.y.shape[0]
         results = []
         for t in range(tasks):
-            result = objective(cast(Learner, TaskLearner(clone_module(net), True)), task(episodes, t), progress)
+            with fused_norm():
+                result = objective(cast(Learner, TaskLearner(clone_module(net), True)), task(episodes, t), progress)
             (result.loss / tasks).backward()
             results.append(TaskResult(result.loss.detach(), result.correct, result.scalars, result.state))
         joined = stack(results)
@@ -93,6 +95,6 @@ class Learn2Learn:
     def evaluate(self, objective: Objective, net: nn.Module, episodes: Episode) -> TaskResult:
         fixed = TaskLearner(net, False).replace({n: p.detach() for n, p in net.named_parameters()})
         progress = torch.ones((), device=episodes.query.x.device)
-        with torch.no_grad():
+        with torch.no_grad(), fused_norm():
             tasks = range(episodes.query.y.shape[0])
             return stack([objective(cast(Learner, fixed), task(episodes, t), progress) for t in tasks])

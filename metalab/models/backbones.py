@@ -16,13 +16,16 @@ from metalab.models.layers import BatchStatNorm, convert
 
 
 class ConvBlock(nn.Sequential):
-    """3x3 convolution, batch norm, ReLU, and 2x2 max-pooling or a stride of 2 in its place."""
+    """3x3 convolution, batch norm, ReLU, and 2x2 max-pooling or a stride of 2 in its place.
 
-    def __init__(self, inputs: int, filters: int, stride: int, pool: bool, padding: int = 1) -> None:
-        conv = nn.Conv2d(inputs, filters, 3, stride=stride, padding=padding)
+    The ReLU comes after the pooling: they commute, and it then has a quarter of the work.
+    """
+
+    def __init__(self, inputs: int, filters: int, stride: int, pool: bool) -> None:
+        conv = nn.Conv2d(inputs, filters, 3, stride=stride, padding=1)
         nn.init.xavier_uniform_(conv.weight)
         nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-        super().__init__(conv, BatchStatNorm(filters), nn.ReLU(), *([nn.MaxPool2d(2)] if pool else []))
+        super().__init__(conv, BatchStatNorm(filters), *([nn.MaxPool2d(2)] if pool else []), nn.ReLU())
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,12 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 _first: ContextVar[int | None] = ContextVar("first", default=None)
 _running: ContextVar[bool] = ContextVar("running", default=False)
+_fused: ContextVar[bool] = ContextVar("fused", default=False)
 
 
 @contextmanager
@@ -31,6 +33,16 @@ def running_statistics() -> Iterator[None]:
         _running.reset(token)
 
 
+@contextmanager
+def fused_norm() -> Iterator[None]:
+    """Let BatchStatNorm call torch's batch norm: about twice as fast, and right wherever nothing is under vmap."""
+    token = _fused.set(True)
+    try:
+        yield
+    finally:
+        _fused.reset(token)
+
+
 class Normalise(nn.Module):
     """Map images [N,C,H,W] in [0,1] to zero mean and unit deviation per channel: the first layer of every net."""
 
@@ -50,8 +62,9 @@ class BatchStatNorm(nn.Module):
     """Normalise by the statistics of the images passed together; never writes a buffer in forward.
 
     Batch norm (Ioffe & Szegedy 2015, algorithm 1) written out, because torch's own gives wrong second-order
-    gradients under vmap. Takes [N,D] or [N,D,h,w]. The statistics come from the whole batch, from its first images
-    (statistics_of_first) or from the buffers (running_statistics).
+    gradients under vmap; an engine without vmap may ask for torch's (fused_norm). Takes [N,D] or [N,D,h,w]. The
+    statistics come from the whole batch, from its first images (statistics_of_first) or from the buffers
+    (running_statistics).
     """
 
     running_mean: Tensor
@@ -66,11 +79,15 @@ class BatchStatNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(features))
 
     def forward(self, x: Tensor) -> Tensor:
+        running, first = _running.get(), _first.get()
+        if _fused.get() and (running or first is None):
+            stored = (self.running_mean, self.running_var) if running else (None, None)
+            return F.batch_norm(x, *stored, self.weight, self.bias, training=not running, eps=self.eps)
         shape = (1, -1) + (1,) * (x.dim() - 2)
-        if _running.get():
+        if running:
             mean, var = self.running_mean, self.running_var
         else:
-            mean, var = batch_statistics(x[: _first.get()])
+            mean, var = batch_statistics(x[:first])
         scale = self.weight * torch.rsqrt(var + self.eps)
         return (x - mean.reshape(shape)) * scale.reshape(shape) + self.bias.reshape(shape)
 
@@ -114,8 +131,9 @@ def estimate_running(net: nn.Module, passes: list[Callable[[], object]]) -> None
 
     handles = [m.register_forward_pre_hook(collect) for m in norms]
     try:
-        for run in passes:
-            run()
+        with fused_norm():
+            for run in passes:
+                run()
     finally:
         for handle in handles:
             handle.remove()
