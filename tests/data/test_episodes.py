@@ -16,7 +16,7 @@ from metalab.interfaces import Split
 CPU = torch.device("cpu")
 
 
-def make_split(classes=12, images=9, side=4, channels=1, **more):
+def make_split(classes=12, images: int | list[int] = 9, side=4, channels=1, **more):
     """Make a split whose images have class and image number in their first two pixels, for checks by content."""
     counts = torch.full((classes,), images) if isinstance(images, int) else torch.tensor(images)
     classes, first = len(counts), counts.cumsum(0) - counts
@@ -191,7 +191,7 @@ def refusal(split, **more):
 def test_too_few_classes():
     text = refusal(make_split(classes=3), stream="test")
     assert text == "way=5 but the test split has 3 classes: type task.way=3 or less, or add classes"
-    assert "type task.way=3 or less (for training alone: task.train_way=3), or" in refusal(make_split(classes=3))
+    assert "the train split has 3 classes: type task.train_way=3 or less" in refusal(make_split(classes=3))
 
 
 def test_too_few_images():
@@ -199,13 +199,16 @@ def test_too_few_images():
     text = refusal(split, shot=5, query=15, stream="test")
     assert text.startswith("class 7 (name7) of the test split has 15 images, 5-shot with 15 queries needs 20; ")
     assert "2 of 10 classes have too few: type task.query=10 or less, or add images" in text
-    assert "task.query=10 or less (for training alone: task.train_query=10)" in refusal(split, shot=5, query=15)
+    assert "type task.train_query=10 or less" in refusal(split, shot=5, query=15)
 
 
 def test_too_few_images_for_the_shots():
     text = refusal(make_split(images=5), shot=5, query=15, stream="val")
     assert "has 5 images, 5-shot with 15 queries needs 20; 12 of 12" in text
     assert "type a task.shot and a task.query that add up to 5 or less" in text
+    text = refusal(make_split(images=5), shot=5, query=15, stream="running")
+    assert "of the train split" in text
+    assert "type a task.train_shot and a task.train_query that add up to 5 or less" in text
     assert "one image cannot be both support and query" in refusal(make_split(images=1), shot=1, query=1)
 
 

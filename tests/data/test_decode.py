@@ -1,0 +1,86 @@
+"""Images of any mode become the same squares of uint8."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from metalab.data.decode import decode
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "image"
+
+
+def grey(values):
+    return Image.fromarray(np.array(values, dtype=np.uint8).repeat(8, 0).repeat(8, 1))
+
+
+def halves(image):
+    """Return the values of the left and the right half, colours first."""
+    return image[:, :, 4].mean(1).round().tolist(), image[:, :, -4].mean(1).round().tolist()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "I;16", "I", "F"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_mode_gives_the_same_black_and_white(path, mode, channels):
+    image = grey([[0, 255]])
+    if mode in ("I;16", "I"):
+        image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257)
+        image = image if mode == "I;16" else image.convert("I")
+    elif mode == "F":
+        image = Image.fromarray(np.asarray(image).astype(np.float32) / 255)
+    else:
+        image = image.convert("RGB").convert(mode)
+    assert image.mode == mode
+    image.save(path, "TIFF" if mode in ("CMYK", "F") else "PNG")
+    found = decode(path, 16, channels).pixels
+    assert found.shape == (channels, 16, 16)
+    assert found.dtype == np.uint8
+    assert halves(found) == ([0] * channels, [255] * channels)
+
+
+def test_16_bits_are_scaled_not_cut_off(path):
+    Image.fromarray(np.full((8, 8), 32896, dtype=np.uint16)).save(path, "PNG")
+    assert (decode(path, 8, 1).pixels == 128).all()
+
+
+def test_a_float_image_out_of_range_is_refused(path):
+    Image.fromarray(np.array([[0, 3000]], dtype=np.float32)).save(path, "TIFF")
+    with pytest.raises(ValueError, match=r"mode F with values from 0 to 3000, expected 0\.\.1"):
+        decode(path, 8, 1)
+
+
+def test_what_is_transparent_becomes_white(path):
+    image = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+    image.paste((255, 0, 0, 255), (0, 0, 8, 16))
+    image.save(path, "PNG")
+    assert halves(decode(path, 16, 3).pixels) == ([255, 0, 0], [255, 255, 255])
+    image.convert("RGB").quantize(4).save(path, "PNG", transparency=0)  # a palette with a transparent entry
+    assert 255 in decode(path, 16, 3).pixels
+
+
+def test_exif_orientation(path):
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    grey([[0, 255]]).save(path, "PNG", exif=exif)
+    assert halves(decode(path, 16, 1).pixels) == ([255], [0])
+
+
+def test_any_size_is_stretched(path):
+    image = Image.new("L", (300, 20))
+    image.paste(255, (150, 0, 300, 20))
+    image.save(path, "PNG")
+    assert halves(decode(path, 84, 3).pixels) == ([0] * 3, [255] * 3)
+    Image.new("L", (3000, 4000), 200).save(path, "JPEG")
+    assert np.abs(decode(path, 20, 1).pixels.astype(int) - 200).max() <= 2
+
+
+def test_the_digest_names_the_content(path, tmp_path):
+    grey([[0, 255], [9, 0]]).save(path, "PNG")
+    digest = decode(path, 84, 3).digest
+    assert digest == decode(path, 28, 1).digest
+    grey([[0, 255], [9, 0]]).save(tmp_path / "other", "BMP")
+    assert decode(tmp_path / "other", 84, 3).digest == digest
+    grey([[0, 255], [12, 0]]).save(path, "PNG")
+    assert decode(path, 84, 3).digest != digest
