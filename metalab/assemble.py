@@ -5,14 +5,15 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metalab.config import build, locate, settings
 from metalab.errors import UserError
-from metalab.interfaces import Algorithm, Loss, Split
+from metalab.interfaces import Algorithm, Batch, Loss, Model, Split
 from metalab.models.layers import Normalise
 from metalab.models.net import Net
-from metalab.objectives import PREDICTIONS, cross_entropy
+from metalab.objectives import PREDICTIONS
 from metalab.regularisers import Terms, combine, same_loss
 
 
@@ -34,7 +35,10 @@ class Method:
 
     def __post_init__(self) -> None:
         if self.steps < 0 or self.meta_batch < 1:
-            raise UserError(f"algo.steps={self.steps} must be 0 or more, algo.meta_batch={self.meta_batch} 1 or more")
+            raise UserError(
+                f"algo.steps, algo.test_steps must be 0 or more, here {self.steps}; "
+                f"algo.meta_batch 1 or more, here {self.meta_batch}"
+            )
 
 
 def parts_of(node: Mapping[str, Any], *kinds: type) -> list[dict[str, Any]]:
@@ -72,9 +76,20 @@ def objective(path: str, algorithm: Algorithm, steps: int, inner: Loss, outer: L
     return locate(path, "algo.objective")(algorithm, steps, inner, outer, PREDICTIONS[bn])
 
 
-def test_objective(algorithm: Algorithm, steps: int, bn: str) -> Any:
+def test_objective(algorithm: Algorithm, steps: int, bn: str, way: int) -> Any:
     """Return what validation and test measure for every algorithm: the query loss, unregularised."""
-    return objective("metalab.objectives.QueryLoss", algorithm, steps, cross_entropy, cross_entropy, bn)
+
+    def loss(model: Model, batch: Batch) -> Tensor:
+        logits = model(batch.x)
+        if logits.shape[-1] != way:
+            raise UserError(
+                f"the head was learned for {logits.shape[-1]} classes and the task has {way}; give "
+                f"task.way={logits.shape[-1]} and task.train_way the same, or train an algorithm that takes any way: "
+                "protonet, or maml with algo.head_init=zero or prototype"
+            )
+        return F.cross_entropy(logits, batch.y)
+
+    return objective("metalab.objectives.QueryLoss", algorithm, steps, loss, loss, bn)
 
 
 def body(node: Mapping[str, Any], channels: int, size: int) -> tuple[nn.Module, int]:

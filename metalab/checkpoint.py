@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from metalab import __version__
 from metalab.errors import UserError
 
 FORMAT = 1
@@ -30,10 +31,19 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} does not exist; a run has best.pt and last.pt after its first validation")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"{path} is not a checkpoint that can be read: {str(error).splitlines()[0]}") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise UserError(f"{path} is not a metalab checkpoint of format {FORMAT}; train again with this version")
+    except Exception as error:  # whatever unpickling strange bytes may raise
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{path} is not a checkpoint that can be read: {why} Give another run, or train again"
+        ) from error
+    given = state.get("format") if isinstance(state, dict) else None
+    if given != FORMAT:
+        raise UserError(
+            f"{path} is a checkpoint of format {given}, metalab {__version__} reads format {FORMAT}: "
+            "train again, or use the version that wrote it"
+            if isinstance(given, int)
+            else f"{path} is not a checkpoint of metalab: give a run's folder, as run=latest"
+        )
     return state
 
 

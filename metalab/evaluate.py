@@ -1,6 +1,7 @@
 """`metalab eval`: rebuild a run from its best checkpoint and measure it on many episodes of unseen classes."""
 
 import logging
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from metalab.assemble import device, method, network, regularisation, test_objec
 from metalab.config import Eval, Task, build, settings
 from metalab.data.episodes import Episodes
 from metalab.errors import UserError
-from metalab.interfaces import Engine, EpisodeSource, Objective, Split
+from metalab.interfaces import Engine, Episode, EpisodeSource, Objective, Split, TaskResult
 from metalab.models.layers import BatchStatNorm, Normalise, running_statistics
 
 logger = logging.getLogger("metalab")
@@ -33,16 +34,11 @@ def measure(
     engine: Engine, objective: Objective, net: nn.Module, source: EpisodeSource, episodes: int, bn: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the accuracy and the loss of each of the first episodes of a source, float64 [episodes]."""
-    net.eval()
     accuracy: list[torch.Tensor] = []
     loss: list[torch.Tensor] = []
     step = 0
     while sum(map(len, accuracy)) < episodes:
-        if bn == "running":
-            with running_statistics():
-                result = engine.evaluate(objective, net, source(step))
-        else:
-            result = engine.evaluate(objective, net, source(step))
+        result = outcome(engine, objective, net, source(step), bn)
         accuracy.append(result.correct.double().mean(1))
         loss.append(result.scalars["loss"].double())
         step += 1
@@ -50,12 +46,20 @@ def measure(
     return joined[0], joined[1]
 
 
+def outcome(engine: Engine, objective: Objective, net: nn.Module, episodes: Episode, bn: str) -> TaskResult:
+    """Run an objective on a meta-batch as validation and test do: nothing dropped, the stored statistics if running."""
+    net.eval()
+    with running_statistics() if bn == "running" else nullcontext():
+        return engine.evaluate(objective, net, episodes)
+
+
 def matched(split: Split, channels: int, size: int) -> Split:
     """Return the split with its images made [channels,size,size], as a net trained on other images needs them."""
     images = split.images
     if images.shape[1:] == (channels, size, size):
         return split
-    logger.info(f"images {list(images.shape[1:])} are made {[channels, size, size]}, as the run was trained on")
+    note = f"images {list(images.shape[1:])} made {[channels, size, size]}, as the run was trained on"
+    logger.info(note)
     grey = torch.tensor([0.299, 0.587, 0.114])[:, None, None]  # ITU-R BT.601, as Pillow's convert("L")
     made = []
     for chunk in images.split(512):
@@ -64,7 +68,7 @@ def matched(split: Split, channels: int, size: int) -> Split:
             x = (x * grey).sum(1, keepdim=True) if channels == 1 else x.expand(-1, channels, -1, -1)
         x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
         made.append(x.round().clamp(0, 255).to(torch.uint8))
-    return replace(split, images=torch.cat(made))
+    return replace(split, images=torch.cat(made), note="; ".join(filter(None, [split.note, note])))
 
 
 def rebuilt(cfg: DictConfig, saved: dict[str, Any]) -> nn.Module:
@@ -73,21 +77,26 @@ def rebuilt(cfg: DictConfig, saved: dict[str, Any]) -> nn.Module:
     how, trained = method(cfg.algo, saved["train_way"], test=False)
     drop = regularisation(cfg.reg, how.steps).drop or nn.Sequential()
     net = network(cfg.backbone, trained, drop, Normalise([0.0] * channels, [1.0] * channels), size)
-    try:
-        net.load_state_dict(saved["net"])
-    except RuntimeError as error:
-        raise UserError(f"the checkpoint does not fit algo and backbone as given now: {error}") from error
+    own, given = net.state_dict(), saved["net"]
+    misfits = [k for k in {**own, **given} if k not in own or k not in given or own[k].shape != given[k].shape]
+    if misfits:
+        raise UserError(
+            f"the checkpoint does not fit algo={how.name} and the backbone as given now: {len(misfits)} tensors "
+            f"differ, the first is {misfits[0]}; leave out algo and backbone, they come from the run"
+        )
+    net.load_state_dict(given)
     return net
 
 
-def overlap(split: Split, trained: list[str], evaluation: Eval) -> list[str]:
+def overlap(split: Split, trained: list[str], evaluation: Eval, folder: Path) -> list[str]:
     """Return the classes of the split that the checkpoint was trained on; UserError where that is not allowed."""
     shared = sorted(set(split.ids) & set(trained))
     if shared and not evaluation.allow_overlap:
         named = ", ".join(shared[:10]) + (f" and {len(shared) - 10} more" if len(shared) > 10 else "")
         raise UserError(
-            f"{len(shared)} of the {len(set(split.ids))} classes were trained on: {named}. Their accuracy says nothing "
-            "about new classes; eval.allow_overlap=true goes on and stamps the result"
+            f"{folder} was trained on {len(shared)} of the {len(set(split.ids))} classes of the {evaluation.split} "
+            f"split: {named}. Their accuracy says nothing about new classes; eval.allow_overlap=true goes on and "
+            "stamps the result"
         )
     return shared
 
@@ -100,20 +109,18 @@ def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
     engine = build(cfg.engine, "engine")
     net = rebuilt(cfg, saved).to(where)
     split = build(cfg.data, "data").load(evaluation.split)
-    shared = overlap(split, saved["classes"], evaluation)
+    shared = overlap(split, saved["classes"], evaluation, folder)
     split = matched(split, saved["shape"][0], saved["shape"][1])
     tasks = min(evaluation.batch, evaluation.episodes)
     source = Episodes(split, task.way, task.shot, task.query, tasks, cfg.seed, evaluation.split, where)
     bn = evaluation.bn or how.bn
-    objective = test_objective(tested, how.steps, bn)
+    objective = test_objective(tested, how.steps, bn, task.way)
     logger.info(f"{folder}: {evaluation.episodes} episodes of {len(split.ids)} {evaluation.split} classes, bn={bn}")
     accuracy, loss = measure(engine, objective, net, source, evaluation.episodes, bn)
     normed = any(isinstance(m, BatchStatNorm) for m in net.modules())
-    row: dict[str, Any] = {
+    row = {
         "run": str(folder),
-        "way": task.way,
-        "shot": task.shot,
-        "query": task.query,
+        **{"way": task.way, "shot": task.shot, "query": task.query},
         "split": evaluation.split,
         "data": cfg.data["_target_"].rpartition(".")[2].lower(),
         "algo": how.name,

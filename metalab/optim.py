@@ -26,7 +26,9 @@ class Rate:
 
     def __post_init__(self) -> None:
         if self.every < 1:
-            raise UserError(f"optim.every={self.every}; the learning rate falls every 1 or more meta-steps")
+            raise UserError(f"optim.every={self.every}: expected 1 or more meta-steps, as in optim.every=2000")
+        _within("factor", self.factor, "above 0, at most 1", 0 < self.factor <= 1)
+        _within("final", self.final, "0 to 1", 0 <= self.final <= 1)
 
     def at(self, step: int, steps: int) -> float:
         """Return the factor for the meta-step after `step` finished ones, of `steps` in all."""
@@ -46,10 +48,15 @@ class Rate:
 
 @dataclass(frozen=True)
 class Clip:
-    """Limits on the meta-gradient: each element to ±value (MAML's code on miniImageNet: 10), or its norm; null: none."""
+    """Limits on the meta-gradient: each element to ±value (MAML's code on miniImageNet: 10), its norm; null: none."""
 
     clip_value: float | None
     clip_norm: float | None
+
+    def __post_init__(self) -> None:
+        for key, value in {"clip_value": self.clip_value, "clip_norm": self.clip_norm}.items():
+            if value is not None:
+                _within(key, value, "a number above 0, or null for no limit", value > 0)
 
     def __call__(self, parameters: list[Tensor]) -> Tensor:
         """Clip the gradients in place; return their norm before."""
@@ -70,6 +77,12 @@ class Adam:
     beta2: float
     weight_decay: float
 
+    def __post_init__(self) -> None:
+        _within("lr", self.lr, "a number above 0", 0 < self.lr < math.inf)
+        _within("weight_decay", self.weight_decay, "0 or more", self.weight_decay >= 0)
+        for key, beta in {"beta1": self.beta1, "beta2": self.beta2}.items():
+            _within(key, beta, "0 up to but not including 1", 0 <= beta < 1)
+
     def build(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
         betas = (self.beta1, self.beta2)
         return torch.optim.AdamW(parameters, lr=self.lr, betas=betas, weight_decay=self.weight_decay)
@@ -85,6 +98,9 @@ class SGD:
     weight_decay: float
 
     def __post_init__(self) -> None:
+        _within("lr", self.lr, "a number above 0", 0 < self.lr < math.inf)
+        _within("momentum", self.momentum, "0 to 1", 0 <= self.momentum <= 1)
+        _within("weight_decay", self.weight_decay, "0 or more", self.weight_decay >= 0)
         if self.nesterov and self.momentum <= 0:
             raise UserError("optim.nesterov=true needs momentum: type optim.momentum=0.9 or optim.nesterov=false")
 
@@ -110,3 +126,9 @@ class Outer:
             group["lr"] = lr
         self.optimiser.step()
         return norm, lr
+
+
+def _within(key: str, value: float, expected: str, fits: bool) -> None:
+    """Raise UserError where optim.<key> does not fit what is expected."""
+    if not fits:
+        raise UserError(f"optim.{key}={value:g}: expected {expected}")

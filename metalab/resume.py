@@ -10,7 +10,8 @@ from torch import nn
 
 from metalab import checkpoint
 from metalab.assemble import parts_of
-from metalab.config import find_run
+from metalab.check import show
+from metalab.config import find_run, settings
 from metalab.errors import UserError
 from metalab.optim import Rate
 
@@ -18,14 +19,24 @@ MAY_CHANGE = ("train.steps", "train.minutes", "train.patience", "device")
 logger = logging.getLogger("metalab")
 
 
+def refuse_used(out: Path) -> None:
+    """Raise UserError where a new run would overwrite an earlier one's checkpoints and curves in out."""
+    for name in ("last.pt", "best.pt"):
+        if (out / name).exists():
+            raise UserError(
+                f"{out} already holds a run ({name}): go on with it, as metalab train resume={out}, "
+                "or give the new run another folder, as hydra.run.dir=outputs/train/another"
+            )
+
+
 def accepted(cfg: DictConfig, out: Path) -> dict[str, Any]:
     """Return the last checkpoint of the run in out, or raise UserError where cfg asks for another run than that."""
     saved = checkpoint.load(out / "last.pt")
-    new, old = (flat(_plain(c)) for c in (cfg, saved["config"]))
+    new, old = flat(plain(cfg)), flat(saved["config"])
     changed = {k for k in new.keys() | old.keys() if new.get(k) != old.get(k)} - {"resume"}
     refused = sorted(changed - set(MAY_CHANGE))
     if refused:
-        listed = ", ".join(f"{k}={new.get(k)} (the run has {old.get(k)})" for k in refused)
+        listed = ", ".join(f"{k}={show(new.get(k))} (the run has {show(old.get(k))})" for k in refused)
         raise UserError(
             f"resume goes on with the same run and takes only {', '.join(MAY_CHANGE)}; not {listed}. "
             f"For a new run from its weights type train.init={out}"
@@ -35,11 +46,10 @@ def accepted(cfg: DictConfig, out: Path) -> dict[str, Any]:
         raise UserError(
             f"train.steps={steps}, but {out} has done {step} steps already; give more, as train.steps={2 * step}"
         )
-    logger.info(
-        f"resumes {out} after step {step} of {steps}" + (f"; changed: {', '.join(sorted(changed))}" if changed else "")
-    )
-    rate, _ = parts_of(_plain(cfg)["optim"], Rate)
-    if "train.steps" in changed and rate["schedule"] in ("linear", "cosine"):
+    listed = ", ".join(f"{k}={show(new.get(k))} (was {show(old.get(k))})" for k in sorted(changed))
+    logger.info(f"resumes {out} after step {step} of {steps}" + (f"; changed: {listed}" if changed else ""))
+    rate, _ = parts_of(plain(cfg)["optim"], Rate)
+    if "train.steps" in changed and settings(Rate, rate, "optim").needs_steps:
         logger.info(
             f"optim.schedule={rate['schedule']} runs over all of train.steps: with {steps} in the place of "
             f"{old['train.steps']} the learning rate of the coming steps is another than it would have been"
@@ -56,16 +66,20 @@ def warm_start(net: nn.Module, run: str) -> set[str]:
     saved = checkpoint.load(folder / "best.pt")
     own, given = net.state_dict(), saved["net"]
     fits = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
-    missing = [k for k in own if k.startswith("body.") and k not in fits]
-    if missing:
-        theirs = saved["config"]["backbone"]
+    misfits = [k for k in {**own, **given} if k.startswith("body.") and k not in fits]
+    if misfits:
         raise UserError(
-            f"train.init={run}: its backbone {theirs} on images of shape {saved['shape']} does not fit this one; "
-            f"{len(missing)} tensors differ, the first is {missing[0]}"
+            f"train.init={run}: its backbone {show(saved['config']['backbone'])} on images of shape {saved['shape']} "
+            f"does not fit this one; {len(misfits)} tensors differ, the first is {misfits[0]}. "
+            "Choose the same backbone, data.size and channels as that run's config.yaml"
         )
     net.load_state_dict(own | fits)
-    afresh = sorted({k.partition(".")[0] for k in own if k not in fits})
-    logger.info(f"starts from {folder}" + (f"; afresh: {', '.join(afresh)}" if afresh else ""))
+    afresh, unused = ({k.partition(".")[0] for k in keys if k not in fits} for keys in (own, given))
+    logger.info(
+        f"starts from {folder} after its step {saved['state']['step']}"
+        + (f"; afresh: {', '.join(sorted(afresh))}" if afresh else "")
+        + (f"; not taken: {', '.join(sorted(unused - afresh))}" if unused - afresh else "")
+    )
     return set(saved["classes"])
 
 
@@ -77,5 +91,6 @@ def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return items
 
 
-def _plain(cfg: Any) -> dict[str, Any]:
-    return OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg  # type: ignore[return-value]
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """Return a configuration as plain Python with nothing left to resolve."""
+    return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]

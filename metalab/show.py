@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from metalab import pictures
+from metalab.evaluate import outcome
 from metalab.interfaces import Algorithm, Engine, EpisodeSource
 from metalab.log import Log
-from metalab.models.layers import running_statistics
 from metalab.objectives import PREDICTIONS, Curve, cross_entropy
 from metalab.report import mean_ci95
 
@@ -26,14 +26,9 @@ def show(
     out: Path,
 ) -> None:
     """Draw the first meta-batch of a source into TensorBoard and as episode.png and adaptation.png in out."""
-    net.eval()
     curve = Curve(algorithm, steps, cross_entropy, PREDICTIONS[bn])
     episodes = source(0)
-    if bn == "running":
-        with running_statistics():
-            result = engine.evaluate(curve, net, episodes)
-    else:
-        result = engine.evaluate(curve, net, episodes)
+    result = outcome(engine, curve, net, episodes, bn)
     support, query = episodes
     right = result.correct[0].float().mean().item()
     episode = pictures.episode(

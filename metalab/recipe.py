@@ -1,0 +1,114 @@
+"""What a training run is made of, checked and built before there is a net."""
+
+import logging
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from metalab.assemble import Method, device, method, objective, parts_of, regularisation
+from metalab.config import Eval, Task, Train, build, settings
+from metalab.data.episodes import Episodes
+from metalab.interfaces import Algorithm, Engine, Objective, Split
+from metalab.objectives import cross_entropy
+from metalab.optim import Clip, Rate
+from metalab.regularisers import Penalised, Terms
+
+logger = logging.getLogger("metalab")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The parts of a training run; `task` has the sizes of training filled in."""
+
+    task: Task
+    train: Train
+    eval: Eval
+    seed: int
+    how: Method
+    trained: Algorithm
+    tested: Algorithm
+    test_steps: int
+    terms: Terms
+    engine: Engine
+    optimiser: Any  # what cfg.optim names
+    rate: Rate
+    clip: Clip
+    data: dict[str, Split]
+    device: torch.device
+
+    @property
+    def bn(self) -> str:
+        """The batch-norm statistics of validation."""
+        return self.eval.bn or self.how.bn
+
+    @property
+    def meta_batch(self) -> int:
+        """Episodes a meta-step."""
+        return self.train.meta_batch or self.how.meta_batch
+
+    def training(self, stream: str, tasks: int) -> Episodes:
+        """Return training episodes; each stream draws others. UserError where the classes or images are too few."""
+        t = self.task
+        way, shot, query = t.train_way or t.way, t.train_shot or t.shot, t.train_query or t.query
+        return Episodes(self.data["train"], way, shot, query, tasks, self.seed, stream, self.device)
+
+    def validation(self) -> Episodes:
+        """Return the episodes of every validation; UserError where the classes or images are too few."""
+        t, tasks = self.task, min(self.eval.batch, self.train.val_episodes)
+        return Episodes(self.data["val"], t.way, t.shot, t.query, tasks, self.seed, "val", self.device)
+
+    def objective(self) -> Objective:
+        """Return what a meta-step differentiates."""
+        inner, outer = self.terms.inner(cross_entropy), self.terms.outer(cross_entropy)
+        plain = objective(self.how.objective, self.trained, self.how.steps, inner, outer, self.train.bn or "batch")
+        return Penalised(plain, self.terms.penalty)
+
+
+def recipe(cfg: DictConfig) -> Recipe:
+    """Check every name, type and size of cfg and build what needs no net; UserError before any work is done."""
+    task, train = settings(Task, cfg.task, "task"), settings(Train, cfg.train, "train")
+    evaluation = settings(Eval, cfg.eval, "eval")
+    where = device(cfg.device)
+    rate, clip, rest = parts_of(cfg.optim, Rate, Clip)
+    optimiser, engine = build(rest, "optim"), build(cfg.engine, "engine")
+    how, _ = method(cfg.algo, task.way, test=False)
+    at_test, tested = method(cfg.algo, task.way, test=True)
+    terms = regularisation(cfg.reg, how.steps)
+    rate, clip = settings(Rate, rate, "optim"), settings(Clip, clip, "optim")
+    source = build(cfg.data, "data")
+    data = {name: source.load(name) for name in ("train", "val")}
+    task = resolved(task, how, len(data["train"].ids))
+    how, trained = method(cfg.algo, task.train_way or task.way, test=False)
+    return Recipe(
+        task=task,
+        train=train,
+        eval=evaluation,
+        seed=cfg.seed,
+        how=how,
+        trained=trained,
+        tested=tested,
+        test_steps=at_test.steps,
+        terms=terms,
+        engine=engine,
+        optimiser=optimiser,
+        rate=rate,
+        clip=clip,
+        data=data,
+        device=where,
+    )
+
+
+def resolved(task: Task, how: Method, classes: int) -> Task:
+    """Fill in the training sizes: the user's, else what the algorithm recommends, else those of the test."""
+    way = task.train_way or how.train_way or task.way
+    if task.train_way is None and how.train_way is not None and how.train_way > classes:
+        logger.info(f"algo.train_way={way} is more than the {classes} training classes: all of them are used")
+        way = classes
+    return replace(
+        task,
+        train_way=way,
+        train_shot=task.train_shot or how.train_shot or task.shot,
+        train_query=task.train_query or how.train_query or task.query,
+    )

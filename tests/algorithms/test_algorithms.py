@@ -1,0 +1,163 @@
+"""Every algorithm that conf/algo lists learns; the details that implementations get wrong are tests by name."""
+
+import ast
+import inspect
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from metalab import evaluate, train
+from metalab.algorithms import maml, reptile
+from metalab.algorithms.maml import MAML
+from metalab.baseline import pixel_nearest_neighbour
+from metalab.config import conf_dir
+from metalab.data.episodes import Episodes
+from metalab.engines.learn2learn import TaskLearner
+from metalab.errors import UserError
+from metalab.interfaces import Batch
+from metalab.models.backbones import Conv4
+from metalab.models.layers import Normalise
+from metalab.models.net import Net
+from metalab.objectives import cross_entropy
+
+ALGORITHMS = sorted(path.stem for path in (Path(conf_dir()) / "algo").glob("*.yaml"))
+QUICK = {  # what makes seconds of it; an algorithm without an entry trains 100 steps as its YAML says
+    "maml": ["train.meta_batch=8", "train.steps=60", "backbone=conv4_strided"],
+    "fomaml": ["train.meta_batch=8", "train.steps=60", "backbone=conv4_strided"],
+    "anil": ["train.meta_batch=8", "train.steps=60", "backbone=conv4_strided"],
+    "metasgd": ["train.meta_batch=8", "train.steps=60", "backbone=conv4_strided"],
+    "reptile": ["train.steps=40", "algo.test_steps=10", "backbone=conv4_strided"],
+}
+
+
+def trained(small, out: Path, *overrides: str) -> tuple[float, float]:
+    """Train on tiny data; return the accuracy on its unseen test classes and the half-width of its interval."""
+    cfg = small(
+        "task.query=5",
+        "backbone.filters=16",
+        "train.val_every=1000",
+        "train.steps=100",
+        "eval.episodes=100",
+        *overrides,
+    )
+    train.run(cfg, out)
+    evaluate.run([(out, cfg)], out / "eval")
+    result = json.loads((out / "eval" / "eval.json").read_text())
+    return result["accuracy"], result["ci95"]
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_it_learns_unseen_classes_ten_points_better_than_pixels(algo, small, tiny, tmp_path):
+    source = Episodes(tiny["test"], 5, 1, 5, 8, 0, "test", torch.device("cpu"))
+    pixels, _ = pixel_nearest_neighbour(source, 100)
+    accuracy, ci95 = trained(small, tmp_path, f"algo={algo}", *QUICK.get(algo, []))
+    assert accuracy - ci95 > pixels + 0.10
+
+
+def test_shuffled_labels_give_chance(small, tiny, tmp_path, monkeypatch):
+    """Labels that say nothing: queries are labelled at random, so nothing above 1 / way may come out."""
+    real = Episodes.__call__
+
+    def shuffled(self, step):
+        support, query = real(self, step)
+        order = torch.from_numpy(np.random.default_rng(step).permutation(query.y.shape[1]))
+        return type(real(self, step))(support, query._replace(y=query.y[:, order]))
+
+    monkeypatch.setattr(Episodes, "__call__", shuffled)
+    accuracy, ci95 = trained(small, tmp_path, "algo=protonet", "train.steps=40")
+    assert abs(accuracy - 0.2) < 2 * ci95
+
+
+def learner(way: int, init: str, filters: int = 4) -> tuple[MAML, TaskLearner]:
+    torch.manual_seed(0)
+    algorithm = MAML(way, 0.1, False, init)  # type: ignore[arg-type]
+    body = Conv4(filters, pooled=2, strided=False, mean=True).build(1, 8)
+    net = Net(Normalise([0.0], [1.0]), body, torch.nn.Sequential(), algorithm.parts(body, filters))
+    return algorithm, TaskLearner(net, False)
+
+
+def batch(way: int, shot: int = 2) -> Batch:
+    x = torch.rand(way * shot, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    return Batch(x, torch.arange(way).repeat(shot), x[:0])
+
+
+def test_a_prototype_head_starts_as_protonets_logits():
+    algorithm, start = learner(5, "prototype")
+    model = next(algorithm.adapt(start, batch(3), cross_entropy, 1))  # 3-way though the head was made 5-way
+    x = torch.rand(4, 1, 8, 8)
+    features, support = start.features(x).flatten(1), start.features(batch(3).x).flatten(1)
+    means = torch.stack([support[batch(3).y == k].mean(0) for k in range(3)])
+    euclidean = -(features[:, None] - means).square().sum(-1)
+    shift = (euclidean - model(x)).mean(1, keepdim=True)  # |f|^2, the same for every class
+    assert (euclidean - model(x) - shift).abs().max() < 1e-4
+
+
+def test_a_zero_head_starts_at_chance_and_adapts_at_any_way():
+    algorithm, start = learner(5, "zero")
+    first, *_, last = algorithm.adapt(start, batch(3), cross_entropy, 3)
+    assert torch.equal(first(batch(3).x), torch.zeros(6, 3))
+    assert cross_entropy(last, batch(3)) < cross_entropy(first, batch(3)) - 0.01
+
+
+def test_a_learned_head_of_another_way_is_refused():
+    algorithm, start = learner(5, "learned")
+    other = MAML(3, algorithm.lr, False, "learned")
+    with pytest.raises(UserError, match=r"learned for 5 classes and the task has 3.*algo\.head_init=zero or prototype"):
+        next(other.adapt(start, batch(3), cross_entropy, 1))
+
+
+def test_maml_yields_the_model_after_every_step_and_adapts_norm_gains_and_shifts():
+    algorithm, start = learner(3, "learned")
+    models = list(algorithm.adapt(start, batch(3), cross_entropy, 3))
+    assert len(models) == 4
+    losses = [cross_entropy(m, batch(3)).item() for m in models]
+    assert losses == sorted(losses, reverse=True)
+    before, after = start.parameters(), models[-1].parameters()  # type: ignore[attr-defined]
+    assert all(not torch.equal(before[n], after[n]) for n in before if ".1." in n)
+
+
+def test_reptile_walks_through_all_of_the_support_before_an_image_comes_again(monkeypatch):
+    seen = []
+
+    def record(self, gradient):
+        return None
+
+    class Watched:
+        def parameters(self):
+            return {}
+
+        def buffers(self):
+            return {}
+
+        def replace(self, tensors):
+            return self
+
+        def grad(self, loss, names, first_order):
+            assert first_order
+            loss(self)
+            return {}
+
+    monkeypatch.setattr(reptile.Reptile, "_adam", lambda self, learner, gradient: learner)
+    support = Batch(torch.zeros(25, 1, 1, 1), torch.arange(25), torch.zeros(0, 1, 1, 1))
+    list(reptile.Reptile(5, 1e-3, 0.999, 10).adapt(Watched(), support, lambda m, b: seen.extend(b.y.tolist()), 5))  # type: ignore[arg-type]
+    assert seen == [i % 25 for i in range(50)]
+
+
+@pytest.mark.parametrize("path", sorted(Path(inspect.getfile(maml)).parent.glob("*.py")), ids=lambda p: p.stem)
+def test_an_algorithm_is_at_most_60_lines_of_code_on_interfaces_and_torch(path):
+    tree = ast.parse(path.read_text())
+    docs = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+            docs |= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    lines = [i for i, line in enumerate(path.read_text().splitlines(), 1) if line.strip() and i not in docs]
+    assert len(lines) <= 60
+    imported = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    assert {m for m in imported if m and m.startswith("metalab")} <= {
+        "metalab.interfaces",
+        "metalab.inner",
+        "metalab.errors",
+    }

@@ -1,0 +1,230 @@
+import math
+import os
+import signal
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import nn
+
+from metalab.errors import UserError
+from metalab.interfaces import Batch, Episode, TaskResult
+from metalab.loop import Plan, State, ended, fit
+from metalab.optim import SGD, Clip, Outer, Rate
+
+
+@dataclass
+class Bench:
+    """A loop around a net of two numbers, whose engine reports the losses it is told and whose gradient is 1."""
+
+    losses: dict[int, float] = field(default_factory=dict)  # by step, from 1; else 1 / step
+    accuracies: list[float] = field(default_factory=lambda: [0.5])  # of the validations; the last goes on
+    val_loss: list[float] = field(default_factory=lambda: [1.0])
+    signals: dict[int, list[signal.Signals]] = field(default_factory=dict)  # raised in these steps
+    lr: float = 0.1
+    explode: int = 0  # the step whose gradient makes the weights inf
+
+    def __post_init__(self) -> None:
+        self.net = nn.Linear(1, 1)
+        self.lines: list[tuple[int, dict[str, float]]] = []
+        self.said: list[str] = []
+        self.saved: list[tuple[str, int]] = []
+        self.weights: list[float] = []
+        self.state = State()
+        self.progress: list[float] = []
+        self.validated = 0
+
+    def grad(self, objective: Any, net: nn.Module, episodes: Any, progress: torch.Tensor) -> TaskResult:
+        assert net.training
+        assert all(p.grad is None for p in net.parameters())
+        for p in net.parameters():
+            p.grad = torch.full_like(p, 3e38 if self.state.step + 1 == self.explode else 1.0)
+        self.progress.append(progress.item())
+        for number in self.signals.get(self.state.step + 1, []):
+            os.kill(os.getpid(), number)
+        loss = torch.tensor([self.losses.get(self.state.step + 1, 1 / (self.state.step + 1))])
+        return TaskResult(loss, torch.tensor([[True, False]]), {"loss": loss}, {})
+
+    def evaluate(self, objective: Any, net: nn.Module, episodes: Episode) -> TaskResult:
+        raise NotImplementedError
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        self.lines.append((step, values))
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+    def validate(self) -> dict[str, float]:
+        self.net.eval()
+        i, self.validated = self.validated, self.validated + 1
+        return {
+            "accuracy": self.accuracies[min(i, len(self.accuracies) - 1)],
+            "ci95": 0.1,
+            "loss": self.val_loss[min(i, len(self.val_loss) - 1)],
+        }
+
+    def save(self, name: str, state: State) -> None:
+        self.saved.append((name, state.step))
+        self.weights += [float(p.detach().sum()) for p in self.net.parameters()]
+        self.kept = State(**state.saved())
+
+    def __call__(
+        self,
+        steps: int = 10,
+        val_every: int = 4,
+        log_every: int = 5,
+        minutes: float | None = None,
+        monitor: Literal["accuracy", "loss"] = "accuracy",
+        patience: int | None = None,
+    ) -> State:
+        plan = Plan(steps, minutes, val_every, log_every, monitor, patience)
+        optimiser = SGD(self.lr, 0.0, False, 0.0).build(list(self.net.parameters()))
+        outer = Outer(optimiser, Rate("constant", 1, 1.0, 0.0), Clip(None, None), steps)
+        none = Batch(torch.empty(0), torch.empty(0), torch.empty(0))
+        fit(
+            self.net,
+            lambda *_: pytest.fail("the engine's"),
+            self,
+            lambda step: Episode(none, none),
+            outer,
+            self.validate,
+            self.save,
+            self,
+            plan,
+            self.state,
+        )
+        return self.state
+
+    def logged(self, tag: str) -> list[tuple[int, float]]:
+        return [(step, values[tag]) for step, values in self.lines if tag in values]
+
+
+def test_validates_and_saves_every_n_steps_and_at_the_last():
+    bench = Bench(accuracies=[0.3, 0.5, 0.4])
+    state = bench()
+    assert bench.logged("val/accuracy") == [(4, 0.3), (8, 0.5), (10, 0.4)]
+    assert bench.saved == [("best", 4), ("last", 4), ("best", 8), ("last", 8), ("last", 10)]
+    assert (state.step, state.best, state.best_accuracy, state.stale) == (10, 0.5, 0.5, 1)
+    assert bench.said == ["finished 10 steps"]
+
+
+def test_logs_the_mean_of_the_steps_since_the_last_line():
+    bench = Bench()
+    bench(steps=7, val_every=7)
+    losses = bench.logged("train/loss")
+    assert [step for step, _ in losses] == [5, 7]
+    assert losses[0][1] == pytest.approx(sum(1 / i for i in range(1, 6)) / 5, abs=1e-6)
+    assert losses[1][1] == pytest.approx((1 / 6 + 1 / 7) / 2, abs=1e-6)
+    tags = {"train/loss", "train/accuracy", "train/grad_norm", "train/lr", "time/step_ms"}
+    assert set(bench.lines[0][1]) == tags
+    assert bench.logged("train/accuracy") == [(5, 0.5), (7, 0.5)]
+    assert bench.logged("train/grad_norm")[0][1] == pytest.approx(math.sqrt(2), abs=1e-6)
+    assert bench.logged("train/lr") == [(5, 0.1), (7, 0.1)]
+    assert bench.progress == pytest.approx([i / 7 for i in range(7)])
+
+
+def test_monitor_loss_keeps_the_lowest_and_nan_is_the_worst():
+    bench = Bench(accuracies=[0.1, 0.2, 0.3, 0.4, 0.5], val_loss=[math.nan, 2.0, math.nan, 3.0, 1.0])
+    state = bench(val_every=2, monitor="loss")
+    assert [s for s in bench.saved if s[0] == "best"] == [("best", 2), ("best", 4), ("best", 10)]
+    assert (state.best, state.best_accuracy) == (1.0, 0.5)
+
+
+def test_patience_ends_early_and_says_so():
+    bench = Bench(accuracies=[0.5, 0.4, 0.5])  # equal is not better
+    state = bench(steps=100, val_every=3, patience=2)
+    assert state.step == 9
+    assert bench.said == ["no better validation accuracy for train.patience=2 validations; ends at step 9 of 100"]
+    assert bench.saved[-1] == ("last", 9)
+
+
+def test_minutes_end_early_say_so_and_still_validate_and_save():
+    bench = Bench()
+    assert bench(steps=100, minutes=1e-9).step == 1
+    assert bench.said == ["train.minutes=1e-09 are over after step 1 of 100"]
+    assert bench.saved == [("best", 1), ("last", 1)]
+    assert len(bench.logged("train/loss")) == len(bench.logged("val/accuracy")) == 1
+
+
+def test_minutes_count_what_was_worked_before_a_resume():
+    bench = Bench()
+    bench.state = State(seconds=120.5)
+    assert bench(steps=100, minutes=2).step == 1
+    assert bench.state.seconds > 120.5
+    plan = Plan(100, 2, 10, 10, "accuracy", None)
+    assert ended(plan, State(seconds=119.9)) is None
+    assert ended(plan, State(seconds=120.0)) == "train.minutes=2 are over after step 0 of 100"
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_names_the_step_and_saves_nothing(bad):
+    bench = Bench(losses={7: bad})
+    with pytest.raises(UserError, match=rf"^step 7: the loss is {bad} and the norm .*not finite. The checkpoints from"):
+        bench(val_every=2)
+    assert bench.saved[-1] == ("last", 6)
+    assert all(map(math.isfinite, bench.weights))
+
+
+def test_a_gradient_that_is_not_finite_stops():
+    bench = Bench(explode=3)  # its norm overflows
+    with pytest.raises(UserError, match=r"^step 3: the loss is 0.333.* and the norm of its gradient inf"):
+        bench(val_every=100)
+    assert bench.saved == []
+
+
+@pytest.mark.parametrize("signals", [{}, {1: [signal.SIGTERM]}])
+def test_weights_that_are_not_finite_are_never_saved(signals):
+    bench = Bench(lr=3e38, signals=signals)
+    bench.net.weight.data.fill_(-2e38)  # the loss and its gradient are fine
+    with pytest.raises(UserError, match=r"^step 1: it made weight of the net not finite. The checkpoints from before"):
+        bench(val_every=100 if signals else 1)
+    assert bench.saved == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_step_saves_and_leaves_with_its_code(number, code):
+    bench = Bench(signals={7: [number]})
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as stop:
+        bench()
+    assert stop.value.code == code
+    assert bench.saved[-1] == ("last", 7)
+    assert len(bench.kept.window) == 2  # steps 6 and 7, not logged yet
+    assert bench.said == [f"stopped by {number.name} after step 7; last.pt is saved, resume goes on"]
+    assert signal.getsignal(number) is before
+
+
+def test_a_signal_in_the_last_step_lets_it_finish():
+    bench = Bench(signals={10: [signal.SIGTERM]})
+    bench()
+    assert bench.said == ["finished 10 steps"]
+
+
+def test_a_second_ctrl_c_interrupts_at_once():
+    bench = Bench(signals={7: [signal.SIGINT, signal.SIGINT]})
+    with pytest.raises(KeyboardInterrupt):
+        bench()
+    assert bench.saved[-1] == ("last", 4)
+
+
+def test_a_signal_does_not_save_what_is_not_finite():
+    bench = Bench(signals={7: [signal.SIGTERM]}, losses={6: math.nan})
+    with pytest.raises(UserError, match=r"^step 6: "):
+        bench()
+    assert bench.saved[-1] == ("last", 4)
+
+
+@pytest.mark.parametrize("stop", range(1, 12))
+def test_stopped_anywhere_and_gone_on_with_logs_the_same(stop):
+    whole = Bench()
+    whole(steps=12)
+    first = Bench(signals={stop: [signal.SIGTERM]})
+    with pytest.raises(SystemExit):
+        first(steps=12)
+    second = Bench()
+    second.state = State(**first.kept.saved())
+    second(steps=12)
+    for tag in ("train/loss", "train/grad_norm", "train/accuracy"):
+        assert first.logged(tag) + second.logged(tag) == whole.logged(tag)
+    assert [s for s, _ in first.logged("val/accuracy") + second.logged("val/accuracy")] == [4, 8, 12]

@@ -1,0 +1,128 @@
+import re
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import lr_scheduler
+
+from metalab.errors import UserError
+from metalab.optim import SGD, Adam, Clip, Outer, Rate
+
+NO_CLIP = Clip(None, None)
+CONSTANT = Rate("constant", 1, 1.0, 0.0)
+STEPS = 30
+
+
+def rates(rate: Rate) -> list[float]:
+    weight = nn.Parameter(torch.zeros(1))
+    outer = Outer(SGD(0.3, 0.0, False, 0.0).build([weight]), rate, NO_CLIP, STEPS)
+    weight.grad = torch.zeros(1)
+    return [outer.step(step)[1] for step in range(STEPS)]
+
+
+def torchs(make) -> list[float]:
+    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.3)
+    scheduler = make(optimiser)
+    values = []
+    for _ in range(STEPS):
+        values.append(scheduler.get_last_lr()[0])
+        optimiser.step()
+        scheduler.step()
+    return values
+
+
+@pytest.mark.parametrize(
+    ("rate", "make"),
+    [
+        (CONSTANT, lambda o: lr_scheduler.ConstantLR(o, factor=1.0)),
+        (Rate("step", 7, 0.5, 0.0), lambda o: lr_scheduler.StepLR(o, step_size=7, gamma=0.5)),
+        (Rate("linear", 1, 1.0, 0.1), lambda o: lr_scheduler.LinearLR(o, 1.0, 0.1, total_iters=STEPS)),
+        (Rate("linear", 1, 1.0, 0.0), lambda o: lr_scheduler.PolynomialLR(o, total_iters=STEPS, power=1.0)),
+        (Rate("cosine", 1, 1.0, 0.2), lambda o: lr_scheduler.CosineAnnealingLR(o, T_max=STEPS, eta_min=0.06)),
+    ],
+    ids=["constant", "step", "linear", "to 0", "cosine"],
+)
+def test_schedules_equal_torchs(rate, make):
+    assert rates(rate) == pytest.approx(torchs(make), rel=1e-9)
+
+
+def test_the_schedule_is_a_function_of_the_step_alone():
+    rate = Rate("linear", 1, 1.0, 0.0)
+    assert [rate.at(step, 4) for step in range(6)] == [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
+    assert [Rate(s, 1, 1.0, 0.0).needs_steps for s in ("constant", "step", "linear", "cosine")] == [0, 0, 1, 1]
+
+
+def parameters() -> list[nn.Parameter]:
+    torch.manual_seed(0)
+    made = [nn.Parameter(torch.randn(3, 2)), nn.Parameter(torch.randn(4)), nn.Parameter(torch.randn(2))]
+    for p in made[:2]:  # the third took no part
+        p.grad = 10 * torch.randn(p.shape)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("clip", "torchs"),
+    [
+        (Clip(None, 1.5), lambda ps: nn.utils.clip_grad_norm_(ps, 1.5)),
+        (Clip(2.0, None), lambda ps: nn.utils.clip_grad_value_(ps, 2.0)),
+        (NO_CLIP, lambda ps: None),
+    ],
+    ids=["norm", "value", "none"],
+)
+def test_clipping_equals_torchs_and_the_norm_is_the_one_before(clip, torchs):
+    ours, theirs = parameters(), parameters()
+    before = nn.utils.get_total_norm([p.grad for p in theirs if p.grad is not None])
+    assert torch.equal(clip(list(ours)), before)
+    torchs(theirs)
+    for a, b in zip(ours[:2], theirs[:2], strict=True):
+        assert torch.equal(a.grad, b.grad)  # type: ignore[arg-type]
+    assert ours[2].grad is None
+
+
+def test_both_limits_together_keep_both():
+    ps = parameters()
+    Clip(2.0, 1.0)(list(ps))
+    grads = [p.grad for p in ps if p.grad is not None]
+    assert max(g.abs().max().item() for g in grads) <= 2.0
+    assert nn.utils.get_total_norm(grads) <= 1.0 + 1e-5
+
+
+@pytest.mark.parametrize(
+    ("part", "make"),
+    [
+        (Adam(0.01, 0.8, 0.99, 0.0), lambda ps: torch.optim.Adam(ps, lr=0.01, betas=(0.8, 0.99))),
+        (Adam(0.01, 0.8, 0.99, 0.1), lambda ps: torch.optim.AdamW(ps, lr=0.01, betas=(0.8, 0.99), weight_decay=0.1)),
+        (SGD(0.1, 0.9, True, 0.2), lambda ps: torch.optim.SGD(ps, 0.1, 0.9, nesterov=True, weight_decay=0.2)),
+    ],
+    ids=["adam", "adamw", "sgd"],
+)
+def test_optimisers_are_torchs(part, make):
+    ours, theirs = parameters(), parameters()
+    outer, plain = Outer(part.build(list(ours)), CONSTANT, NO_CLIP, STEPS), make(theirs)
+    for step in range(3):
+        outer.step(step)
+        plain.step()
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Adam(0.0, 0.9, 0.999, 0.0), "optim.lr=0: expected a number above 0"),
+        (lambda: SGD(-1.0, 0.0, False, 0.0), "optim.lr=-1: expected a number above 0"),
+        (lambda: Adam(0.1, 1.0, 0.999, 0.0), "optim.beta1=1: expected 0 up to but not including 1"),
+        (lambda: Adam(0.1, 0.9, -0.1, 0.0), "optim.beta2=-0.1: expected 0 up to but not including 1"),
+        (lambda: Adam(0.1, 0.9, 0.999, -1.0), "optim.weight_decay=-1: expected 0 or more"),
+        (lambda: SGD(0.1, 2.0, False, 0.0), "optim.momentum=2: expected 0 to 1"),
+        (lambda: SGD(0.1, 0.0, True, 0.0), "optim.nesterov=true needs momentum: type optim.momentum=0.9 or"),
+        (lambda: Clip(0.0, None), "optim.clip_value=0: expected a number above 0, or null for no limit"),
+        (lambda: Clip(None, -1.0), "optim.clip_norm=-1: expected a number above 0, or null for no limit"),
+        (lambda: Rate("step", 0, 0.5, 0.0), "optim.every=0: expected 1 or more meta-steps, as in optim.every=2000"),
+        (lambda: Rate("step", 1, 0.0, 0.0), "optim.factor=0: expected above 0, at most 1"),
+        (lambda: Rate("cosine", 1, 0.5, 2.0), "optim.final=2: expected 0 to 1"),
+    ],
+)
+def test_mistakes_are_told(make, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        make()

@@ -1,0 +1,77 @@
+import logging
+import re
+
+import pytest
+
+from metalab.assemble import Method
+from metalab.config import Task
+from metalab.data.episodes import Episodes
+from metalab.errors import UserError
+from metalab.recipe import recipe, resolved
+
+STANDARD = Task(5, 1, 15, None, None, None)
+
+
+def how(way: int | None = None, shot: int | None = None, query: int | None = None) -> Method:
+    return Method("m", "o", "batch", 1, way, shot, query)
+
+
+def test_sizes_of_training_are_the_users_else_the_algorithms_else_the_tests():
+    assert resolved(STANDARD, how(), 40) == Task(5, 1, 15, 5, 1, 15)
+    assert resolved(STANDARD, how(20, 10, 3), 40) == Task(5, 1, 15, 20, 10, 3)
+    assert resolved(Task(5, 1, 15, 7, 2, 4), how(20, 10, 3), 40) == Task(5, 1, 15, 7, 2, 4)
+
+
+def test_a_recommended_way_above_the_classes_uses_them_all_and_says_so(small, caplog):
+    caplog.set_level(logging.INFO, "metalab")
+    r = recipe(small("task.train_way=null", "algo.train_way=60"))
+    assert r.task.train_way == r.trained.way == 40  # type: ignore[attr-defined]
+    assert caplog.messages == ["algo.train_way=60 is more than the 40 training classes: all of them are used"]
+    caplog.clear()
+    assert recipe(small("task.train_way=null")).task.train_way == 20
+    assert caplog.messages == []
+
+
+def test_a_given_way_above_the_classes_is_an_error(small):
+    r = recipe(small("task.train_way=41"))
+    expected = "way=41 but the train split has 40 classes: type task.train_way=40 or less"
+    with pytest.raises(UserError, match=re.escape(expected)):
+        r.training("train", 1)
+
+
+def test_a_test_way_above_the_validation_classes_is_an_error(small):
+    with pytest.raises(UserError, match=r"^way=13 but the val split has 12 classes: type task\.way=12 or less"):
+        recipe(small("task.way=13")).validation()
+
+
+def test_the_streams_draw_other_episodes_and_validation_the_same_ones(small):
+    r = recipe(small())
+    a, b = r.training("train", 1), r.training("running", 1)
+    assert not a.indices(0).image.equal(b.indices(0).image)
+    first, second = r.validation(), recipe(small("train.steps=9", "algo=maml")).validation()
+    assert all(x.equal(y) for x, y in zip(first.indices(0), second.indices(0), strict=True))
+    assert (first.way, first.shot, first.query, first.tasks) == (5, 1, 3, 4)
+    other = recipe(small("seed=1")).validation()
+    assert isinstance(other, Episodes)
+    assert not first.indices(0).image.equal(other.indices(0).image)
+
+
+def test_overrides_of_the_algorithms_own_choices(small):
+    r = recipe(small())
+    assert (r.bn, r.meta_batch) == ("running", 1)
+    r = recipe(small("eval.bn=one", "train.meta_batch=3"))
+    assert (r.bn, r.meta_batch) == ("one", 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("reg=l2", "reg.l2.inner=0.1"), "reg.l2.inner works on inner steps and this algorithm has none"),
+        (("optim.lr=0",), "optim.lr=0: expected a number above 0"),
+        (("train.bn=one",), "train.bn=one (text): expected one of batch, support or null, as in train.bn=batch"),
+        (("device=tpu",), "device=tpu is not here; choose one of: auto, cpu"),
+    ],
+)
+def test_mistakes_are_told_before_data_is_loaded(small, words, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        recipe(small("data.absent=train", *words))
