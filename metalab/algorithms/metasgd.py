@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from metalab.errors import UserError
-from metalab.inner import HeadInit, adapted, linear_head, start_head
+from metalab.inner import adapted, linear_head
 from metalab.interfaces import Batch, Learner, Loss, Model
 
 
@@ -16,13 +16,13 @@ class MetaSGD:
     """Adapt all of the net by a step alpha * grad whose every element of alpha is meta-learned with theta (eq. 2).
 
     The rates start uniformly in lr_low..lr_high and may turn negative: they are not clamped.
+    The head's rates have its shape, so the way of training is the way of the test.
     """
 
     way: int
     lr_low: float
     lr_high: float
     first_order: bool
-    head_init: HeadInit
 
     def __post_init__(self) -> None:
         if self.lr_low > self.lr_high:
@@ -38,7 +38,6 @@ class MetaSGD:
         return torch.empty_like(like).uniform_(self.lr_low, self.lr_high)
 
     def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
-        learner = start_head(learner, support, self.way, self.head_init)
         names = adapted(learner)
         yield learner
         for _ in range(steps):
