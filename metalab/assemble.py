@@ -76,7 +76,7 @@ def objective(path: str, algorithm: Algorithm, steps: int, inner: Loss, outer: L
     return locate(path, "algo.objective")(algorithm, steps, inner, outer, PREDICTIONS[bn])
 
 
-def test_objective(algorithm: Algorithm, steps: int, bn: str, way: int) -> Any:
+def measured_objective(algorithm: Algorithm, steps: int, bn: str, way: int) -> Any:
     """Return what validation and test measure for every algorithm: the query loss, unregularised."""
 
     def loss(model: Model, batch: Batch) -> Tensor:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from metalab import checkpoint, report
-from metalab.assemble import device, method, network, regularisation, test_objective
+from metalab.assemble import device, measured_objective, method, network, regularisation
 from metalab.config import Eval, Task, build, settings
 from metalab.data.episodes import Episodes
 from metalab.errors import UserError
@@ -114,7 +114,7 @@ def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
     tasks = min(evaluation.batch, evaluation.episodes)
     source = Episodes(split, task.way, task.shot, task.query, tasks, cfg.seed, evaluation.split, where)
     bn = evaluation.bn or how.bn
-    objective = test_objective(tested, how.steps, bn, task.way)
+    objective = measured_objective(tested, how.steps, bn, task.way)
     logger.info(f"{folder}: {evaluation.episodes} episodes of {len(split.ids)} {evaluation.split} classes, bn={bn}")
     accuracy, loss = measure(engine, objective, net, source, evaluation.episodes, bn)
     normed = any(isinstance(m, BatchStatNorm) for m in net.modules())

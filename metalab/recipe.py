@@ -79,7 +79,7 @@ def recipe(cfg: DictConfig) -> Recipe:
     rate, clip = settings(Rate, rate, "optim"), settings(Clip, clip, "optim")
     source = build(cfg.data, "data")
     data = {name: source.load(name) for name in ("train", "val")}
-    task = resolved(task, how, len(data["train"].ids))
+    task = resolved(task, how, len(data["train"].ids), int(data["train"].count.min()))
     how, trained = method(cfg.algo, task.train_way or task.way, test=False)
     return Recipe(
         task=task,
@@ -100,15 +100,28 @@ def recipe(cfg: DictConfig) -> Recipe:
     )
 
 
-def resolved(task: Task, how: Method, classes: int) -> Task:
-    """Fill in the training sizes: the user's, else what the algorithm recommends, else those of the test."""
-    way = task.train_way or how.train_way or task.way
-    if task.train_way is None and how.train_way is not None and how.train_way > classes:
-        logger.info(f"algo.train_way={way} is more than the {classes} training classes: all of them are used")
-        way = classes
-    return replace(
-        task,
-        train_way=way,
-        train_shot=task.train_shot or how.train_shot or task.shot,
-        train_query=task.train_query or how.train_query or task.query,
-    )
+def resolved(task: Task, how: Method, classes: int, images: int) -> Task:
+    """Fill in the training sizes: the user's, else what the algorithm recommends, else those of the test.
+
+    A recommendation that the data cannot give (classes, images of the smallest class) is cut and said; what the user
+    asks for is not: the sampler refuses it.
+    """
+    shot, query = task.train_shot or task.shot, task.train_query or task.query
+    if task.train_shot is None and how.train_shot is not None:
+        least = (task.train_query or 1) if how.train_query else query
+        shot = _at_most("train_shot", how.train_shot, max(images - least, 1), f"{images} images of the smallest class")
+    if task.train_query is None and how.train_query is not None:
+        left = max(images - shot, 1)
+        query = _at_most(
+            "train_query", how.train_query, left, f"{images} images of the smallest class less {shot} shot"
+        )
+    way = task.train_way or task.way
+    if task.train_way is None and how.train_way is not None:
+        way = _at_most("train_way", how.train_way, classes, f"{classes} training classes")
+    return replace(task, train_way=way, train_shot=shot, train_query=query)
+
+
+def _at_most(key: str, recommended: int, most: int, what: str) -> int:
+    if recommended > most:
+        logger.info(f"algo.{key}={recommended} is more than the {what}: {most} is used")
+    return min(recommended, most)

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from metalab import checkpoint, loop, provenance, resume
-from metalab.assemble import image_shape, network, normalisation, test_objective
+from metalab.assemble import image_shape, measured_objective, network, normalisation
 from metalab.data.episodes import Episodes
 from metalab.evaluate import measure
 from metalab.log import Log
@@ -106,7 +106,7 @@ def _validation(r: Recipe, net: nn.Module, val: Episodes) -> Callable[[int], dic
     passes: list[Callable[[], object]] = [
         partial(_forward, net, training, i) for i in range(max(1, RUNNING_IMAGES // images))
     ]
-    test = test_objective(r.tested, r.test_steps, r.bn, r.task.way)
+    test = measured_objective(r.tested, r.test_steps, r.bn, r.task.way)
 
     def validate(count: int) -> dict[str, float]:
         net.eval()

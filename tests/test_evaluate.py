@@ -350,8 +350,10 @@ def test_nothing_is_dropped_in_an_evaluation(small, tmp_path):
 def test_measure_takes_the_first_episodes_of_the_source(small, net, tiny):
     _, algorithm = method(small(*MAML).algo, 5, test=True)
     source = Episodes(tiny["test"], 5, 1, 2, 4, 0, "test", CPU)
-    whole, losses = measure(Learn2Learn(), assemble.test_objective(algorithm, 1, "batch", 5), net, source, 8, "batch")
-    some, _ = measure(Learn2Learn(), assemble.test_objective(algorithm, 1, "batch", 5), net, source, 5, "batch")
+    whole, losses = measure(
+        Learn2Learn(), assemble.measured_objective(algorithm, 1, "batch", 5), net, source, 8, "batch"
+    )
+    some, _ = measure(Learn2Learn(), assemble.measured_objective(algorithm, 1, "batch", 5), net, source, 5, "batch")
     assert whole.dtype == losses.dtype == np.float64
     assert (len(whole), len(some)) == (8, 5)
     assert np.array_equal(whole[:5], some)

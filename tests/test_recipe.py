@@ -17,19 +17,31 @@ def how(way: int | None = None, shot: int | None = None, query: int | None = Non
 
 
 def test_sizes_of_training_are_the_users_else_the_algorithms_else_the_tests():
-    assert resolved(STANDARD, how(), 40) == Task(5, 1, 15, 5, 1, 15)
-    assert resolved(STANDARD, how(20, 10, 3), 40) == Task(5, 1, 15, 20, 10, 3)
-    assert resolved(Task(5, 1, 15, 7, 2, 4), how(20, 10, 3), 40) == Task(5, 1, 15, 7, 2, 4)
+    assert resolved(STANDARD, how(), 40, 20) == Task(5, 1, 15, 5, 1, 15)
+    assert resolved(STANDARD, how(20, 10, 3), 40, 20) == Task(5, 1, 15, 20, 10, 3)
+    assert resolved(Task(5, 1, 15, 7, 2, 4), how(20, 10, 3), 40, 20) == Task(5, 1, 15, 7, 2, 4)
 
 
 def test_a_recommended_way_above_the_classes_uses_them_all_and_says_so(small, caplog):
     caplog.set_level(logging.INFO, "metalab")
     r = recipe(small("task.train_way=null", "algo.train_way=60"))
     assert r.task.train_way == r.trained.way == 40  # type: ignore[attr-defined]
-    assert caplog.messages == ["algo.train_way=60 is more than the 40 training classes: all of them are used"]
+    assert caplog.messages == ["algo.train_way=60 is more than the 40 training classes: 40 is used"]
     caplog.clear()
     assert recipe(small("task.train_way=null")).task.train_way == 20
     assert caplog.messages == []
+
+
+def test_recommended_shots_and_queries_above_the_images_are_cut_and_said(caplog):
+    caplog.set_level(logging.INFO, "metalab")
+    assert resolved(Task(5, 1, 4, None, None, None), how(None, None, 5), 40, 5) == Task(5, 1, 4, 5, 1, 4)
+    assert caplog.messages == [
+        "algo.train_query=5 is more than the 5 images of the smallest class less 1 shot: 4 is used"
+    ]
+    caplog.clear()
+    assert resolved(Task(5, 1, 4, None, None, None), how(None, 10, 1), 40, 5) == Task(5, 1, 4, 5, 4, 1)
+    assert caplog.messages == ["algo.train_shot=10 is more than the 5 images of the smallest class: 4 is used"]
+    assert resolved(Task(5, 1, 4, None, 3, 9), how(None, 10, 1), 40, 5) == Task(5, 1, 4, 5, 3, 9)
 
 
 def test_a_given_way_above_the_classes_is_an_error(small):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,8 @@ class TaskLearner:
         for name, tensor in tensors.items():
             owner, _, leaf = name.rpartition(".")
             owner = module.get_submodule(owner)
-            (owner._parameters if leaf in owner._parameters else owner._buffers)[leaf] = tensor
+            kept: dict[str, Any] = owner._parameters if leaf in owner._parameters else owner._buffers
+            kept[leaf] = tensor  # as learn2learn's update_module: a clone's parameters are plain tensors
         return TaskLearner(module, self.graph)
 
 
