@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from metalab.assemble import Method, device, method, objective, parts_of, regularisation
 from metalab.config import Eval, Task, Train, build, settings
-from metalab.data.episodes import Episodes
+from metalab.data.episodes import Episodes, resident
 from metalab.interfaces import Algorithm, Engine, Objective, Split
 from metalab.objectives import cross_entropy
 from metalab.optim import Clip, Rate
@@ -78,7 +78,7 @@ def recipe(cfg: DictConfig) -> Recipe:
     terms = regularisation(cfg.reg, how.steps)
     rate, clip = settings(Rate, rate, "optim"), settings(Clip, clip, "optim")
     source = build(cfg.data, "data")
-    data = {name: source.load(name) for name in ("train", "val")}
+    data = {name: on_device(source.load(name), where) for name in ("train", "val")}
     task = resolved(task, how, len(data["train"].ids), int(data["train"].count.min()))
     how, trained = method(cfg.algo, task.train_way or task.way, test=False)
     return Recipe(
@@ -98,6 +98,11 @@ def recipe(cfg: DictConfig) -> Recipe:
         data=data,
         device=where,
     )
+
+
+def on_device(split: Split, where: torch.device) -> Split:
+    """Move a split's images once, for all the episode sources that share them."""
+    return replace(split, images=resident(split.images, where))
 
 
 def resolved(task: Task, how: Method, classes: int, images: int) -> Task:

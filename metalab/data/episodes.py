@@ -53,7 +53,7 @@ class Episodes:
         _check(self.split, self.way, self.shot, self.query, self.stream)
         per_episode = len(self.split.ids) + self.way * int(self.split.count.max())
         self._size = min(BLOCK_EPISODES, max(1, BLOCK_NUMBERS // per_episode))
-        self._images = _resident(self.split.images, self.device)
+        self._images = resident(self.split.images, self.device)
         turned = self.split.random_turns or self.split.turns is not None
         self._table = _turn_table(self.split.images).to(self._images.device) if turned else None
 
@@ -115,7 +115,7 @@ def _draw(split: Split, episodes: int, way: int, shot: int, query: int, generato
     return Draw(classes, image, label, turn.gather(1, label))
 
 
-def _resident(images: Tensor, device: torch.device) -> Tensor:
+def resident(images: Tensor, device: torch.device) -> Tensor:
     """Move images to a GPU once where they take at most half of its free memory; leave them where they are else."""
     if device.type != "cuda":
         return images
