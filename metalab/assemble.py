@@ -76,8 +76,11 @@ def objective(path: str, algorithm: Algorithm, steps: int, inner: Loss, outer: L
     return locate(path, "algo.objective")(algorithm, steps, inner, outer, PREDICTIONS[bn])
 
 
-def measured_objective(algorithm: Algorithm, steps: int, bn: str, way: int) -> Any:
-    """Return what validation and test measure for every algorithm: the query loss, unregularised."""
+def measured_objective(algorithm: Algorithm, steps: int, bn: str, way: int, terms: Terms) -> Any:
+    """Return what validation and test measure for every algorithm: the query loss, unregularised.
+
+    The inner steps descend the same loss as in training, with what `reg` adds to it.
+    """
 
     def loss(model: Model, batch: Batch) -> Tensor:
         logits = model(batch.x)
@@ -89,7 +92,7 @@ def measured_objective(algorithm: Algorithm, steps: int, bn: str, way: int) -> A
             )
         return F.cross_entropy(logits, batch.y)
 
-    return objective("metalab.objectives.QueryLoss", algorithm, steps, loss, loss, bn)
+    return objective("metalab.objectives.QueryLoss", algorithm, steps, terms.inner(loss), loss, bn)
 
 
 def body(node: Mapping[str, Any], channels: int, size: int) -> tuple[nn.Module, int]:

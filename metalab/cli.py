@@ -138,7 +138,7 @@ def _mistakes_told() -> Iterator[None]:
         yield
     except Exception as error:
         job = HydraConfig.get()
-        mistake = isinstance(error, (UserError, MissingMandatoryValue, InterpolationKeyError))
+        mistake = isinstance(error, (UserError, MissingMandatoryValue, InterpolationKeyError, PermissionError))
         if job.mode != RunMode.MULTIRUN:
             if mistake:
                 sys.exit(f"metalab: {error}")

@@ -19,6 +19,7 @@ from metalab.data.episodes import Episodes
 from metalab.errors import UserError
 from metalab.interfaces import Engine, Episode, EpisodeSource, Objective, Split, TaskResult
 from metalab.models.layers import BatchStatNorm, Normalise, running_statistics
+from metalab.recipe import settle
 
 logger = logging.getLogger("metalab")
 
@@ -102,6 +103,7 @@ def overlap(split: Split, trained: list[str], evaluation: Eval, folder: Path) ->
 
 
 def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
+    settle(cfg)
     saved = checkpoint.load(folder / "best.pt")
     task, evaluation = settings(Task, cfg.task, "task"), settings(Eval, cfg.eval, "eval")
     where = device(cfg.device)
@@ -114,7 +116,7 @@ def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
     tasks = min(evaluation.batch, evaluation.episodes)
     source = Episodes(split, task.way, task.shot, task.query, tasks, cfg.seed, evaluation.split, where)
     bn = evaluation.bn or how.bn
-    objective = measured_objective(tested, how.steps, bn, task.way)
+    objective = measured_objective(tested, how.steps, bn, task.way, regularisation(cfg.reg, how.steps))
     logger.info(f"{folder}: {evaluation.episodes} episodes of {len(split.ids)} {evaluation.split} classes, bn={bn}")
     accuracy, loss = measure(engine, objective, net, source, evaluation.episodes, bn)
     normed = any(isinstance(m, BatchStatNorm) for m in net.modules())

@@ -5,9 +5,16 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from metalab.errors import UserError
 from metalab.interfaces import Batch, Learner, Loss
 
 HeadInit = Literal["learned", "zero", "prototype"]
+
+
+def positive(key: str, value: float) -> None:
+    """Raise UserError unless a hyper-parameter is above 0."""
+    if not value > 0:
+        raise UserError(f"{key}={value:g}: expected a number above 0")
 
 
 def adapted(learner: Learner, prefixes: tuple[str, ...] = ("body.", "head.")) -> list[str]:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metalab.errors import UserError
 from metalab.interfaces import Algorithm, Batch, Episode, Learner, Loss, Model, TaskResult
 from metalab.models.layers import statistics_of_first
 
@@ -70,6 +71,10 @@ class ParameterDistance:
     inner: Loss
     outer: Loss
     predict: Prediction
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise UserError(f"algo.steps={self.steps}: without an inner step phi is theta, and nothing is learned")
 
     def __call__(self, learner: Learner, episode: Episode, progress: Tensor) -> TaskResult:
         *_, model = self.algorithm.adapt(learner, episode.support, self.inner, self.steps)

@@ -60,12 +60,12 @@ class Clip:
 
     def __call__(self, parameters: list[Tensor]) -> Tensor:
         """Clip the gradients in place; return their norm before."""
-        total = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        before = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if self.clip_value is not None:
             torch.nn.utils.clip_grad_value_(parameters, self.clip_value)
         if self.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, total)
-        return total
+            torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)  # of what the other limit has left
+        return before
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,17 @@
 
 import logging
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
 from metalab.assemble import Method, device, method, objective, parts_of, regularisation
+from metalab.check import check, nearest
 from metalab.config import Eval, Task, Train, build, settings
 from metalab.data.episodes import Episodes, resident
+from metalab.errors import UserError
 from metalab.interfaces import Algorithm, Engine, Objective, Split
 from metalab.objectives import cross_entropy
 from metalab.optim import Clip, Rate
@@ -64,6 +67,20 @@ class Recipe:
         inner, outer = self.terms.inner(cross_entropy), self.terms.outer(cross_entropy)
         plain = objective(self.how.objective, self.trained, self.how.steps, inner, outer, self.train.bn or "batch")
         return Penalised(plain, self.terms.penalty)
+
+
+def settle(cfg: DictConfig) -> None:
+    """Check the root keys, and make data.root and data.cache absolute, so that they are found from any folder."""
+    known = {"algo", "data", "backbone", "reg", "attack", "engine", "optim", "task", "experiment"}
+    known |= {"train", "eval", "seed", "device", "resume", "run"}
+    for key in cfg:
+        if key not in known:
+            raise UserError(f"{key}: there is no such setting.{nearest(str(key), known)}")
+    if check(cfg.seed, int, "seed") < 0:
+        raise UserError(f"seed={cfg.seed}: expected a whole number, 0 or more")
+    for key in ("root", "cache"):
+        if cfg.data.get(key):
+            cfg.data[key] = str(Path(str(cfg.data[key])).expanduser().absolute())
 
 
 def recipe(cfg: DictConfig) -> Recipe:

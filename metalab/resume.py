@@ -11,7 +11,7 @@ from torch import nn
 from metalab import checkpoint
 from metalab.assemble import parts_of
 from metalab.check import show
-from metalab.config import find_run, settings
+from metalab.config import Train, find_run, settings
 from metalab.errors import UserError
 from metalab.optim import Rate
 
@@ -31,6 +31,7 @@ def refuse_used(out: Path) -> None:
 
 def accepted(cfg: DictConfig, out: Path) -> dict[str, Any]:
     """Return the last checkpoint of the run in out, or raise UserError where cfg asks for another run than that."""
+    settings(Train, cfg.train, "train")  # a mistyped limit is told before it is compared
     saved = checkpoint.load(out / "last.pt")
     new, old = flat(plain(cfg)), flat(saved["config"])
     changed = {k for k in new.keys() | old.keys() if new.get(k) != old.get(k)} - {"resume"}
@@ -55,6 +56,16 @@ def accepted(cfg: DictConfig, out: Path) -> dict[str, Any]:
             f"{old['train.steps']} the learning rate of the coming steps is another than it would have been"
         )
     return saved
+
+
+def refuse_other_data(saved: dict[str, str], now: dict[str, str]) -> None:
+    """Raise UserError where a split holds other images or classes than it did when the run was saved."""
+    changed = [name for name, print_ in now.items() if saved[name] != print_]
+    if changed:
+        raise UserError(
+            f"the {' and '.join(changed)} images are not those that the run was trained with: files or classes were "
+            "added, taken away or changed. Give it the same data, or start a new run"
+        )
 
 
 def warm_start(net: nn.Module, run: str) -> set[str]:

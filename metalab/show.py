@@ -7,9 +7,9 @@ from torch import nn
 
 from metalab import pictures
 from metalab.evaluate import outcome
-from metalab.interfaces import Algorithm, Engine, EpisodeSource
+from metalab.interfaces import Algorithm, Engine, EpisodeSource, Loss
 from metalab.log import Log
-from metalab.objectives import PREDICTIONS, Curve, cross_entropy
+from metalab.objectives import PREDICTIONS, Curve
 from metalab.report import mean_ci95
 
 
@@ -18,6 +18,7 @@ def show(
     engine: Engine,
     algorithm: Algorithm,
     steps: int,
+    inner: Loss,
     source: EpisodeSource,
     way: int,
     bn: str,
@@ -26,7 +27,7 @@ def show(
     out: Path,
 ) -> None:
     """Draw the first meta-batch of a source into TensorBoard and as episode.png and adaptation.png in out."""
-    curve = Curve(algorithm, steps, cross_entropy, PREDICTIONS[bn])
+    curve = Curve(algorithm, steps, inner, PREDICTIONS[bn])
     episodes = source(0)
     result = outcome(engine, curve, net, episodes, bn)
     support, query = episodes

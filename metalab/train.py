@@ -1,5 +1,6 @@
 """`metalab train`: build the objects, call the loop, return the best validation accuracy. Hydra's config ends here."""
 
+import hashlib
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -13,11 +14,14 @@ from torch import Tensor, nn
 from metalab import checkpoint, loop, provenance, resume
 from metalab.assemble import image_shape, measured_objective, network, normalisation
 from metalab.data.episodes import Episodes
+from metalab.errors import UserError
 from metalab.evaluate import measure
+from metalab.interfaces import Split
 from metalab.log import Log
 from metalab.models.layers import estimate_running
+from metalab.objectives import cross_entropy
 from metalab.optim import Outer
-from metalab.recipe import Recipe, recipe
+from metalab.recipe import Recipe, recipe, settle
 from metalab.report import mean_ci95
 from metalab.show import show
 
@@ -27,6 +31,7 @@ RUNNING_IMAGES = 1000  # training images the running statistics are estimated on
 
 def run(cfg: DictConfig, out: Path) -> float:
     """Train as cfg says in the folder out and return the best validation accuracy, a fraction."""
+    settle(cfg)
     saved = resume.accepted(cfg, out) if cfg.resume is not None else None
     if saved is None:
         resume.refuse_used(out)
@@ -54,7 +59,11 @@ def run(cfg: DictConfig, out: Path) -> float:
             loop.fit(net, r.objective(), r.engine, episodes, outer, lambda: validate(count), save, log, plan, state)
         finally:
             provenance.write(out, seconds=round(state.seconds, 1), steps=state.step)
-        show(net, r.engine, r.tested, r.test_steps, val, r.task.way, r.bn, log, state.step, out)
+        if r.rate.needs_steps and state.step < plan.steps:
+            left = r.rate.at(state.step, plan.steps)
+            log.say(f"optim.schedule={r.rate.schedule} was cut short, at {left:.3g} of optim.lr")
+        inner = r.terms.inner(cross_entropy)
+        show(net, r.engine, r.tested, r.test_steps, inner, val, r.task.way, r.bn, log, state.step, out)
     provenance.write(out, finished=provenance.now())
     return state.best_accuracy or 0.0
 
@@ -66,12 +75,15 @@ def _begin(cfg: DictConfig, r: Recipe, saved: dict[str, Any] | None) -> tuple[nn
     drop = r.terms.drop or nn.Sequential()
     net = network(cfg.backbone, r.trained, drop, normalisation(train.images), image_shape(train)[1])
     if saved is None and r.train.init is not None:
-        classes |= resume.warm_start(net, r.train.init)
+        known = resume.warm_start(net, r.train.init)
+        refuse_known(r.data["val"], known, r.train.init)
+        classes |= known
     net.to(r.device)
     outer = Outer(r.optimiser.build(list(net.parameters())), r.rate, r.clip, r.train.steps)
     if saved is not None:
         net.load_state_dict(saved["net"])
         outer.optimiser.load_state_dict(saved["optimiser"])
+        resume.refuse_other_data(saved["data"], fingerprint(r))
         classes |= set(saved["classes"])
     return net, outer, classes
 
@@ -91,12 +103,28 @@ def _saving(
             "config": OmegaConf.to_container(cfg, resolve=True),
             "train_way": r.task.train_way,
             "shape": list(r.data["train"].images.shape[1:]),
-            "data": {"note": r.data["train"].note},
+            "data": {"note": r.data["train"].note, **fingerprint(r)},
             "versions": {name: str(version) for name, version in provenance.versions().items()},
         }
         checkpoint.save(out / f"{name}.pt", content)
 
     return save
+
+
+def fingerprint(r: Recipe) -> dict[str, str]:
+    """Return a hash of which images of which classes each split holds."""
+    held = {name: (split.ids, split.count.tolist(), split.files) for name, split in r.data.items()}
+    return {name: hashlib.sha256(repr(parts).encode()).hexdigest() for name, parts in held.items()}
+
+
+def refuse_known(val: Split, known: set[str], init: str) -> None:
+    """Raise UserError where validation classes were trained on by the warm start: they would choose best.pt."""
+    shared = sorted(set(val.ids) & known)
+    if shared:
+        raise UserError(
+            f"train.init={init} was trained on {len(shared)} of the {len(set(val.ids))} validation classes: "
+            f"{', '.join(shared[:5])}{f' and {len(shared) - 5} more' if len(shared) > 5 else ''}. Give the split that it was trained with"
+        )
 
 
 def _validation(r: Recipe, net: nn.Module, val: Episodes) -> Callable[[int], dict[str, float]]:
@@ -106,7 +134,7 @@ def _validation(r: Recipe, net: nn.Module, val: Episodes) -> Callable[[int], dic
     passes: list[Callable[[], object]] = [
         partial(_forward, net, training, i) for i in range(max(1, RUNNING_IMAGES // images))
     ]
-    test = measured_objective(r.tested, r.test_steps, r.bn, r.task.way)
+    test = measured_objective(r.tested, r.test_steps, r.bn, r.task.way, r.terms)
 
     def validate(count: int) -> dict[str, float]:
         net.eval()

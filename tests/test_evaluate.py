@@ -22,6 +22,7 @@ from metalab.evaluate import matched, measure
 from metalab.interfaces import TaskResult
 from metalab.models.layers import BatchStatNorm, Normalise, estimate_running, running_statistics
 from metalab.objectives import PREDICTIONS, cross_entropy
+from metalab.regularisers import Terms
 
 MAML = ("algo=maml", "train.meta_batch=1", "algo.steps=1", "algo.test_steps=2")
 RUNS = {
@@ -351,9 +352,11 @@ def test_measure_takes_the_first_episodes_of_the_source(small, net, tiny):
     _, algorithm = method(small(*MAML).algo, 5, test=True)
     source = Episodes(tiny["test"], 5, 1, 2, 4, 0, "test", CPU)
     whole, losses = measure(
-        Learn2Learn(), assemble.measured_objective(algorithm, 1, "batch", 5), net, source, 8, "batch"
+        Learn2Learn(), assemble.measured_objective(algorithm, 1, "batch", 5, Terms()), net, source, 8, "batch"
     )
-    some, _ = measure(Learn2Learn(), assemble.measured_objective(algorithm, 1, "batch", 5), net, source, 5, "batch")
+    some, _ = measure(
+        Learn2Learn(), assemble.measured_objective(algorithm, 1, "batch", 5, Terms()), net, source, 5, "batch"
+    )
     assert whole.dtype == losses.dtype == np.float64
     assert (len(whole), len(some)) == (8, 5)
     assert np.array_equal(whole[:5], some)

@@ -6,11 +6,13 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_parts import Tiny
 
 from metalab import checkpoint, train
 from metalab.errors import UserError
@@ -238,3 +240,33 @@ def test_a_warm_start_that_does_not_fit(small, tmp_path, other, tensor):
     assert "on images of shape [1, 16, 16] does not fit this one" in text
     assert f"the first is {tensor}. Choose the same backbone, data.size and channels" in text
     assert not (tmp_path / "b").exists()
+
+
+def test_a_warm_start_from_validation_classes_is_refused(small, tmp_path):
+    train.run(small(), tmp_path / "a")
+    with pytest.raises(
+        UserError, match=r"was trained on 6 of the 12 validation classes: tiny:\d+, .* and 1 more\. Give the"
+    ):
+        train.run(small(f"train.init={tmp_path / 'a'}", "data.seed=172"), tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+def test_resume_refuses_data_that_changed(small, tmp_path, monkeypatch):
+    train.run(small(), tmp_path)
+    before = hashes(tmp_path)
+    load = Tiny.load
+
+    def with_a_file_less(self, split):
+        found = load(self, split)
+        return replace(found, count=found.count - (torch.arange(len(found.ids)) == 0).long())
+
+    monkeypatch.setattr(Tiny, "load", with_a_file_less)
+    with pytest.raises(UserError, match=r"^the train and val images are not those that the run was trained with"):
+        train.run(small("train.steps=6", f"resume={tmp_path}"), tmp_path)
+    assert hashes(tmp_path) == before
+
+
+def test_resume_checks_a_limit_before_it_compares_it(small, tmp_path):
+    train.run(small(), tmp_path)
+    with pytest.raises(UserError, match=r"^train\.steps=abc \(text\): expected a whole number"):
+        train.run(small("train.steps=abc", f"resume={tmp_path}"), tmp_path)

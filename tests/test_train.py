@@ -9,6 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from metalab import checkpoint, train
 from metalab.errors import UserError
 from metalab.evaluate import rebuilt
+from metalab.recipe import settle
 
 TRAIN_TAGS = {"train/loss", "train/accuracy", "train/grad_norm", "train/lr", "time/step_ms"}
 VAL_TAGS = {"val/accuracy", "val/ci95", "val/loss"}
@@ -161,3 +162,41 @@ def test_every_algorithm_trains_a_step(small, tmp_path, algo, bn):
     extra = () if algo == "protonet" else ("algo.steps=1", "algo.test_steps=1")
     words = (f"algo={algo}", f"train.bn={bn}", "train.meta_batch=2", "train.steps=1", "train.val_episodes=2", *extra)
     assert 0 <= train.run(small(*words), tmp_path) <= 1
+
+
+def test_a_schedule_that_is_cut_short_is_said(small, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "metalab")
+    cut = ("train.steps=1000", "train.minutes=1e-9", "optim.schedule=linear")
+    train.run(small(*cut), tmp_path)
+    assert "optim.schedule=linear was cut short, at 0.999 of optim.lr" in caplog.text
+
+
+def test_the_inner_l2_of_training_is_that_of_validation(small, tmp_path):
+    """The inner steps descend one loss wherever they are taken."""
+    maml = ("algo=maml", "algo.head_init=learned", "train.meta_batch=1", "optim.lr=1e-30", "reg=l2", "train.steps=2")
+    losses = []
+    for name, inner in (("without", 0.0), ("with", 0.1)):
+        train.run(small(*maml, f"reg.l2.inner={inner}"), tmp_path / name)
+        found = (json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines())
+        losses.append(next(line["val/loss"] for line in found if "val/loss" in line))
+    assert losses[0] != losses[1]
+
+
+def test_paths_of_data_are_kept_absolute(small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = small("+data.root=here")
+    settle(cfg)
+    assert cfg.data.root == str(tmp_path / "here")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("seed=abc",), "seed=abc (text): expected a whole number"),
+        (("seed=-1",), "seed=-1: expected a whole number, 0 or more"),
+        (("+trian.steps=99",), "trian: there is no such setting. Did you mean train?"),
+    ],
+)
+def test_a_mistake_at_the_root_is_told(small, tmp_path, words, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        train.run(small(*words), tmp_path)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from metalab.inner import HeadInit, adapted, linear_head, sgd, start_head
+from metalab.inner import HeadInit, adapted, linear_head, positive, sgd, start_head
 from metalab.interfaces import Batch, Learner, Loss, Model
 
 
@@ -21,6 +21,9 @@ class MAML:
     lr: float
     first_order: bool
     head_init: HeadInit
+
+    def __post_init__(self) -> None:
+        positive("algo.lr", self.lr)
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
         return {"head": linear_head(features, self.way)}

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from metalab.inner import adapted, linear_head
+from metalab.errors import UserError
+from metalab.inner import adapted, linear_head, positive
 from metalab.interfaces import Batch, Learner, Loss, Model
 
 
@@ -33,6 +34,12 @@ class Reptile:
     lr: float
     beta2: float
     batch: int
+
+    def __post_init__(self) -> None:
+        positive("algo.lr", self.lr)
+        positive("algo.batch", self.batch)
+        if not 0 <= self.beta2 < 1:
+            raise UserError(f"algo.beta2={self.beta2:g}: expected a number from 0 up to but not including 1")
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
         head = linear_head(features, self.way)

@@ -5,6 +5,8 @@ its batch norms start with a random gain, its linear layers draw from numpy's ge
 reach, and its ResNet-12 counts DropBlock's ramp on the clone that is thrown away, so that it never drops.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +15,14 @@ from torch import Tensor, nn
 
 from metalab.errors import UserError
 from metalab.models.layers import BatchStatNorm, convert
+
+
+def between(key: str, values: Sequence[float], low: float, high: float = math.inf) -> None:
+    """Raise UserError unless all values of a setting lie in low..high, both included."""
+    for value in values:
+        if not low <= value <= high:
+            expected = f"{low} or more" if high == math.inf else f"{low} to {high}"
+            raise UserError(f"backbone.{key}={value:g}: expected {expected}")
 
 
 class ConvBlock(nn.Sequential):
@@ -42,6 +52,8 @@ class Conv4:
     mean: bool
 
     def __post_init__(self) -> None:
+        between("filters", [self.filters], 1)
+        between("pooled", [self.pooled], 0, 4)
         if self.strided and self.pooled:
             raise UserError(
                 f"backbone.strided=true with backbone.pooled={self.pooled}: a block pools or strides, not both; "
@@ -114,6 +126,12 @@ class ResNet12:
     dropblock: float
     block: int
 
+    def __post_init__(self) -> None:
+        between("filters", self.filters, 1)
+        between("dropout", [self.dropout], 0, 0.99)
+        between("dropblock", [self.dropblock], 0, 0.99)
+        between("block", [self.block], 1)
+
     def build(self, channels: int, size: int) -> nn.Module:
         if size < 16:
             raise UserError(f"images of {size}x{size} vanish after 4 poolings; backbone=resnet12 needs at least 16")
@@ -144,6 +162,11 @@ class FC:
     """Fully connected layers with batch norm and ReLU (MAML, Finn et al. 2017, sec. 5.2: 256-128-64-64)."""
 
     widths: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        between("widths", self.widths, 1)
+        if not self.widths:
+            raise UserError("backbone.widths=[]: expected the units of one layer or more, as in backbone.widths=[64]")
 
     def build(self, channels: int, size: int) -> nn.Module:
         layers: list[nn.Module] = [nn.Flatten()]

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,13 @@ import torch
 from metalab import evaluate, train
 from metalab.algorithms import maml, reptile
 from metalab.algorithms.maml import MAML
+from metalab.algorithms.protonet import ProtoNet
 from metalab.baseline import pixel_nearest_neighbour
 from metalab.config import conf_dir
 from metalab.data.episodes import Episodes
 from metalab.engines.learn2learn import TaskLearner
-from metalab.interfaces import Batch
+from metalab.errors import UserError
+from metalab.interfaces import Batch, Episode
 from metalab.models.backbones import Conv4
 from metalab.models.layers import Normalise
 from metalab.models.net import Net
@@ -53,17 +56,33 @@ def test_it_learns_unseen_classes_ten_points_better_than_pixels(algo, small, tin
 
 
 def test_shuffled_labels_give_chance(small, tiny, tmp_path, monkeypatch):
-    """Labels that say nothing: queries are labelled at random, so nothing above 1 / way may come out."""
+    """Supports are labelled at random, queries truly: whoever finds the queries' labels has them from elsewhere."""
     real = Episodes.__call__
 
     def shuffled(self, step):
         support, query = real(self, step)
-        order = torch.from_numpy(np.random.default_rng(step).permutation(query.y.shape[1]))
-        return type(real(self, step))(support, query._replace(y=query.y[:, order]))
+        order = torch.from_numpy(np.random.default_rng(step).permutation(support.y.shape[1]))
+        return Episode(support._replace(y=support.y[:, order]), query)
 
     monkeypatch.setattr(Episodes, "__call__", shuffled)
-    accuracy, ci95 = trained(small, tmp_path, "algo=protonet", "train.steps=40")
+    accuracy, ci95 = trained(small, tmp_path / "honest", "algo=protonet", "train.steps=40")
     assert abs(accuracy - 0.2) < 2 * ci95
+
+    def cheats(
+        self, learner, support, loss, steps
+    ):  # knows the queries by their order, as a leaking sampler's would be
+        yield lambda x: torch.eye(5)[torch.arange(len(x)) // 5 % 5] + 0 * learner.features(x).flatten(1)[:, :5]
+
+    def ordered(self, step):
+        support, query = shuffled(self, step)
+        order = query.y.argsort(dim=1, stable=True)
+        rows = torch.arange(len(order))[:, None]
+        return Episode(support, query._replace(x=query.x[rows, order], y=query.y[rows, order]))
+
+    monkeypatch.setattr(Episodes, "__call__", ordered)
+    monkeypatch.setattr(ProtoNet, "adapt", cheats)
+    accuracy, _ = trained(small, tmp_path / "cheating", "algo=protonet", "train.steps=1")
+    assert accuracy > 0.9
 
 
 def learner(way: int, init: str, filters: int = 4) -> tuple[MAML, TaskLearner]:
@@ -129,6 +148,22 @@ def test_reptile_walks_through_all_of_the_support_before_an_image_comes_again(mo
     support = Batch(torch.zeros(25, 1, 1, 1), torch.arange(25), torch.zeros(0, 1, 1, 1))
     list(reptile.Reptile(5, 1e-3, 0.999, 10).adapt(Watched(), support, lambda m, b: seen.extend(b.y.tolist()), 5))  # type: ignore[arg-type]
     assert seen == [i % 25 for i in range(50)]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("algo=maml", "algo.lr=-1"), "algo.lr=-1: expected a number above 0"),
+        (("algo=reptile", "algo.batch=0"), "algo.batch=0: expected a number above 0"),
+        (("algo=reptile", "algo.beta2=1"), "algo.beta2=1: expected a number from 0 up to but not including 1"),
+        (("algo=reptile", "algo.steps=0"), "algo.steps=0: without an inner step phi is theta, and nothing is learned"),
+        (("backbone.filters=0",), "backbone.filters=0: expected 1 or more"),
+        (("backbone.pooled=5",), "backbone.pooled=5: expected 0 to 4"),
+    ],
+)
+def test_a_value_out_of_range_is_refused(words, message, small, tmp_path):
+    with pytest.raises(UserError, match=re.escape(message)):
+        train.run(small(*words), tmp_path)
 
 
 @pytest.mark.parametrize("path", sorted(Path(inspect.getfile(maml)).parent.glob("*.py")), ids=lambda p: p.stem)
