@@ -121,9 +121,10 @@ def refuse_known(val: Split, known: set[str], init: str) -> None:
     """Raise UserError where validation classes were trained on by the warm start: they would choose best.pt."""
     shared = sorted(set(val.ids) & known)
     if shared:
+        more = f" and {len(shared) - 5} more" if len(shared) > 5 else ""
         raise UserError(
             f"train.init={init} was trained on {len(shared)} of the {len(set(val.ids))} validation classes: "
-            f"{', '.join(shared[:5])}{f' and {len(shared) - 5} more' if len(shared) > 5 else ''}. Give the split that it was trained with"
+            f"{', '.join(shared[:5])}{more}. Give the split that it was trained with"
         )
 
 

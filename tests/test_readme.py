@@ -61,3 +61,9 @@ def test_every_option_there_is_stands_in_the_readme():
         row = next(line for line in README.splitlines() if line.startswith(f"| `{group}`"))
         for option in (conf / group).glob("*.yaml"):
             assert f"`{option.stem}`" in row, f"{group}={option.stem}"
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/results.md"])
+def test_no_number_is_still_to_come(name):
+    text = (Path(__file__).parents[1] / name).read_text(encoding="utf-8")
+    assert re.findall(r"^[A-Z]{3,}$|being measured|TODO", text, re.M) == []

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_parts import Tiny
+from tiny_parts import Tiny  # type: ignore[import-not-found]  # conftest.py puts tests/tiny_data on the path
 
 from metalab import checkpoint, train
 from metalab.errors import UserError
