@@ -13,7 +13,7 @@ from metalab.errors import UserError
 from metalab.interfaces import Algorithm, Batch, Loss, Model, Split
 from metalab.models.layers import Normalise
 from metalab.models.net import Net
-from metalab.objectives import PREDICTIONS
+from metalab.objectives.judge import PREDICTIONS
 from metalab.regularisers import Terms, combine, same_loss
 
 
@@ -92,7 +92,7 @@ def measured_objective(algorithm: Algorithm, steps: int, bn: str, way: int, term
             )
         return F.cross_entropy(logits, batch.y)
 
-    return objective("metalab.objectives.QueryLoss", algorithm, steps, terms.inner(loss), loss, bn)
+    return objective("metalab.objectives.query.QueryLoss", algorithm, steps, terms.inner(loss), loss, bn)
 
 
 def body(node: Mapping[str, Any], channels: int, size: int) -> tuple[nn.Module, int]:

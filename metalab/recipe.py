@@ -14,7 +14,7 @@ from metalab.config import Eval, Task, Train, build, settings
 from metalab.data.episodes import Episodes, resident
 from metalab.errors import UserError
 from metalab.interfaces import Algorithm, Engine, Objective, Split
-from metalab.objectives import cross_entropy
+from metalab.objectives.judge import cross_entropy
 from metalab.optim import Clip, Rate
 from metalab.regularisers import Penalised, Terms
 

@@ -9,7 +9,8 @@ from metalab import pictures
 from metalab.evaluate import outcome
 from metalab.interfaces import Algorithm, Engine, EpisodeSource, Loss
 from metalab.log import Log
-from metalab.objectives import PREDICTIONS, Curve
+from metalab.objectives.curve import Curve
+from metalab.objectives.judge import PREDICTIONS
 from metalab.report import mean_ci95
 
 

@@ -19,7 +19,7 @@ from metalab.evaluate import measure
 from metalab.interfaces import Split
 from metalab.log import Log
 from metalab.models.layers import estimate_running
-from metalab.objectives import cross_entropy
+from metalab.objectives.judge import cross_entropy
 from metalab.optim import Outer
 from metalab.recipe import Recipe, recipe, settle
 from metalab.report import mean_ci95

@@ -21,7 +21,7 @@ from metalab.errors import UserError
 from metalab.evaluate import matched, measure
 from metalab.interfaces import TaskResult
 from metalab.models.layers import BatchStatNorm, Normalise, estimate_running, running_statistics
-from metalab.objectives import PREDICTIONS, cross_entropy
+from metalab.objectives.judge import PREDICTIONS, cross_entropy
 from metalab.regularisers import Terms
 
 MAML = ("algo=maml", "train.meta_batch=1", "algo.steps=1", "algo.test_steps=2")

@@ -11,7 +11,8 @@ from metalab.engines.learn2learn import Learn2Learn, TaskLearner, task
 from metalab.errors import UserError
 from metalab.inner import sgd
 from metalab.models.net import Net
-from metalab.objectives import QueryLoss, cross_entropy, together
+from metalab.objectives.judge import cross_entropy, together
+from metalab.objectives.query import QueryLoss
 from metalab.regularisers import L2, Dropout, Penalised, combine, half_square
 
 CPU = torch.device("cpu")

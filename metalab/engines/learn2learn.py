@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from metalab._learn2learn import clone_module
+from metalab.engines.state import store
 from metalab.interfaces import Batch, Episode, Learner, Objective, TaskResult
 from metalab.models.layers import fused_norm
 
@@ -89,8 +90,7 @@ class Learn2Learn:
             (result.loss / tasks).backward()
             results.append(TaskResult(result.loss.detach(), result.correct, result.scalars, result.state))
         joined = stack(results)
-        for name, value in joined.state.items():
-            net.get_buffer(name).copy_(value.mean(0))
+        store(net, joined.state)
         return joined
 
     def evaluate(self, objective: Objective, net: nn.Module, episodes: Episode) -> TaskResult:

@@ -23,7 +23,7 @@ from metalab.interfaces import Batch, Episode
 from metalab.models.backbones import Conv4
 from metalab.models.layers import Normalise
 from metalab.models.net import Net
-from metalab.objectives import cross_entropy
+from metalab.objectives.judge import cross_entropy
 
 ALGORITHMS = sorted(path.stem for path in (Path(conf_dir()) / "algo").glob("*.yaml"))
 GRADIENT = ["train.meta_batch=4", "train.steps=60", "optim.lr=0.01"]

@@ -18,7 +18,9 @@ from metalab.interfaces import Algorithm, Batch, Episode
 from metalab.models.backbones import Conv4
 from metalab.models.layers import Normalise
 from metalab.models.net import Net
-from metalab.objectives import ParameterDistance, QueryLoss, cross_entropy, together
+from metalab.objectives.distance import ParameterDistance
+from metalab.objectives.judge import cross_entropy, together
+from metalab.objectives.query import QueryLoss
 
 WAY, SHOT, QUERY, TASKS, SIZE = 5, 1, 3, 3, 28
 PROGRESS = torch.zeros(())

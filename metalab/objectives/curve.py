@@ -1,0 +1,25 @@
+"""What pictures show of an episode, not for training."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from metalab.interfaces import Algorithm, Episode, Learner, Loss, TaskResult
+from metalab.objectives.judge import Prediction
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What pictures show, not for training: query accuracy after 0, 1, ..., steps inner steps, the last predictions."""
+
+    algorithm: Algorithm
+    steps: int
+    inner: Loss
+    predict: Prediction
+
+    def __call__(self, learner: Learner, episode: Episode, progress: Tensor) -> TaskResult:
+        support, (x, y, _) = episode.support, episode.query
+        models = self.algorithm.adapt(learner, support, self.inner, self.steps)
+        predicted = [self.predict(model, support.x, x).argmax(-1) for model in models]
+        shown = {f"accuracy/{i}": (p == y).float().mean() for i, p in enumerate(predicted)}
+        return TaskResult(x.new_zeros(()), predicted[-1] == y, shown | {"predicted": predicted[-1]}, {})

@@ -1,0 +1,36 @@
+"""Reptile's objective: how far the adapted weights are from the start."""
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from metalab.errors import UserError
+from metalab.interfaces import Algorithm, Episode, Learner, Loss, TaskResult
+from metalab.objectives.judge import Prediction, judged
+
+
+@dataclass(frozen=True)
+class ParameterDistance:
+    """1/2 |theta - phi|^2 with phi the adapted weights held constant: its gradient is Reptile's (algorithm 2)."""
+
+    algorithm: Algorithm
+    steps: int
+    inner: Loss
+    outer: Loss
+    predict: Prediction
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise UserError(f"algo.steps={self.steps}: without an inner step phi is theta, and nothing is learned")
+
+    def __call__(self, learner: Learner, episode: Episode, progress: Tensor) -> TaskResult:
+        *_, model = self.algorithm.adapt(learner, episode.support, self.inner, self.steps)
+        final = cast(Learner, model)
+        theta, phi = learner.parameters(), final.parameters()
+        with torch.no_grad():
+            shown = judged(lambda x: self.predict(final, episode.support.x, x), episode.query, self.outer)
+        distance = torch.stack([(theta[n] - phi[n].detach()).square().sum() for n in theta]).sum() / 2
+        moved = {n: b.detach() for n, b in final.buffers().items() if n.startswith("moments.")}
+        return shown._replace(loss=distance, state=moved)

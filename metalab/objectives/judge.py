@@ -1,0 +1,48 @@
+"""What objectives share: how a model predicts the queries, and how its predictions are judged."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metalab.interfaces import Batch, Loss, Model, TaskResult
+from metalab.models.layers import statistics_of_first
+
+Prediction = Callable[[Model, Tensor, Tensor], Tensor]  # model, support images, images -> logits of the images
+
+
+def cross_entropy(model: Model, batch: Batch) -> Tensor:
+    """Return the mean cross-entropy of the model on a batch."""
+    return F.cross_entropy(model(batch.x), batch.y)
+
+
+def together(model: Model, support: Tensor, x: Tensor) -> Tensor:
+    """Predict all images in one pass, normalised by their own statistics (transductive), or by stored ones."""
+    return model(x)
+
+
+def by_support(model: Model, support: Tensor, x: Tensor) -> Tensor:
+    """Predict with the batch-norm statistics of the support pass: no image leans on another query."""
+    with statistics_of_first(len(support)):
+        return model(torch.cat([support, x]))[len(support) :]
+
+
+def one_by_one(model: Model, support: Tensor, x: Tensor) -> Tensor:
+    """Predict each image in a pass with the support alone (Reptile's non-transductive evaluation)."""
+    return torch.cat([model(torch.cat([support, x[i : i + 1]]))[-1:] for i in range(len(x))])
+
+
+PREDICTIONS: dict[str, Prediction] = {
+    "batch": together,
+    "running": together,
+    "support": by_support,
+    "one": one_by_one,
+}
+
+
+def judged(model: Model, query: Batch, loss: Loss) -> TaskResult:
+    """Return the loss on the query and which clean query images are right, with one clean pass for both."""
+    clean = model(query.x)
+    value = loss(lambda x: clean if x is query.x else model(x), query)
+    return TaskResult(value, clean.argmax(-1) == query.y, {"loss": value}, {})
