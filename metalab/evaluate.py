@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from omegaconf import DictConfig
 from torch import nn
 
-from metalab import checkpoint, report
+from metalab import checkpoint, protocol, report
 from metalab.assemble import device, measured_objective, method, network, regularisation
 from metalab.config import Eval, Task, build, settings
 from metalab.data.episodes import Episodes
@@ -107,10 +107,11 @@ def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
     saved = checkpoint.load(folder / "best.pt")
     task, evaluation = settings(Task, cfg.task, "task"), settings(Eval, cfg.eval, "eval")
     where = device(cfg.device)
+    split = build(cfg.data, "data").load(evaluation.split)
+    task, evaluation = protocol.settled(task, evaluation, split)
     how, tested = method(cfg.algo, task.way, test=True)
     engine = build(cfg.engine, "engine")
     net = rebuilt(cfg, saved).to(where)
-    split = build(cfg.data, "data").load(evaluation.split)
     shared = overlap(split, saved["classes"], evaluation, folder)
     split = matched(split, saved["shape"][0], saved["shape"][1])
     tasks = min(evaluation.batch, evaluation.episodes)
@@ -137,4 +138,5 @@ def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
     notes = sorted({split.note, saved["data"]["note"]} - {""})
     row |= {"note": "; ".join(notes)} if notes else {}
     row |= {"overlap": shared} if shared else {}
+    row |= protocol.told(split, accuracy)
     return row, accuracy

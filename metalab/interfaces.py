@@ -7,6 +7,16 @@ from typing import NamedTuple, Protocol
 from torch import Tensor, nn
 
 
+class Fixed(NamedTuple):
+    """Episodes that are given and not drawn; of each class the first images are the support, the next ones queries."""
+
+    classes: Tensor  # int64 [E,way]
+    shot: int
+    query: int
+    names: list[str]  # [E] what people are shown
+    errors: dict[str, float]  # published error rates to stand beside a result, shares
+
+
 @dataclass(frozen=True)
 class Split:
     """The classes of one split, and the images they are made of."""
@@ -19,6 +29,7 @@ class Split:
     files: list[str] = field(default_factory=list)  # [N] where each image came from
     turns: Tensor | None = None  # int64 [K], quarter turns that make the class from its images; None: upright
     random_turns: bool = False  # a quarter turn is drawn for each class of each episode
+    fixed: Fixed | None = None  # the only episodes that a protocol allows
     note: str = ""  # what a referee must know, "re-encoded, JPEG q75"
 
 

@@ -116,6 +116,8 @@ def _words(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         more = f" and {len(value) - 5} more" if len(value) > 5 else ""
         return f"{len(value)} classes: {', '.join(map(str, value[:5]))}{more}"
+    if isinstance(value, Mapping):  # shares by name
+        return ", ".join(f"{name} {100 * share:.1f} %" for name, share in value.items())
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from metalab.errors import UserError
-from metalab.interfaces import Batch, Episode, Split
+from metalab.interfaces import Batch, Episode, Fixed, Split
 
 BLOCK_EPISODES = 256  # episodes whose indices are drawn at once: long enough that drawing costs nothing a step
 BLOCK_NUMBERS = 2**20  # random numbers a block may take (8 MiB): shortens the block where classes are many or large
@@ -53,6 +53,8 @@ class Episodes:
         _check(self.split, self.way, self.shot, self.query, self.stream)
         per_episode = len(self.split.ids) + self.way * int(self.split.count.max())
         self._size = min(BLOCK_EPISODES, max(1, BLOCK_NUMBERS // per_episode))
+        if self.split.fixed is not None:
+            self._size = len(self.split.fixed.classes)
         self._images = resident(self.split.images, self.device)
         turned = self.split.random_turns or self.split.turns is not None
         self._table = _turn_table(self.split.images).to(self._images.device) if turned else None
@@ -86,6 +88,9 @@ class Episodes:
 
     def _drawn(self, number: int) -> Draw:
         if self._block is None or self._block[0] != number:
+            if self.split.fixed is not None:  # every block is all of them, over again
+                self._block = number, Draw(*(t.to(self._images.device) for t in _given(self.split, self.split.fixed)))
+                return self._block[1]
             digest = hashlib.blake2b(f"{self.seed}/{self.stream}/{number}".encode(), digest_size=8).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
             draw = _draw(self.split, self._size, self.way, self.shot, self.query, generator)
@@ -115,6 +120,17 @@ def _draw(split: Split, episodes: int, way: int, shot: int, query: int, generato
     return Draw(classes, image, label, turn.gather(1, label))
 
 
+def _given(split: Split, fixed: Fixed) -> Draw:
+    """Return the indices of the fixed episodes, in their order."""
+    way = fixed.classes.shape[1]
+    image = split.first[fixed.classes][..., None] + torch.arange(fixed.shot + fixed.query)
+    label = torch.arange(way)[:, None].expand(way, fixed.shot + fixed.query)
+    image, label = (
+        torch.cat([t[..., : fixed.shot].flatten(-2), t[..., fixed.shot :].flatten(-2)], -1) for t in (image, label)
+    )
+    return Draw(fixed.classes, image, label.expand_as(image), torch.zeros_like(image))
+
+
 def resident(images: Tensor, device: torch.device) -> Tensor:
     """Move images to a GPU once where they take at most half of its free memory; leave them where they are else."""
     if device.type != "cuda":
@@ -137,6 +153,9 @@ def _turn_table(images: Tensor) -> Tensor:
 
 def _check(split: Split, way: int, shot: int, query: int, stream: str) -> None:
     """Raise UserError when the split cannot give one episode of this size."""
+    if split.fixed is not None:
+        _check_fixed(split.fixed, way, shot, query)
+        return
     classes = len(split.ids)
     name, key = (stream, "task.") if stream in ("val", "test") else ("train", "task.train_")
     if way > classes:
@@ -158,3 +177,12 @@ def _check(split: Split, way: int, shot: int, query: int, stream: str) -> None:
         f"{query} queries needs {needed}; {int((split.count < needed).sum())} of {classes} classes have too few: "
         f"{advice}, or add images to these classes, or leave the classes out"
     )
+
+
+def _check_fixed(fixed: Fixed, way: int, shot: int, query: int) -> None:
+    expected = (fixed.classes.shape[1], fixed.shot, fixed.query)
+    if (way, shot, query) != expected:
+        raise UserError(
+            f"these episodes are given, {expected[0]}-way {expected[1]}-shot with {expected[2]} queries a class: type "
+            f"task.way={expected[0]} task.shot={expected[1]} task.query={expected[2]}"
+        )

@@ -1,7 +1,7 @@
 """Omniglot (Lake et al., 2015): 1623 handwritten characters of 50 alphabets, each drawn by 20 people."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from metalab.data.characters import CHALLENGE, MINIMAL, PROTOCOLS, split_of
 from metalab.data.download import fetch
 from metalab.data.records import Record
-from metalab.data.sources import class_list, fingerprint, given_folder, tree, zip_members
+from metalab.data.sources import fingerprint, given_folder, tree, zip_members
 from metalab.data.store import Store, cache_folder, existing, prepared
 from metalab.errors import UserError
 from metalab.interfaces import Split
@@ -26,9 +27,10 @@ ADDRESSES = (
 PARTS = {  # as published; of downloads only, a user's own copy may be packed otherwise
     "images_background": "md5:68d2efa1b9178cc56df9314c21c6e718",
     "images_evaluation": "md5:6b91aef0f799c5bb55b94e3f2daec811",
+    "images_background_small1": "md5:e704a628b5459e08445c13499850abc4",
+    "images_background_small2": "md5:b75a71a51d3b13f821f212756fe481fd",
 }
-SPLITS = ("train", "val", "test")
-SIZES = (1100, 100, 423)  # characters of the random split (Finn et al., 2017)
+WHOLE = ("images_background", "images_evaluation")  # the two that make the 1623 characters
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,11 @@ class Omniglot:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.protocol not in ("vinyals", "random"):
+        if self.protocol not in PROTOCOLS:
             raise UserError(
                 f"data.protocol={self.protocol} is unknown. Type data.protocol=vinyals (rotations are classes of "
-                "their own) or data.protocol=random (1100/100/423 characters by data.seed)."
+                "their own), random (1100/100/423 characters by data.seed), or background, small1 or small2 (what a "
+                "net for data=omniglot_challenge may learn from)."
             )
         if not 1 <= self.size <= 105:
             raise UserError(f"data.size={self.size} is out of range: 1 to 105 pixels, 28 in most papers: data.size=28.")
@@ -55,10 +58,16 @@ class Omniglot:
 
         vinyals: each quarter turn of a character is a class; the four share the character's id and its images.
         random: each character is a class, and the sampler draws a turn for each class of each episode.
+        background, small1, small2: each character is a class and stays upright.
         """
+        if self.protocol in CHALLENGE and split == "test":
+            raise UserError(
+                f"data.protocol={self.protocol} has no test split: its test is the one-shot challenge. Type "
+                "metalab eval run=RUN data=omniglot_challenge."
+            )
         upright = self._store.split(split)
-        if self.protocol == "random":
-            return replace(upright, random_turns=True)
+        if self.protocol != "vinyals":
+            return replace(upright, random_turns=self.protocol == "random")
         characters = len(upright.ids)
         return replace(
             upright,
@@ -71,66 +80,69 @@ class Omniglot:
 
     def characters(self) -> dict[str, str]:
         """Return each character's split ("Greek/character01": "train"), in the order of the splits."""
-        lists = [class_list(f"omniglot_vinyals_{split}") for split in SPLITS]
-        if self.protocol == "random":
-            every = sorted(name for names in lists for name in names)
-            order = torch.randperm(len(every), generator=torch.Generator().manual_seed(self.seed))
-            lists = [[every[i] for i in chosen] for chosen in order.split(SIZES)]
-        return {name: split for split, names in zip(SPLITS, lists, strict=True) for name in names}
+        return split_of(self.protocol, self.seed)
 
     @cached_property
     def _store(self) -> Store:
-        by_seed = {"seed": self.seed} if self.protocol == "random" else {}
+        by_seed = {"seed": self.seed} if self.protocol != "vinyals" else {}
         settings: dict[str, Any] = {"data": "omniglot", "protocol": self.protocol, "size": self.size, **by_seed}
         cache = cache_folder(self.cache)
         folder = cache / "-".join(["omniglot", self.protocol, str(self.size), *map(str, by_seed.values())])
         if self.root is not None:  # then only that is read: never a download, never what was made from elsewhere
             root = given_folder(self.root)
-            parts = [_part(root, name) for name in PARTS]
+            parts = [self._part(root, name) for name in self._needed]
             files = [file for part in parts for file in ([part] if part.is_file() else tree(part))]
             source: Any = fingerprint(root, files)
         else:
             if store := existing(folder, settings):
                 return store
-            parts = [_download(cache / "downloads", name) for name in PARTS]
-            source = PARTS
+            parts = [_download(cache / "downloads", name, self._needed) for name in self._needed]
+            source = {name: PARTS[name] for name in self._needed}
         return prepared(folder, {**settings, "source": source}, lambda: self._records(parts))
 
+    @property
+    def _needed(self) -> tuple[str, ...]:
+        if self.protocol in MINIMAL:
+            return (f"images_background_{self.protocol}",)
+        return WHOLE[:1] if self.protocol in CHALLENGE else WHOLE
+
+    def _part(self, root: Path, name: str) -> Path:
+        """Return the zip, or the unpacked folder, of this name in `root`; the large set holds the minimal ones."""
+        names = [name, "images_background"] if self.protocol in MINIMAL else [name]
+        for path in (path for name in names for path in (root / f"{name}.zip", root / name)):
+            if path.exists():
+                return path
+        raise UserError(
+            f"data.root={root} has neither {name}.zip nor a folder {name}/. data.protocol={self.protocol} is read from "
+            f"the official {_zips(self._needed)}, or unpacked: fetch from {ADDRESSES[0]} into one folder and type "
+            "data.root=/that/folder."
+        )
+
     def _records(self, parts: list[Path]) -> Iterator[Record]:
-        splits = self.characters()
-        found = set()
+        splits, known, found = self.characters(), split_of("vinyals", 0), set()
         for part in parts:
             for name, images in groupby(_images(part), key=lambda entry: "/".join(entry[0].split("/")[-3:-1])):
-                if name not in splits:
+                if name not in known:
                     raise UserError(f"{part}: '{name}' is no character of Omniglot, as Greek/character01 is.")
+                if name not in splits:
+                    continue  # a minimal set, read from the whole one
                 found.add(name)
                 for file, raw in images:
-                    image = _decoded(raw, self.size, part / file)
+                    image = inked(raw, self.size, part / file)
                     yield Record(image, f"omniglot:{name}", name, splits[name], file)
         if missing := sorted(splits.keys() - found):
             raise UserError(
                 f"{' and '.join(map(str, parts))}: {len(missing)} of the {len(splits)} characters are missing, "
-                f"{missing[0]} the first. Fetch the official images_background.zip and images_evaluation.zip anew."
+                f"{missing[0]} the first. Fetch the official {_zips(self._needed)} anew."
             )
 
 
-def _part(root: Path, name: str) -> Path:
-    """Return the zip, or the unpacked folder, of this name in `root`."""
-    for path in (root / f"{name}.zip", root / name):
-        if path.exists():
-            return path
-    raise UserError(
-        f"data.root={root} has neither {name}.zip nor a folder {name}/. Omniglot is read from the official "
-        "images_background.zip (964 characters) and images_evaluation.zip (659), or from their unpacked folders: "
-        f"fetch both from {ADDRESSES[0]} into one folder and type data.root=/that/folder."
-    )
+def _zips(names: Iterable[str]) -> str:
+    return " and ".join(f"{name}.zip" for name in names)
 
 
-def _download(folder: Path, name: str) -> Path:
-    by_hand = (
-        "By hand: fetch images_background.zip and images_evaluation.zip from "
-        f"{ADDRESSES[0]}, put both into one folder and type data.root=/that/folder."
-    )
+def _download(folder: Path, name: str, needed: Iterable[str]) -> Path:
+    by_hand = f"By hand: fetch {_zips(needed)} from {ADDRESSES[0]} into one folder and type data.root=/that/folder."
     return fetch([f"{address}{name}.zip" for address in ADDRESSES], PARTS[name], folder / f"{name}.zip", by_hand)
 
 
@@ -144,7 +156,7 @@ def _images(part: Path) -> Iterator[tuple[str, bytes]]:
             yield path.relative_to(part.parent).as_posix(), path.read_bytes()
 
 
-def _decoded(raw: bytes, size: int, where: Path) -> np.ndarray:
+def inked(raw: bytes, size: int, where: Path) -> np.ndarray:
     """Return uint8 [1,size,size], ink 255 on 0; every pixel is the mean of the area it covers."""
     try:
         image = ImageOps.invert(Image.open(io.BytesIO(raw)).convert("L"))

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 import metalab.data.omniglot as module
-from metalab.data.omniglot import SPLITS, Omniglot
+from metalab.data.characters import MINIMAL, SPLITS, alphabet
+from metalab.data.omniglot import Omniglot
 from metalab.data.sources import class_list
 from metalab.errors import UserError
 
@@ -100,6 +101,52 @@ def test_random_split_goes_by_seed_and_draws_turns(root, cache):
     assert data.characters() != Omniglot(protocol="random", seed=2).characters()
 
 
+BACKGROUND = {"background": (30, 5, 964), "small1": (5, 1, 136), "small2": (5, 1, 156)}  # alphabets, held, characters
+
+
+@pytest.fixture(scope="module")
+def background(tmp_path_factory) -> Path:
+    """A folder with images_background.zip alone, as it is published: all characters of 30 alphabets."""
+    folder = tmp_path_factory.mktemp("background")
+    names = [name for name in CHARACTERS if alphabet(name) in class_list("omniglot_background")]
+    assert len(names) == 964
+    write_zips(folder, names)
+    (folder / "images_evaluation.zip").unlink()
+    return folder
+
+
+@pytest.mark.parametrize("protocol", list(BACKGROUND))
+def test_a_sixth_of_the_alphabets_at_least_one_is_held_out(background, cache, protocol):
+    alphabets, held, characters = BACKGROUND[protocol]
+    data = Omniglot(str(background), str(cache), protocol)
+    found = {split: {alphabet(name) for name in data.load(split).names} for split in ("train", "val")}
+    assert len(found["val"]) == held
+    assert len(found["train"]) == alphabets - held
+    assert not found["train"] & found["val"]
+    assert sum(len(data.load(split).ids) for split in ("train", "val")) == characters
+    assert data.load("train").turns is None
+    assert not data.load("train").random_turns
+    assert data.characters() == Omniglot(protocol=protocol).characters()
+    assert any(data.characters() != Omniglot(protocol=protocol, seed=seed).characters() for seed in range(1, 9))
+    with pytest.raises(UserError, match=r"has no test split: .* metalab eval run=RUN data=omniglot_challenge"):
+        data.load("test")
+
+
+def test_a_minimal_set_is_read_from_its_own_zip_first(tmp_path, no_download):
+    with pytest.raises(UserError, match=r"has neither images_background_small1\.zip nor a folder .*protocol=small1"):
+        Omniglot(str(tmp_path), str(tmp_path / "cache"), "small1").load("train")
+    names = [name for name in CHARACTERS if alphabet(name) in MINIMAL["small1"]]
+    with zipfile.ZipFile(tmp_path / "images_background_small1.zip", "w") as archive:
+        for name in names:
+            archive.writestr(f"images_background_small1/{name}/0001_01.png", drawing(1, 1))
+    (tmp_path / "images_background.zip").write_bytes(b"not read")
+    data = Omniglot(str(tmp_path), str(tmp_path / "cache"), "small1")
+    assert [len(data.load(split).ids) for split in ("train", "val")] == [
+        list(data.characters().values()).count(split) for split in ("train", "val")
+    ]
+    assert data.load("train").files[0].startswith("images_background_small1/")
+
+
 def test_ink_is_white_on_black_and_every_pixel_the_mean_of_its_area(root, cache):
     loaded = Omniglot(str(root), str(cache), size=105).load("train")
     name = CHARACTERS[0]
@@ -111,7 +158,7 @@ def test_ink_is_white_on_black_and_every_pixel_the_mean_of_its_area(root, cache)
 
 
 def test_unpacked_folders_give_the_same(root, cache, tmp_path, no_download):
-    for part in module.PARTS:
+    for part in module.WHOLE:
         zipfile.ZipFile(root / f"{part}.zip").extractall(tmp_path / "unpacked")
     folders = Omniglot(str(tmp_path / "unpacked"), str(tmp_path / "cache")).load("val")
     zips = Omniglot(str(root), str(cache)).load("val")
@@ -181,6 +228,15 @@ def test_shipped_lists_are_the_published_ones():
         published = (Path(str(SHARED)) / "splits" / "omniglot_vinyals" / f"{split}.txt").read_text().split()
         shipped = class_list(f"omniglot_vinyals_{split}")
         assert {f"{name}/rot{turn}" for name in shipped for turn in ("000", "090", "180", "270")} == set(published)
+
+
+@real
+@pytest.mark.parametrize(("protocol", "characters"), [("background", 964), ("small1", 136), ("small2", 156)])
+def test_the_real_background_sets_are_whole(tmp_path, protocol, characters):
+    data = Omniglot(str(Path(str(SHARED)) / "omniglot"), str(tmp_path), protocol)
+    counts = [data.load(split).count for split in ("train", "val")]
+    assert sum(map(len, counts)) == characters
+    assert torch.cat(counts).tolist() == [20] * characters
 
 
 @real
