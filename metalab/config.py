@@ -27,9 +27,12 @@ class Task:
     train_way: int | None
     train_shot: int | None
     train_query: int | None
+    unlabelled: int = 0
+    distractors: int = 0
 
     def __post_init__(self) -> None:
         least = {"way": 2, "shot": 1, "query": 1, "train_way": 2, "train_shot": 1, "train_query": 1}
+        least |= {"unlabelled": 0, "distractors": 0}
         _at_least("task", self, least)
 
 

@@ -115,7 +115,8 @@ def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
     shared = overlap(split, saved["classes"], evaluation, folder)
     split = matched(split, saved["shape"][0], saved["shape"][1])
     tasks = min(evaluation.batch, evaluation.episodes)
-    source = Episodes(split, task.way, task.shot, task.query, tasks, cfg.seed, evaluation.split, where)
+    beside = (task.unlabelled, task.distractors)
+    source = Episodes(split, task.way, task.shot, task.query, tasks, cfg.seed, evaluation.split, where, *beside)
     bn = evaluation.bn or how.bn
     objective = measured_objective(tested, how.steps, bn, task.way, regularisation(cfg.reg, how.steps))
     logger.info(f"{folder}: {evaluation.episodes} episodes of {len(split.ids)} {evaluation.split} classes, bn={bn}")
@@ -137,6 +138,7 @@ def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
     }
     notes = sorted({split.note, saved["data"]["note"]} - {""})
     row |= {"note": "; ".join(notes)} if notes else {}
+    row |= {k: v for k, v in zip(("unlabelled", "distractors"), beside, strict=True) if v}
     row |= {"overlap": shared} if shared else {}
     row |= protocol.told(split, accuracy)
     return row, accuracy

@@ -21,7 +21,8 @@ def settled(task: Task, evaluation: Eval, split: Split) -> tuple[Task, Eval]:
         f"the data gives its episodes: {episodes} of {way}-way {shot}-shot with {query} queries a class; "
         "task.* and eval.episodes do not count"
     )
-    return replace(task, way=way, shot=shot, query=query), replace(evaluation, episodes=episodes)
+    task = replace(task, way=way, shot=shot, query=query, unlabelled=0, distractors=0)
+    return task, replace(evaluation, episodes=episodes)
 
 
 def told(split: Split, accuracy: np.ndarray) -> dict[str, Any]:

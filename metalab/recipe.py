@@ -55,12 +55,16 @@ class Recipe:
         """Return training episodes; each stream draws others. UserError where the classes or images are too few."""
         t = self.task
         way, shot, query = t.train_way or t.way, t.train_shot or t.shot, t.train_query or t.query
-        return Episodes(self.data["train"], way, shot, query, tasks, self.seed, stream, self.device)
+        return self._episodes("train", way, shot, query, tasks, stream)
 
     def validation(self) -> Episodes:
         """Return the episodes of every validation; UserError where the classes or images are too few."""
         t, tasks = self.task, min(self.eval.batch, self.train.val_episodes)
-        return Episodes(self.data["val"], t.way, t.shot, t.query, tasks, self.seed, "val", self.device)
+        return self._episodes("val", t.way, t.shot, t.query, tasks, "val")
+
+    def _episodes(self, split: str, way: int, shot: int, query: int, tasks: int, stream: str) -> Episodes:
+        beside = (self.task.unlabelled, self.task.distractors)
+        return Episodes(self.data[split], way, shot, query, tasks, self.seed, stream, self.device, *beside)
 
     def objective(self) -> Objective:
         """Return what a meta-step differentiates."""
@@ -96,7 +100,7 @@ def recipe(cfg: DictConfig) -> Recipe:
     rate, clip = settings(Rate, rate, "optim"), settings(Clip, clip, "optim")
     source = build(cfg.data, "data")
     data = {name: on_device(source.load(name), where) for name in ("train", "val")}
-    task = resolved(task, how, len(data["train"].ids), int(data["train"].count.min()))
+    task = resolved(task, how, len(data["train"].ids), int(data["train"].count.min()) - task.unlabelled)
     how, trained = method(cfg.algo, task.train_way or task.way, test=False)
     return Recipe(
         task=task,

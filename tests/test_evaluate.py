@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from metalab import assemble, checkpoint, evaluate, train
+from metalab.algorithms.protonet import ProtoNet
 from metalab.assemble import method, network, normalisation
 from metalab.config import conf_dir
 from metalab.data.episodes import Episodes
@@ -217,6 +218,22 @@ def test_eval_from_the_command_line_takes_all_else_from_the_run(command_line, ru
 def test_way_and_shot_can_be_others_where_no_head_is_learned(result, name, way):
     record, _ = result(name, f"task.way={way}", "task.shot=2", "task.query=4")
     assert (record["way"], record["shot"], record["query"]) == (way, 2, 4)
+
+
+def test_unlabelled_images_come_with_the_support_and_are_told(result, monkeypatch):
+    seen = []
+    adapt = ProtoNet.adapt
+
+    def watched(self, learner, support, loss, steps):
+        seen.append(support.unlabelled.shape[0])
+        return adapt(self, learner, support, loss, steps)
+
+    monkeypatch.setattr(ProtoNet, "adapt", watched)
+    record, _ = result("protonet", "task.unlabelled=2", "task.distractors=3")
+    assert set(seen) == {(5 + 3) * 2}
+    assert (record["unlabelled"], record["distractors"]) == (2, 3)
+    with pytest.raises(UserError, match=r"and 9 unlabelled needs 13; .* type task\.unlabelled=8 or less"):
+        result("protonet", "task.unlabelled=9")
 
 
 @pytest.mark.parametrize("way", [3, 8])

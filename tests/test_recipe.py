@@ -56,6 +56,13 @@ def test_a_test_way_above_the_validation_classes_is_an_error(small):
         recipe(small("task.way=13")).validation()
 
 
+def test_unlabelled_images_are_drawn_in_training_and_in_validation(small):
+    r = recipe(small("task.unlabelled=2", "task.distractors=1", "algo.train_query=20", "task.train_query=null"))
+    assert r.task.train_query == 12 - 1 - 2  # of 12 images a class
+    for source in (r.training("train", 2), r.validation()):
+        assert source(0).support.unlabelled.shape[1] == (5 + 1) * 2
+
+
 def test_the_streams_draw_other_episodes_and_validation_the_same_ones(small):
     r = recipe(small())
     a, b = r.training("train", 1), r.training("running", 1)

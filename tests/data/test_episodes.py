@@ -29,8 +29,8 @@ def make_split(classes=12, images: int | list[int] = 9, side=4, channels=1, **mo
     return Split(pixels, first, counts, [f"test:{k}" for k in range(classes)], names, **more)
 
 
-def make(split=None, way=5, shot=2, query=3, tasks=4, seed=0, stream="train"):
-    return Episodes(split or make_split(), way, shot, query, tasks, seed, stream, CPU)
+def make(split=None, way=5, shot=2, query=3, tasks=4, seed=0, stream="train", **more):
+    return Episodes(split or make_split(), way, shot, query, tasks, seed, stream, CPU, **more)
 
 
 def make_one(split, step):
@@ -145,6 +145,41 @@ def test_random_turns_are_one_for_each_class_of_each_episode():
     assert (draw.classes.sort(1).values.diff(dim=1) > 0).all()  # no character twice, whatever its turn
 
 
+def test_unlabelled_images_are_of_the_episodes_classes_and_in_nothing_else():
+    split = make_split()
+    source = make(split, unlabelled=3, distractors=2, tasks=300)
+    draw, episode = source.indices(0), source(0)
+    assert episode.support.unlabelled.shape == (300, (5 + 2) * 3, 1, 4, 4)
+    assert episode.query.unlabelled.shape == (300, 0, 1, 4, 4)
+    assert episode.support.y.shape == (300, 10)
+    assert draw.classes.shape == (300, 7)
+    assert (draw.classes.sort(1).values.diff(dim=1) > 0).all()  # distractors are other classes
+    assert (draw.image.sort(1).values.diff(dim=1) > 0).all()  # no image twice in an episode
+    assert torch.equal(episode.support.unlabelled, split.images[draw.image[:, 25:]] / 255)
+    pixels = (episode.support.unlabelled[:, :, 0, 0, 0] * 255).round().long()
+    assert torch.equal(pixels, draw.classes.gather(1, draw.label[:, 25:]))
+    assert (torch.nn.functional.one_hot(draw.label[:, 25:], 7).sum(1) == 3).all()  # as many of each class
+    assert (draw.label[:, 25:].diff(dim=1) != 0).float().mean() > 0.8  # shuffled
+
+
+def test_unlabelled_images_change_neither_support_nor_query():
+    one, two = make().indices(3), make(unlabelled=3).indices(3)
+    assert torch.equal(one.image, two.image[:, :25])
+    assert torch.equal(one.label, two.label[:, :25])
+
+
+def test_unlabelled_images_are_turned_as_their_class_is():
+    draw = make(make_split(random_turns=True), unlabelled=2, tasks=200).indices(0)
+    of_support = {
+        (t, c): r
+        for t in range(200)
+        for c, r in zip(*map(torch.Tensor.tolist, (draw.label[t, :10], draw.turn[t, :10])), strict=True)
+    }
+    for t in range(200):
+        for c, r in zip(draw.label[t, 25:].tolist(), draw.turn[t, 25:].tolist(), strict=True):
+            assert of_support[t, c] == r
+
+
 def test_memory_mapped_images_give_the_same_as_images_in_memory(tmp_path):
     split = make_split(turns=torch.arange(12) % 4)
     split.images.numpy().tofile(tmp_path / "images")
@@ -210,6 +245,21 @@ def test_too_few_images_for_the_shots():
     assert "of the train split" in text
     assert "type a task.train_shot and a task.train_query that add up to 5 or less" in text
     assert "one image cannot be both support and query" in refusal(make_split(images=1), shot=1, query=1)
+
+
+def test_too_few_images_or_classes_for_the_unlabelled():
+    text = refusal(make_split(images=9), unlabelled=5)
+    assert "2-shot with 3 queries and 5 unlabelled needs 10; 12 of 12 classes have too few" in text
+    assert "type task.unlabelled=4 or less" in text
+    text = refusal(make_split(images=4), unlabelled=1)
+    assert "type task.unlabelled=0 and task.train_query=2 or less" in text
+    text = refusal(make_split(), unlabelled=1, distractors=8)
+    assert text.startswith(
+        "way=5 and 8 distractors are 13 classes, but the train split has 12: type task.distractors=7"
+    )
+    assert "task.distractors=1 without unlabelled images: type task.unlabelled=5" in refusal(
+        make_split(), distractors=1
+    )
 
 
 def test_turns_need_squares():

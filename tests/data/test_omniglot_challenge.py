@@ -111,10 +111,13 @@ def test_the_episodes_depend_on_nothing(split):
 
 
 def test_other_sizes_are_refused_and_settled_ones_are_those_of_the_runs(split):
-    with pytest.raises(UserError, match=r"20-way 1-shot with 1 queries a class: type task\.way=20 task\.shot=1"):
+    with pytest.raises(UserError, match=r"with 1 queries a class and nothing unlabelled: type task\.way=20 "):
         Episodes(split, 5, 1, 15, 8, 0, "test", CPU)
-    task, evaluation = protocol.settled(Task(5, 1, 15, None, None, None), Eval(600, None, "test", False, 8), split)
+    task, evaluation = protocol.settled(
+        Task(5, 1, 15, None, None, None, 3, 2), Eval(600, None, "test", False, 8), split
+    )
     assert (task.way, task.shot, task.query, evaluation.episodes) == (20, 1, 1, 20)
+    assert task.unlabelled == task.distractors == 0
 
 
 def test_other_splits_and_missing_files_are_told(root, tmp_path):

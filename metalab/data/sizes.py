@@ -1,0 +1,63 @@
+"""Whether a split can give episodes of a size, and what to type where it cannot."""
+
+from metalab.data.draw import Sizes
+from metalab.errors import UserError
+from metalab.interfaces import Fixed, Split
+
+
+def check(split: Split, sizes: Sizes, stream: str) -> None:
+    """Raise UserError when the split cannot give one episode of this size; the stream says whose split it is."""
+    if split.fixed is not None:
+        _check_fixed(split.fixed, sizes)
+        return
+    name, key = (stream, "task.") if stream in ("val", "test") else ("train", "task.train_")
+    if sizes.distractors and not sizes.unlabelled:
+        raise UserError(
+            f"task.distractors={sizes.distractors} without unlabelled images: type task.unlabelled=5, so many a class, "
+            "or task.distractors=0"
+        )
+    _check_classes(len(split.ids), sizes, name, key)
+    smallest = int(split.count.argmin())
+    images = int(split.count[smallest])
+    if images < sizes.a_class:
+        beside = f" and {sizes.unlabelled} unlabelled" if sizes.unlabelled else ""
+        raise UserError(
+            f"class {smallest} ({split.names[smallest]}) of the {name} split has {images} images, {sizes.shot}-shot "
+            f"with {sizes.query} queries{beside} needs {sizes.a_class}; {int((split.count < sizes.a_class).sum())} of "
+            f"{len(split.ids)} classes have too few: {_advice(images, sizes, key)}, or add images to these classes, or "
+            "leave the classes out"
+        )
+
+
+def _check_classes(classes: int, sizes: Sizes, name: str, key: str) -> None:
+    if sizes.way > classes:
+        raise UserError(
+            f"way={sizes.way} but the {name} split has {classes} classes: type {key}way={classes} or less, "
+            "or add classes"
+        )
+    if sizes.way + sizes.distractors > classes:
+        raise UserError(
+            f"way={sizes.way} and {sizes.distractors} distractors are {sizes.way + sizes.distractors} classes, but the "
+            f"{name} split has {classes}: type task.distractors={classes - sizes.way} or less, or add classes"
+        )
+
+
+def _advice(images: int, sizes: Sizes, key: str) -> str:
+    labelled = sizes.shot + sizes.query
+    if images > labelled:
+        return f"type task.unlabelled={images - labelled} or less"
+    beside = " task.unlabelled=0 and" if sizes.unlabelled else ""
+    if images > sizes.shot:
+        return f"type{beside} {key}query={images - sizes.shot} or less"
+    if images > 1:
+        return f"type{beside} a {key}shot and a {key}query that add up to {images} or less"
+    return "one image cannot be both support and query"
+
+
+def _check_fixed(fixed: Fixed, sizes: Sizes) -> None:
+    way, shot, query = fixed.classes.shape[1], fixed.shot, fixed.query
+    if sizes != Sizes(way, shot, query):
+        raise UserError(
+            f"these episodes are given, {way}-way {shot}-shot with {query} queries a class and nothing unlabelled: "
+            f"type task.way={way} task.shot={shot} task.query={query} task.unlabelled=0 task.distractors=0"
+        )
