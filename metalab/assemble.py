@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from metalab.config import build, locate, settings
 from metalab.errors import UserError
-from metalab.interfaces import Algorithm, Batch, Loss, Model, Split
+from metalab.interfaces import Algorithm, Batch, Engine, Loss, Model, Split
 from metalab.models.layers import Normalise
 from metalab.models.net import Net
 from metalab.objectives.judge import PREDICTIONS
@@ -39,6 +39,11 @@ class Method:
                 f"algo.steps, algo.test_steps must be 0 or more, here {self.steps}; "
                 f"algo.meta_batch 1 or more, here {self.meta_batch}"
             )
+
+
+def taken(engine: Engine) -> dict[str, Any]:
+    """Return the node that builds an engine as it is now, with the chunk that the memory left it: for checkpoints."""
+    return {"_target_": f"{type(engine).__module__}.{type(engine).__qualname__}", **vars(engine)}
 
 
 def parts_of(node: Mapping[str, Any], *kinds: type) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """What a training run is made of, checked and built before there is a net."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -87,13 +88,16 @@ def settle(cfg: DictConfig) -> None:
             cfg.data[key] = str(Path(str(cfg.data[key])).expanduser().absolute())
 
 
-def recipe(cfg: DictConfig) -> Recipe:
-    """Check every name, type and size of cfg and build what needs no net; UserError before any work is done."""
+def recipe(cfg: DictConfig, engine: Mapping[str, Any] | None = None) -> Recipe:
+    """Check every name, type and size of cfg and build what needs no net; UserError before any work is done.
+
+    engine: the node of the engine that a resumed run had taken; None: as cfg says.
+    """
     task, train = settings(Task, cfg.task, "task"), settings(Train, cfg.train, "train")
     evaluation = settings(Eval, cfg.eval, "eval")
     where = device(cfg.device)
     rate, clip, rest = parts_of(cfg.optim, Rate, Clip)
-    optimiser, engine = build(rest, "optim"), build(cfg.engine, "engine")
+    optimiser, runs = build(rest, "optim"), build(cfg.engine if engine is None else engine, "engine")
     how, _ = method(cfg.algo, task.way, test=False)
     at_test, tested = method(cfg.algo, task.way, test=True)
     terms = regularisation(cfg.reg, how.steps)
@@ -112,7 +116,7 @@ def recipe(cfg: DictConfig) -> Recipe:
         tested=tested,
         test_steps=at_test.steps,
         terms=terms,
-        engine=engine,
+        engine=runs,
         optimiser=optimiser,
         rate=rate,
         clip=clip,

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from metalab import checkpoint, loop, provenance, resume
-from metalab.assemble import image_shape, measured_objective, network, normalisation
+from metalab.assemble import image_shape, measured_objective, network, normalisation, taken
 from metalab.data.episodes import Episodes
 from metalab.errors import UserError
 from metalab.evaluate import measure
@@ -35,7 +35,7 @@ def run(cfg: DictConfig, out: Path) -> float:
     saved = resume.accepted(cfg, out) if cfg.resume is not None else None
     if saved is None:
         resume.refuse_used(out)
-    r = recipe(cfg)
+    r = recipe(cfg, None if saved is None else saved.get("engine"))
     plan = loop.Plan(
         r.train.steps, r.train.minutes, r.train.val_every, r.train.log_every, r.train.monitor, r.train.patience
     )
@@ -100,6 +100,7 @@ def _saving(
             "state": state.saved(),
             "random": checkpoint.random_state(),
             "classes": sorted(classes),
+            "engine": taken(r.engine),
             "config": OmegaConf.to_container(cfg, resolve=True),
             "train_way": r.task.train_way,
             "shape": list(r.data["train"].images.shape[1:]),

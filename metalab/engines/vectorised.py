@@ -65,16 +65,19 @@ class Vectorised:
             raise UserError(f"engine.chunk={self.chunk}: expected 1 task or more, or null for all at once")
 
     def grad(self, objective: Objective, net: nn.Module, episodes: Episode, progress: Tensor) -> TaskResult:
-        parameters = {n: p for n, p in net.named_parameters() if p.requires_grad}
+        parameters = [p for p in net.parameters() if p.requires_grad]
 
         def work(chunk: Episode) -> TaskResult:
             result = self._run(objective, net, chunk, progress)
             share = result.loss.sum() / tasks
-            # as one value first: an out-of-memory error in the middle leaves .grad as it was
-            grads = torch.autograd.grad(share, list(parameters.values()), allow_unused=True)
-            for parameter, g in zip(parameters.values(), grads, strict=True):
-                if g is not None:
-                    parameter.grad = g if parameter.grad is None else parameter.grad + g
+            grads = torch.autograd.grad(share, parameters, allow_unused=True)
+            # all sums before the first is stored: out of memory in the middle leaves every .grad as it was
+            sums = [
+                p.grad if g is None else g if p.grad is None else p.grad + g
+                for p, g in zip(parameters, grads, strict=True)
+            ]
+            for parameter, total in zip(parameters, sums, strict=True):
+                parameter.grad = total
             return detached(result)
 
         tasks = episodes.query.y.shape[0]

@@ -1,0 +1,126 @@
+"""Every algorithm that conf/algo lists has the same losses, meta-gradients and weights on both engines, in float64."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from metalab.assemble import network
+from metalab.config import conf_dir
+from metalab.engines.learn2learn import Learn2Learn
+from metalab.engines.vectorised import Vectorised
+from metalab.errors import UserError
+from metalab.interfaces import Batch, Engine, Episode, TaskResult
+from metalab.models.layers import Normalise
+from metalab.models.net import Net
+from metalab.recipe import Recipe, recipe
+
+ALGORITHMS = sorted(path.stem for path in (Path(conf_dir()) / "algo").glob("*.yaml"))
+TASKS, NEAR = 3, 1e-10
+PROGRESS = torch.full((), 0.25, dtype=torch.float64)
+SIZES = [f"task.{key}={value}" for key, value in (("way", 3), ("train_way", 3), ("shot", 2), ("query", 2))]
+RESNET = {"_target_": "metalab.models.backbones.ResNet12", "slope": 0.0, "dropout": 0.0, "dropblock": 0.0, "block": 1}
+CONV = {"_target_": "metalab.models.backbones.Conv4", "pooled": 4, "strided": False, "mean": False}
+SMALL = {"conv4": {**CONV, "filters": 4}, "resnet12": {**RESNET, "filters": [4, 4, 4, 4]}}
+FULL = {"conv4": {**CONV, "filters": 64}, "resnet12": {**RESNET, "filters": [64, 160, 320, 640]}}
+
+
+@lru_cache
+def recipes(small: Callable[..., DictConfig], algo: str, size: int) -> list[Recipe]:
+    """Return the algorithm's recipe on tiny data, second-order and first-order where it has the choice.
+
+    Inner rates are cut to 0.05: on nets this small 0.4 amplifies rounding a millionfold within two steps.
+    """
+    words = [*SIZES, "task.train_shot=2", "task.train_query=2", f"data.size={size}", f"algo={algo}"]
+    own = small(*words).algo
+    words += [f"algo.{key}={most}" for key, most in (("lr", 0.05), ("steps", 2)) if own.get(key, 0) > most]
+    orders = [[f"algo.first_order={value}"] for value in ("false", "true")] if "first_order" in own else [[]]
+    return [recipe(small(*words, *order)) for order in orders]
+
+
+def net_of(r: Recipe, backbone: dict, size: int) -> Net:
+    torch.manual_seed(0)
+    net = network(backbone, r.trained, nn.Sequential(), Normalise([0.3], [0.5]), size).double()
+    with torch.no_grad():  # away from the start, where gains are 1 and shifts 0
+        for name, p in net.named_parameters():
+            if name.startswith(("body.", "head.")):
+                p.add_(0.05 * torch.randn_like(p))
+    return net
+
+
+def episodes(r: Recipe, tasks: int = TASKS) -> Episode:
+    drawn = r.training("train", tasks)(0)
+    return Episode(*(Batch(b.x.double(), b.y, b.unlabelled.double()) for b in drawn))
+
+
+def gradient(engine: Engine, r: Recipe, net: Net, batch: Episode) -> tuple[TaskResult, dict[str, Tensor]]:
+    net.zero_grad()
+    result = engine.grad(r.objective(), net, batch, PROGRESS)
+    return result, {n: p.grad.clone() for n, p in net.named_parameters() if p.grad is not None}
+
+
+def farthest(mine: dict[str, Tensor], theirs: dict[str, Tensor], algo: str) -> float:
+    """Return the largest difference between tensors of the same names.
+
+    Batch norm takes out a convolution's bias: its gradient is rounding alone, which Reptile's Adam scales up.
+    """
+    assert set(mine) == set(theirs)
+    names = [n for n in theirs if algo != "reptile" or not n.replace("/", ".").endswith(".0.bias")]
+    return max((mine[n].double() - theirs[n].double()).abs().max().item() for n in names)
+
+
+def assert_same(mine: TaskResult, theirs: TaskResult) -> None:
+    assert (mine.loss - theirs.loss).abs().max() < NEAR
+    assert torch.equal(mine.correct, theirs.correct)
+    assert set(mine.scalars) == set(theirs.scalars)
+    assert all((mine.scalars[k].double() - v.double()).abs().max() < NEAR for k, v in theirs.scalars.items())
+
+
+def trained(engine: Engine, r: Recipe, net: Net, batch: Episode) -> dict[str, Tensor]:
+    """Return all that the net holds after three meta-steps."""
+    optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
+    for _ in range(3):
+        gradient(engine, r, net, batch)
+        optimiser.step()
+    return net.state_dict()
+
+
+def compare(small: Callable[..., DictConfig], algo: str, backbone: dict, size: int, tasks: int, three: bool) -> None:
+    try:
+        found = recipes(small, algo, size)
+    except UserError as error:
+        pytest.skip(f"{algo} does not take these tiny tasks: {error}")
+    for r in found:
+        slow, fast, batch = net_of(r, backbone, size), net_of(r, backbone, size), episodes(r, tasks)
+        expected, theirs = gradient(Learn2Learn(), r, slow, batch)
+        for chunk in (None, 2):
+            try:
+                result, mine = gradient(Vectorised(chunk), r, fast, batch)
+            except UserError as error:
+                pytest.skip(f"engine=vectorised refuses {algo}: {error}")
+            assert_same(result, expected)
+            assert farthest(mine, theirs, algo) < NEAR
+            fast.load_state_dict(net_of(r, backbone, size).state_dict())
+        if three:
+            slow.load_state_dict(fast.state_dict())
+            weights = trained(Learn2Learn(), r, slow, batch)
+            assert farthest(trained(Vectorised(None), r, fast, batch), weights, algo) < NEAR
+            evaluated = [e.evaluate(r.objective(), n, batch) for e, n in ((Vectorised(2), fast), (Learn2Learn(), slow))]
+            assert_same(*evaluated)
+
+
+@pytest.mark.parametrize("body", SMALL)
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_both_engines_agree(algo, body, small):
+    compare(small, algo, SMALL[body], 16, TASKS, three=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("body", FULL)
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_both_engines_agree_at_full_size(algo, body, small):
+    compare(small, algo, FULL[body], 28 if body == "conv4" else 32, 2, three=False)
