@@ -17,6 +17,15 @@ class Fixed(NamedTuple):
     errors: dict[str, float]  # published error rates to stand beside a result, shares
 
 
+class Kin(NamedTuple):
+    """Which classes may meet: those of an episode are of one family, an alphabet or a data set."""
+
+    family: Tensor  # int64 [K], of each class
+    names: list[str]  # [F]
+    source: list[str]  # [F] the data set of each family
+    weight: Tensor  # float64 [F], above 0: how often an episode is of the family, beside the others
+
+
 @dataclass(frozen=True)
 class Split:
     """The classes of one split, and the images they are made of."""
@@ -29,6 +38,8 @@ class Split:
     files: list[str] = field(default_factory=list)  # [N] where each image came from
     turns: Tensor | None = None  # int64 [K], quarter turns that make the class from its images; None: upright
     random_turns: bool = False  # a quarter turn is drawn for each class of each episode
+    kin: Kin | None = None  # None: any classes may meet
+    group: Tensor | None = None  # int64 [N], 0..: images of one group never stand on both sides of an episode
     fixed: Fixed | None = None  # the only episodes that a protocol allows
     note: str = ""  # what a referee must know, "re-encoded, JPEG q75"
 

@@ -13,6 +13,7 @@ from metalab.assemble import Method, device, method, objective, parts_of, regula
 from metalab.check import check, nearest
 from metalab.config import Eval, Task, Train, build, settings
 from metalab.data.episodes import Episodes, resident
+from metalab.data.kin import most_classes
 from metalab.errors import UserError
 from metalab.interfaces import Algorithm, Engine, Objective, Split
 from metalab.objectives.judge import cross_entropy
@@ -104,7 +105,9 @@ def recipe(cfg: DictConfig, engine: Mapping[str, Any] | None = None) -> Recipe:
     rate, clip = settings(Rate, rate, "optim"), settings(Clip, clip, "optim")
     source = build(cfg.data, "data")
     data = {name: on_device(source.load(name), where) for name in ("train", "val")}
-    task = resolved(task, how, len(data["train"].ids), int(data["train"].count.min()) - task.unlabelled)
+    train_split = data["train"]
+    smallest, classes = int(train_split.count.min()) - task.unlabelled, most_classes(train_split) - task.distractors
+    task = resolved(task, how, classes, smallest)
     how, trained = method(cfg.algo, task.train_way or task.way, test=False)
     return Recipe(
         task=task,

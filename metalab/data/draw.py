@@ -5,27 +5,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from metalab.data.apart import apart
+from metalab.data.kin import shares
+from metalab.data.sizes import Numbers, Sizes
+from metalab.errors import UserError
 from metalab.interfaces import Fixed, Split
 
-
-class Sizes(NamedTuple):
-    """The size of an episode."""
-
-    way: int
-    shot: int
-    query: int
-    unlabelled: int = 0  # images a class without a label, beside the support
-    distractors: int = 0  # classes that have nothing but unlabelled images
-
-    @property
-    def a_class(self) -> int:
-        """Images that a class must have."""
-        return self.shot + self.query + self.unlabelled
-
-    @property
-    def edges(self) -> list[int]:
-        """How many images are support, query and unlabelled."""
-        return [self.way * self.shot, self.way * self.query, (self.way + self.distractors) * self.unlabelled]
+TRIES = 50  # draws of a block before it is said that data.group asks for too much
 
 
 class Draw(NamedTuple):
@@ -43,12 +29,8 @@ def drawn(split: Split, sizes: Sizes, episodes: int, generator: torch.Generator)
     def numbers(*shape: int) -> Tensor:  # float64: two equal numbers, whose order nobody defines, do not happen
         return torch.rand(*shape, generator=generator, dtype=torch.float64)
 
-    way, shot, query, unlabelled, distractors = sizes
-    classes = numbers(episodes, len(split.ids)).topk(way + distractors).indices  # in random order: labels are shuffled
-    count = split.count[classes]
-    keys = numbers(episodes, way + distractors, int(split.count.max()))
-    keys.masked_fill_(torch.arange(keys.shape[2]) >= count[..., None], -1.0)
-    image = split.first[classes][..., None] + keys.topk(sizes.a_class).indices  # [T,way+distractors,images a class]
+    way, shot, query, unlabelled, _ = sizes
+    classes, image = _chosen(split, sizes, episodes, numbers)
     turn = torch.zeros_like(classes) if split.turns is None else split.turns[classes]
     if split.random_turns:
         turn = (turn + torch.randint(4, classes.shape, generator=generator)) % 4
@@ -57,13 +39,49 @@ def drawn(split: Split, sizes: Sizes, episodes: int, generator: torch.Generator)
     order = [numbers(episodes, way * size).argsort(1) for size in (shot, query)]
     label = [order[0] // shot, order[1] // query]
     if unlabelled:
-        of_classes, of_others = image[:, :way, shot + query :], image[:, way:, :unlabelled]
-        parts.append(torch.cat([of_classes, of_others], 1).flatten(1))
+        parts.append(image[..., shot + query :].flatten(1))
         order.append(numbers(*parts[2].shape).argsort(1))
         label.append(order[2] // unlabelled)
     joined = torch.cat(label, 1)
     image = torch.cat([part.gather(1, o) for part, o in zip(parts, order, strict=True)], 1)
     return Draw(classes, image, joined, turn.gather(1, joined))
+
+
+def _chosen(split: Split, sizes: Sizes, episodes: int, numbers: Numbers) -> tuple[Tensor, Tensor]:
+    """Return the classes [T,way+distractors] in random order, and of each its shot + query + unlabelled images."""
+    classes = _classes(split, sizes, episodes, numbers)
+    if split.group is None:
+        return classes, _images(split, classes, sizes, numbers)
+    image, sound = apart(split, split.group, classes, sizes, numbers)
+    for _ in range(TRIES):
+        if sound.all():
+            return classes, image
+        again = _classes(split, sizes, episodes, numbers)
+        new, better = apart(split, split.group, again, sizes, numbers)
+        better &= ~sound
+        classes = torch.where(better[:, None], again, classes)
+        image = torch.where(better[:, None, None], new, image)
+        sound |= better
+    raise UserError(
+        f"data.group keeps the images of a group on one side of an episode, and in {TRIES} draws no {sizes.way} "
+        f"classes had {sizes.shot + sizes.unlabelled} images each of some groups and {sizes.query} of the others: "
+        "type a smaller task.shot, task.query or task.way"
+    )
+
+
+def _classes(split: Split, sizes: Sizes, episodes: int, numbers: Numbers) -> Tensor:
+    keys = numbers(episodes, len(split.ids))
+    if split.kin is not None:
+        share = shares(split.kin, sizes.way + sizes.distractors).cumsum(0)
+        family = torch.searchsorted(share, numbers(episodes) * share[-1], right=True)
+        keys.masked_fill_(split.kin.family != family[:, None], -1.0)
+    return keys.topk(sizes.way + sizes.distractors).indices
+
+
+def _images(split: Split, classes: Tensor, sizes: Sizes, numbers: Numbers) -> Tensor:
+    keys = numbers(*classes.shape, int(split.count.max()))
+    keys.masked_fill_(torch.arange(keys.shape[2]) >= split.count[classes][..., None], -1.0)
+    return split.first[classes][..., None] + keys.topk(sizes.a_class).indices
 
 
 def given(split: Split, fixed: Fixed) -> Draw:

@@ -7,9 +7,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from metalab.data import sizes
 from metalab.data.augment import NUMBERS, Augment
-from metalab.data.draw import Draw, Sizes, drawn, given
+from metalab.data.draw import Draw, drawn, given
+from metalab.data.sizes import Sizes, check
 from metalab.errors import UserError
 from metalab.interfaces import Batch, Episode, Split
 
@@ -49,14 +49,17 @@ class Episodes:
 
     def __post_init__(self) -> None:
         self._sizes = Sizes(self.way, self.shot, self.query, self.unlabelled, self.distractors)
-        sizes.check(self.split, self._sizes, self.stream)
+        check(self.split, self._sizes, self.stream)
         per_episode = len(self.split.ids) + (self.way + self.distractors) * int(self.split.count.max())
+        per_episode *= 1 if self.split.group is None else 4
         self._size = min(BLOCK_EPISODES, max(1, BLOCK_NUMBERS // per_episode))
         if self.split.fixed is not None:  # every block is all of them
             self._size = len(self.split.fixed.classes)
         self._images = resident(self.split.images, self.device)
         turned = self.split.random_turns or self.split.turns is not None
         self._table = _turn_table(self.split.images).to(self._images.device) if turned else None
+        if self.split.group is not None:
+            self._drawn(0)  # a grouping that allows no episode fails here, before any work
 
     def __call__(self, step: int) -> Episode:
         """Return meta-batch `step`: x float32 [T,N,C,H,W] in [0,1], y int64 [T,N], both on the device."""

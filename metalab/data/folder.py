@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+from metalab.data.apart import grouped
 from metalab.data.decode import Picture, decode
 from metalab.data.store import Record, cache_folder, prepared
 from metalab.data.tree import SPLITS, Tree, few, read_tree, shown
@@ -27,7 +28,8 @@ class Folder:
     Without these, whole classes go to train, val and test by `ratios` and `seed`, at least two to each. Images at
     any depth below a class folder are the class's, uint8 [channels,size,size]; symbolic links are followed, hidden
     files passed over. An unreadable image is named in a warning and left out, or an error where `strict`. A class's
-    id is a hash of its images, so that it is recognised under another name. Raises UserError.
+    id is a hash of its images, so that it is recognised under another name. `group` is of file names, relative to
+    root: images of one group, such as one video's, never stand on both sides of an episode. Raises UserError.
     """
 
     root: str | None
@@ -37,6 +39,7 @@ class Folder:
     ratios: list[float]
     seed: int
     strict: bool
+    group: str | None = None
 
     def __post_init__(self) -> None:
         if not 8 <= self.size <= 512:
@@ -71,7 +74,7 @@ class Folder:
                 "%d of the %d %s images cannot be read and are left out: %s",
                 *(len(left_out), len(listed), split, few(left_out)),
             )
-        return found
+        return grouped(found, self.group)
 
     def _root(self) -> Path:
         if self.root is None:

@@ -6,14 +6,16 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from metalab.data.characters import CHALLENGE, MINIMAL, PROTOCOLS, split_of
+from metalab.data.apart import grouped
+from metalab.data.characters import CHALLENGE, MINIMAL, PROTOCOLS, alphabet, split_of
 from metalab.data.download import fetch
+from metalab.data.kin import kin
 from metalab.data.records import Record
 from metalab.data.sources import fingerprint, given_folder, tree, zip_members
 from metalab.data.store import Store, cache_folder, existing, prepared
@@ -42,6 +44,8 @@ class Omniglot:
     protocol: str = "vinyals"
     size: int = 28
     seed: int = 0
+    within: Literal["alphabet"] | None = None
+    group: str | None = None
 
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
@@ -59,13 +63,17 @@ class Omniglot:
         vinyals: each quarter turn of a character is a class; the four share the character's id and its images.
         random: each character is a class, and the sampler draws a turn for each class of each episode.
         background, small1, small2: each character is a class and stays upright.
+        within: an episode's classes are of one alphabet. group: of the drawings' file names, which end in the drawer.
         """
         if self.protocol in CHALLENGE and split == "test":
             raise UserError(
                 f"data.protocol={self.protocol} has no test split: its test is the one-shot challenge. Type "
                 "metalab eval run=RUN data=omniglot_challenge."
             )
-        upright = self._store.split(split)
+        served = grouped(self._turned(self._store.split(split)), self.group)
+        return served if self.within is None else replace(served, kin=kin(served.names, "omniglot", alphabet))
+
+    def _turned(self, upright: Split) -> Split:
         if self.protocol != "vinyals":
             return replace(upright, random_turns=self.protocol == "random")
         characters = len(upright.ids)

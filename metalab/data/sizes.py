@@ -1,8 +1,35 @@
-"""Whether a split can give episodes of a size, and what to type where it cannot."""
+"""The size of an episode: whether a split can give it, and what to type where it cannot."""
 
-from metalab.data.draw import Sizes
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+
+from metalab.data.kin import largest
 from metalab.errors import UserError
-from metalab.interfaces import Fixed, Split
+from metalab.interfaces import Fixed, Kin, Split
+
+Numbers = Callable[..., Tensor]  # shape -> uniform float64, from the block's generator
+
+
+class Sizes(NamedTuple):
+    """The size of an episode."""
+
+    way: int
+    shot: int
+    query: int
+    unlabelled: int = 0  # images a class without a label, beside the support
+    distractors: int = 0  # classes that have nothing but unlabelled images
+
+    @property
+    def a_class(self) -> int:
+        """Images that a class must have."""
+        return self.shot + self.query + self.unlabelled
+
+    @property
+    def edges(self) -> list[int]:
+        """How many images are support, query and unlabelled."""
+        return [self.way * self.shot, self.way * self.query, (self.way + self.distractors) * self.unlabelled]
 
 
 def check(split: Split, sizes: Sizes, stream: str) -> None:
@@ -17,6 +44,8 @@ def check(split: Split, sizes: Sizes, stream: str) -> None:
             "or task.distractors=0"
         )
     _check_classes(len(split.ids), sizes, name, key)
+    if split.kin is not None:
+        _check_kin(split.kin, sizes, name, key)
     smallest = int(split.count.argmin())
     images = int(split.count[smallest])
     if images < sizes.a_class:
@@ -40,6 +69,19 @@ def _check_classes(classes: int, sizes: Sizes, name: str, key: str) -> None:
             f"way={sizes.way} and {sizes.distractors} distractors are {sizes.way + sizes.distractors} classes, but the "
             f"{name} split has {classes}: type task.distractors={classes - sizes.way} or less, or add classes"
         )
+
+
+def _check_kin(kin: Kin, sizes: Sizes, name: str, key: str) -> None:
+    """Raise UserError where a source has no family that is large enough; smaller families give no episode."""
+    needed = sizes.way + sizes.distractors
+    for source in dict.fromkeys(kin.source):
+        family, classes = largest(kin, source)
+        if classes < needed:
+            beside = f" and {sizes.distractors} distractors" if sizes.distractors else ""
+            raise UserError(
+                f"way={sizes.way}{beside} but the classes of an episode are of one family, and the largest of {source} "
+                f"in the {name} split, {family}, has {classes}: type {key}way={classes - sizes.distractors} or less"
+            )
 
 
 def _advice(images: int, sizes: Sizes, key: str) -> str:

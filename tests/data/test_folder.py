@@ -247,6 +247,20 @@ def test_few_images_a_class_work_with_few_queries(root):
     assert Episodes(split, 5, 1, 4, 4, 0, "train", cpu)(0).query.x.shape == (4, 20, 3, 12, 12)
 
 
+def test_frames_of_one_video_stay_on_one_side(root):
+    for c in range(10):
+        for video in range(3):
+            for frame in range(4):
+                picture(root / f"class{c}" / f"video{video}_{frame}.png", 100 * c + 10 * video + frame)
+    split = folder(root, group=r"class\d+/video(\d+)_").load("train")
+    assert split.group is not None
+    draw = Episodes(split, 5, 2, 3, 200, 0, "train", torch.device("cpu")).indices(0)
+    videos = [[split.files[i].rpartition("_")[0] for i in row] for row in draw.image.tolist()]
+    assert all(not set(row[:10]) & set(row[10:]) for row in videos)
+    with pytest.raises(UserError, match=r"data\.group=film is not in \d+ of the \d+ file names, such as class"):
+        folder(root, group="film").load("train")
+
+
 def test_root_mistakes(root):
     form = "type metalab train data=folder data.root=/path/to/images"
     assert refusal(None) == f"data=folder needs the folder that holds your class folders: {form}"

@@ -13,6 +13,7 @@ from PIL import Image
 
 import metalab.data.omniglot as module
 from metalab.data.characters import MINIMAL, SPLITS, alphabet
+from metalab.data.episodes import Episodes
 from metalab.data.omniglot import Omniglot
 from metalab.data.sources import class_list
 from metalab.errors import UserError
@@ -145,6 +146,21 @@ def test_a_minimal_set_is_read_from_its_own_zip_first(tmp_path, no_download):
         list(data.characters().values()).count(split) for split in ("train", "val")
     ]
     assert data.load("train").files[0].startswith("images_background_small1/")
+
+
+def test_episodes_within_an_alphabet_and_with_drawers_apart(root, cache):
+    data = Omniglot(str(root), str(cache), within="alphabet", group=r"_(\d+)\.png")
+    split = data.load("test")
+    assert split.kin is not None
+    assert split.group is not None
+    assert len(split.kin.names) == len({alphabet(name) for name in split.names})
+    source = Episodes(split, 5, 1, 1, 200, 0, "test", torch.device("cpu"))
+    draw = source.indices(0)
+    for t in range(200):
+        assert len({alphabet(split.names[k]) for k in draw.classes[t].tolist()}) == 1
+        drawers = [split.files[i][-6:-4] for i in draw.image[t].tolist()]
+        assert len(set(drawers[:5])) == len(set(drawers[5:])) == 1
+        assert drawers[0] != drawers[5]
 
 
 def test_ink_is_white_on_black_and_every_pixel_the_mean_of_its_area(root, cache):
