@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import NamedTuple
 
 from filelock import FileLock
 from rich.console import Console
@@ -26,6 +27,14 @@ log = logging.getLogger("metalab.data")
 
 WEB_PAGE = re.compile(rb"\s*<(!doctype\s+html|html)", re.IGNORECASE)
 DROPPED = (http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
+
+
+class Published(NamedTuple):
+    """A file that is to be had for all."""
+
+    name: str  # on the disk
+    urls: tuple[str, ...]  # mirrors of one another
+    checksum: str  # as published, "md5:..." or "sha256:..."
 
 
 class _TryAgain(Exception):
@@ -62,6 +71,14 @@ def fetch(urls: list[str], checksum: str, to: Path, by_hand: str, wait: float = 
                 return to
     kept = f"\n{part.stat().st_size:,} bytes are kept; the next try goes on from there." if part.exists() else ""
     raise UserError(f"{to.name} could not be downloaded:\n" + "\n".join(reasons) + kept + "\n" + by_hand)
+
+
+def fetch_all(files: tuple[Published, ...], folder: Path) -> None:
+    """Bring these files into the folder; UserError that says how to do it by hand where one cannot be had."""
+    listed = " and ".join(file.urls[0] for file in files)
+    by_hand = f"By hand: fetch {listed}, put into one folder as it comes, and type data.root=/that/folder."
+    for file in files:
+        fetch(list(file.urls), file.checksum, folder / file.name, by_hand)
 
 
 def _from_mirror(url: str, checksum: str, part: Path, wait: float) -> None:

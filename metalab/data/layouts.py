@@ -1,4 +1,4 @@
-"""The forms miniImageNet and its kin come in: class folders, csv and images, learn2learn's pickles, packed npz."""
+"""The forms that data sets of class-split images come in: class folders, csv and images, pickles, packed npz."""
 
 import csv
 import io
@@ -13,19 +13,18 @@ import numpy as np
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from metalab.data.sources import IMAGES, tree
+from metalab.data.sources import IMAGES, SPLITS, tree
 from metalab.data.unpickle import images_and_rows
 from metalab.errors import UserError
 
-SPLITS = ("train", "val", "test")
-CLASS = re.compile(r"n\d{8}")  # a WordNet id
+WNID = re.compile(r"n\d{8}")  # what ImageNet's class folders are called
 
 
 class Picture(NamedTuple):
     """One image that has been found but not yet decoded."""
 
-    wnid: str
-    shown: str  # the class in words, else its wnid
+    class_name: str  # as the published split has it
+    shown: str  # the class in words, else its name
     file: str
     open: Callable[[], Image.Image]
 
@@ -35,17 +34,18 @@ class Layout(NamedTuple):
 
     name: str
     files: list[Path]  # whose names, sizes and times tell this source from another
-    classes: Callable[[], dict[str, str | None]]  # wnid -> the split it stands in, None where the layout names none
+    classes: Callable[[], dict[str, str | None]]  # class -> the split it stands in, None where the layout names none
     pictures: Callable[[], Iterator[Picture]]  # class by class
+    total: int | None = None  # images, where that is known before they are read
     note: str = ""  # what a referee must know
 
 
-def class_folders(root: Path) -> Layout | None:
-    """Recognise train/ val/ test/ with a folder a class in each, or a flat tree of class folders."""
+def class_folders(root: Path, named: re.Pattern[str] = WNID) -> Layout | None:
+    """Recognise train/ val/ test/ with a folder a class in each, or a flat tree of class folders, by their names."""
     places: dict[Path, str | None] = {root / split: split for split in SPLITS if (root / split).is_dir()}
     places = places or {root: None}
     folders = {path: split for place, split in places.items() for path in sorted(place.iterdir())}
-    folders = {path: split for path, split in folders.items() if CLASS.fullmatch(path.name) and path.is_dir()}
+    folders = {path: split for path, split in folders.items() if named.fullmatch(path.name) and path.is_dir()}
     if not folders:
         return None
     images = {path: [file for file in tree(path) if file.suffix.lower() in IMAGES] for path in folders}
@@ -56,12 +56,13 @@ def class_folders(root: Path) -> Layout | None:
                 yield Picture(folder.name, folder.name, str(file.relative_to(root)), partial(Image.open, file))
 
     classes = {folder.name: split for folder, split in folders.items() if images[folder]}
-    return Layout("class folders", [file for files in images.values() for file in files], lambda: classes, pictures)
+    every = [file for files in images.values() for file in files]
+    return Layout("class folders", every, lambda: classes, pictures, len(every))
 
 
 def csv_images(root: Path) -> Layout | None:
     """Recognise train.csv, val.csv and test.csv (columns filename and label) beside a folder images/."""
-    tables = _three(root, {split: [f"{split}.csv"] for split in SPLITS})
+    tables = three(root, {split: [f"{split}.csv"] for split in SPLITS})
     if not tables:
         return None
     if not (root / "images").is_dir():
@@ -85,14 +86,14 @@ def csv_images(root: Path) -> Layout | None:
                 yield Picture(wnid, wnid, f"images/{name}", partial(Image.open, root / "images" / name))
 
     files = [root / "images" / name for names in images.values() for name in names]
-    return Layout("csv and images", [*tables.values(), *files], lambda: classes, pictures)
+    return Layout("csv and images", [*tables.values(), *files], lambda: classes, pictures, len(files))
 
 
 def pickles(root: Path) -> Layout | None:
     """Recognise mini-imagenet-cache-{train,validation,test}.pkl as learn2learn reads them; nothing in them is run."""
     form = "mini-imagenet-cache-{}.pkl"
     names = {split: [form.format(split)] for split in SPLITS}
-    files = _three(root, {**names, "val": [form.format("validation"), form.format("val")]})
+    files = three(root, {**names, "val": [form.format("validation"), form.format("val")]})
     if not files:
         return None
 
@@ -130,10 +131,11 @@ def packed(root: Path) -> Layout | None:
                 yield Picture(str(z["class_names"][label]), str(words[label]), file, partial(_opened, raw))
 
     z = _npz(archives[-1], ["blob", "offsets"])
-    return Layout("packed", archives, classes, pictures, _reencoded(z["blob"][: z["offsets"][1]].tobytes()))
+    total = sum(len(_npz(path, ["labels"])["labels"]) for path in archives)
+    return Layout("packed", archives, classes, pictures, total, _reencoded(z["blob"][: z["offsets"][1]].tobytes()))
 
 
-def _three(root: Path, names: dict[str, list[str]]) -> dict[str, Path]:
+def three(root: Path, names: dict[str, list[str]]) -> dict[str, Path]:
     """Return the file of each split, none at all where none is there; UserError where only some are."""
     found = {split: path for split, many in names.items() for path in [root / n for n in many] if path.is_file()}
     missing = [many[0] for split, many in names.items() if split not in found]

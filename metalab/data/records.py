@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 log = logging.getLogger("metalab.data")
 
@@ -87,18 +87,20 @@ def write(folder: Path, records: Iterable[Record]) -> dict[str, Any]:
         return {"shape": shape, "splits": {name: column.close(folder, name) for name, column in columns.items()}}
 
 
-def watched(records: Iterable[Record], name: str) -> Iterator[Record]:
-    """Pass the records on, with a progress line on a terminal and a log line every ten seconds without one."""
+def watched(records: Iterable[Record], name: str, total: int | None = None) -> Iterator[Record]:
+    """Pass the records on, with a progress bar on a terminal and a log line every ten seconds without one."""
     start = said = time.monotonic()
     n = 0
-    columns = (SpinnerColumn(), TextColumn("{task.description}: {task.completed} images"), TimeElapsedColumn())
+    of = "" if total is None else f" of {total:,}"
+    words = TextColumn("{task.description}: {task.completed:,}" + of + " images")
+    columns = (SpinnerColumn(), words, BarColumn(), TimeElapsedColumn())
     quiet = not sys.stderr.isatty()
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as bar:
-        task = bar.add_task(f"Preparing {name}", total=None)
+        task = bar.add_task(f"Preparing {name}", total=total)
         for n, record in enumerate(records, 1):
             bar.advance(task)
             if quiet and time.monotonic() - said > 10:
                 said = time.monotonic()
-                log.info("Preparing %s: %d images so far.", name, n)
+                log.info("Preparing %s: %d%s images so far.", name, n, of)
             yield record
     log.info("Prepared %s: %d images in %.1f s.", name, n, time.monotonic() - start)

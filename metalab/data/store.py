@@ -74,10 +74,13 @@ def writing(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def prepared(folder: Path, recipe: dict[str, Any], records: Callable[[], Iterable[Record]]) -> Store:
+def prepared(
+    folder: Path, recipe: dict[str, Any], records: Callable[[], Iterable[Record]], total: int | None = None
+) -> Store:
     """Return the store in `folder`; build it first where it is missing, damaged or made by another recipe.
 
-    `records` yields class by class, every image of one shape; a recipe is anything JSON can hold.
+    `records` yields class by class, every image of one shape; a recipe is anything JSON can hold; `total` is the
+    number of records where that is known, for the progress bar.
     Two processes may call this at once: one builds, the other waits. UserError where the folder cannot be written.
     """
     recipe = json.loads(json.dumps(recipe))
@@ -89,7 +92,7 @@ def prepared(folder: Path, recipe: dict[str, Any], records: Callable[[], Iterabl
                 store, why = _checked(folder, recipe)  # another process may have built it meanwhile
                 if store is None:
                     log.info("Preparing %s: %s.", folder, why)
-                    _build(folder, recipe, records)
+                    _build(folder, recipe, records, total)
                     store, why = _checked(folder, recipe)
     if store is None:
         raise RuntimeError(f"{folder} was built just now, and yet {why}")
@@ -155,7 +158,7 @@ def _locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _build(folder: Path, recipe: dict[str, Any], records: Callable[[], Iterable[Record]]) -> None:
+def _build(folder: Path, recipe: dict[str, Any], records: Callable[[], Iterable[Record]], total: int | None) -> None:
     """Write a whole store under another name, then rename it: what is found under `folder` is finished."""
     work, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
     try:
@@ -163,7 +166,7 @@ def _build(folder: Path, recipe: dict[str, Any], records: Callable[[], Iterable[
             if leftover.exists():
                 shutil.rmtree(leftover)
         work.mkdir()
-        meta = {"format": FORMAT, "recipe": recipe, **write(work, watched(records(), folder.name))}
+        meta = {"format": FORMAT, "recipe": recipe, **write(work, watched(records(), folder.name, total))}
         if not meta["splits"]:
             raise UserError(f"No image was found for {folder.name}; is data.root the right folder?")
         (work / META).write_text(json.dumps(meta), encoding="utf-8")

@@ -41,19 +41,33 @@ class _Harmless(pickle.Unpickler):
         return self.known[module_name, global_name]
 
 
+BROKEN = (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, AttributeError, IndexError)
+
+
+def plain(raw: BinaryIO, where: Path, what: str) -> Any:
+    """Return what a pickle of arrays, lists and dictionaries holds; UserError, naming it as no pickle of `what`."""
+    try:
+        return _Harmless(raw).load()
+    except BROKEN as error:
+        raise foreign(where, what, error) from error
+
+
+def foreign(where: Path, what: str, error: Exception) -> UserError:
+    """Return the error that says that a pickle is not what it should be."""
+    return UserError(f"{where} is no pickle of {what} ({error}); nothing of it was used. Fetch it anew.")
+
+
 def images_and_rows(path: Path) -> tuple[np.ndarray, dict[str, list[int]]]:
     """Return images uint8 [N,H,W,3] and the rows of each class."""
+    with open(path, "rb") as file:
+        held = plain(file, path, "miniImageNet")
     try:
-        with open(path, "rb") as file:
-            held = _Harmless(file).load()
         images = held["image_data"]
         rows = {str(wnid): [int(i) for i in many] for wnid, many in held["class_dict"].items()}
         sound = images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3
         sound = sound and all(0 <= i < len(images) for many in rows.values() for i in many)
-    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise UserError(
-            f"{path} is no pickle of miniImageNet ({error}); nothing of it was used. Fetch it anew."
-        ) from error
+    except BROKEN as error:
+        raise foreign(path, "miniImageNet", error) from error
     if not sound:
         raise UserError(f"{path}: expected image_data uint8 [N,84,84,3] and class_dict with rows of it.")
     return images, rows

@@ -14,9 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from metalab.data.layouts import SPLITS
 from metalab.data.miniimagenet import MiniImageNet
-from metalab.data.sources import class_list
+from metalab.data.sources import SPLITS, class_list
 from metalab.errors import UserError
 
 SHARED = os.environ.get("METALAB_SHARED_DATA")
@@ -109,7 +108,7 @@ def test_every_layout_gives_the_same_classes_and_images(tmp_path, lay_out):
     assert not ids[0] & ids[1]
     assert not ids[0] & ids[2]
     assert not ids[1] & ids[2]
-    few = f"{SHOTS * 20} images instead of 12,000"
+    few = f"{SHOTS * 100} images instead of 60,000"
     assert splits["test"].note == (f"re-encoded, JPEG q75; {few}" if lay_out is packed_npz else few)
     again = MiniImageNet(None, str(tmp_path)).load("test")  # what was prepared is found without root
     assert torch.equal(again.images, splits["test"].images)

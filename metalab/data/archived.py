@@ -1,0 +1,44 @@
+"""A folder of class folders inside a published archive, read where it lies: CUB's images/, the textures' images/."""
+
+import io
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from PIL import Image
+
+from metalab.data.files import Files, found
+from metalab.data.layouts import Layout, Picture
+from metalab.data.sources import IMAGES
+
+
+def class_folders_in(root: Path, folder: str, inside: str, archives: tuple[str, ...]) -> Layout | None:
+    """Recognise folder/inside/CLASS/*.jpg, unpacked in root or in one of these archives; `inside` may be ""."""
+    files = found(root, folder, archives)
+    if files is None:
+        return None
+    within = f"{inside}/" if inside else ""
+    images: dict[str, list[str]] = {}
+    for name in files.names:
+        class_name, _, image = name.removeprefix(within).partition("/")
+        if name.startswith(within) and image and name.lower().endswith(IMAGES):
+            images.setdefault(class_name, []).append(name)
+    return layout(files, images) if images else None
+
+
+def layout(files: Files, images: dict[str, list[str]]) -> Layout:
+    """Return the layout of a data set whose classes are these of the files, in this order."""
+
+    def pictures() -> Iterator[Picture]:
+        for class_name, names in images.items():
+            for name in names:
+                yield Picture(class_name, class_name, name, partial(opened, files, name))
+
+    total = sum(map(len, images.values()))
+    kind = "archive" if files.where.is_file() else "unpacked archive"
+    return Layout(kind, files.stamped(), lambda: dict.fromkeys(images), pictures, total)
+
+
+def opened(files: Files, name: str) -> Image.Image:
+    """Return one of the files as an image that is not yet decoded."""
+    return Image.open(io.BytesIO(files.read(name)))

@@ -1,0 +1,125 @@
+"""A published data set whose classes are split by a list: any recognised copy of it -> one store."""
+
+import logging
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from metalab.data.download import Published, fetch_all
+from metalab.data.layouts import Layout, Picture
+from metalab.data.records import Record
+from metalab.data.sources import fingerprint, given_folder
+from metalab.data.store import Store, cache_folder, existing, prepared
+from metalab.errors import UserError
+from metalab.interfaces import Split
+
+log = logging.getLogger("metalab.data")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What is published about a data set, and the forms in which people have it."""
+
+    title: str  # "miniImageNet"
+    option: str  # its name on the command line
+    protocol: str  # which of the splits, a word for the store's name
+    prefix: str  # of the global class ids, "imagenet"
+    splits: dict[str, str]  # class -> train, val or test
+    whose: str  # "Ravi and Larochelle's 64/16/20 classes"
+    images: int  # in all its splits
+    recognise: tuple[Callable[[Path], Layout | None], ...]
+    layouts: str  # the same for people, one a line
+    downloads: tuple[Published, ...] = ()  # with these in a folder it is recognised
+    why: str = ""  # it has to be given where there are none, "its images may not be passed on"
+
+    def store(self, root: str | None, cache: str | None, size: int) -> Store:
+        """Return the store of images [3,size,size]; UserError with the layouts data.root may have, or what is wrong."""
+        settings: dict[str, Any] = {"data": self.option, "protocol": self.protocol, "size": size}
+        folder = cache_folder(cache) / f"{self.option}-{self.protocol}-{size}"
+        if root is None and (store := existing(folder, settings)):
+            return store
+        if root is not None:  # then only that is read: never a download, never what was made from elsewhere
+            where = given_folder(root)
+        elif self.downloads:
+            where = cache_folder(cache) / "downloads" / self.option
+            fetch_all(self.downloads, where)
+        else:
+            raise UserError(
+                f"{self.title} has to be given once, for {self.why}. {folder} holds none yet.\n"
+                f"Type data.root=/path/to/a/folder, which holds one of\n{self.layouts}"
+            )
+        layout = self._recognised(where)
+        source = {"layout": layout.name, "source": fingerprint(where, layout.files), "note": layout.note}
+        return prepared(folder, {**settings, **source}, lambda: self._records(where, layout, size), layout.total)
+
+    def split(self, store: Store, name: str) -> Split:
+        """Return a split of the store, noting how its images differ from the published ones."""
+        loaded = store.split(name)
+        held = sum(len(kept["files"]) for kept in store.splits.values())
+        fewer = f"{held:,} images instead of {self.images:,}" if held != self.images else ""
+        return replace(loaded, note="; ".join(filter(None, [store.recipe["note"], fewer])))
+
+    def _recognised(self, root: Path) -> Layout:
+        for recognise in self.recognise:
+            if layout := recognise(root):
+                return layout
+        raise UserError(f"data.root={root} is not laid out as {self.title}. It should hold one of\n{self.layouts}")
+
+    def _records(self, root: Path, layout: Layout, size: int) -> Iterator[Record]:
+        log.info("Reading %s as %s.", root, layout.name)
+        self._check(root, layout.classes())
+        pictures = layout.pictures()
+        unread: list[str] = []
+        with ThreadPoolExecutor(2) as pool:  # Pillow decodes beside the interpreter; a few at a time, memory stays flat
+            while some := list(islice(pictures, 256)):
+                for picture, image in zip(some, pool.map(lambda one: _decoded(one, size), some), strict=True):
+                    if isinstance(image, str):
+                        unread.append(f"{root / picture.file} cannot be read ({image})")
+                        continue
+                    name = picture.class_name
+                    yield Record(image, f"{self.prefix}:{name}", picture.shown, self.splits[name], picture.file)
+        if unread:
+            raise UserError(
+                f"{'; '.join(unread[:10])}{f'; and {len(unread) - 10} more' if len(unread) > 10 else ''}; "
+                "a benchmark has to be whole. Fetch these files anew."
+            )
+
+    def _check(self, root: Path, found: dict[str, str | None]) -> None:
+        """Raise UserError unless these are the published classes, each in its own split where the layout names one."""
+        wrong = [f"{name} does not belong to {self.title}" for name in found if name not in self.splits]
+        for name, split in self.splits.items():
+            if name not in found:
+                wrong.append(f"{name} of {split} is missing")
+            elif found[name] not in (None, split):
+                wrong.append(f"{name} stands in {found[name]} and belongs to {split}")
+        if wrong:
+            more = f", and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+            raise UserError(
+                f"data.root={root} does not hold {self.whose}: {'; '.join(wrong[:5])}{more}. "
+                "For other classes type data=folder data.root=... instead."
+            )
+
+
+def check_size(size: int, usual: int) -> None:
+    """Raise UserError unless `size` is a number of pixels that images can be made."""
+    if not 8 <= size <= 512:
+        raise UserError(
+            f"data.size={size} is out of range: 8 to 512 pixels, {usual} in most papers: data.size={usual}."
+        )
+
+
+def _decoded(picture: Picture, size: int) -> np.ndarray | str:
+    """Return uint8 [3,size,size], scaled without regard to its proportions, as most papers do; or why it is not."""
+    try:
+        image = picture.open().convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return str(error)
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.LANCZOS)
+    return np.asarray(image).transpose(2, 0, 1)

