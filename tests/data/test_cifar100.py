@@ -24,8 +24,10 @@ NAMES = sorted(CLASSES)
 
 
 def pixels(name: str, i: int) -> np.ndarray:
-    """Return [32,32,3] of one colour, which tells class and image apart and survives JPEG."""
-    return np.full((32, 32, 3), (2 * NAMES.index(name), 50 * i, 90), np.uint8)
+    """Return [32,32,3] of one colour, which tells class and image apart and survives JPEG, on a dark lower half."""
+    image = np.full((32, 32, 3), (2 * NAMES.index(name), 50 * i, 90), np.uint8)
+    image[16:, :, 2] = 0
+    return image
 
 
 def parts() -> dict[str, bytes]:
