@@ -1,4 +1,4 @@
-"""The command line: `metalab train|eval`, each with the whole of Hydra behind it. The only file that touches argv."""
+"""The command line: `metalab train|eval|data`, with the whole of Hydra behind it. The only file that touches argv."""
 
 import logging
 import os
@@ -8,15 +8,17 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from metalab import __version__
-from metalab.errors import UserError
+from metalab.errors import UsageError, UserError
 
 if TYPE_CHECKING:  # --help and TAB must be quick: whatever is heavy is imported where it is used
     from omegaconf import DictConfig
 
-COMMANDS = ("train", "eval")
+COMMANDS = ("train", "eval")  # Hydra's; data is its own
+VERBS = ("list", "prepare", "check", "show")  # of metalab data
 FLAGS = ("--multirun", "--cfg", "--info", "--help", "--hydra-help", "--config-dir", "--resolve", "--package")
 USAGE = """usage: metalab train [group=option ...] [key=value ...]   train and validate, into outputs/train/
        metalab eval run=FOLDER [key=value ...]            test a trained run, into outputs/eval/
+       metalab data list | prepare NAME | check NAME | show NAME [data.key=value ...]
        metalab --help | --version
 
 metalab train --help                                       the groups, their options and every setting
@@ -24,9 +26,20 @@ metalab train algo=maml data=miniimagenet task.shot=5      one run
 metalab train -m seed=1,2,3 algo=maml,protonet             a sweep
 metalab train resume=FOLDER                                go on with a run that was stopped
 metalab eval run=latest                                    or run=[FOLDER,FOLDER]
+metalab data list                                          the data sets, and which are on disk
+metalab data check miniimagenet data.root=FOLDER           what it leaks: classes, copies, near copies
 
 TAB completion: eval "$(metalab -sc install=bash)" in bash, and in zsh after `autoload -U compinit bashcompinit;
 compinit; bashcompinit`; metalab -sc install=fish | source in fish.
+"""
+
+DATA_USAGE = """usage: metalab data list                       the data sets: classes, images, licence, on disk or not
+       metalab data prepare NAME               bring it onto the disk, decoded: every later start is quick
+       metalab data check NAME [out=FOLDER]    what it leaks; exit code 1 where a class is in two splits
+       metalab data show NAME [what=episode] [split=test] [out=FILE.png] [task.way=5] [seed=0]
+
+Each takes data.KEY=VALUE, as data.root=/path/to/the/files, and --config-dir FOLDER for data sets of your own.
+out=FOLDER of check receives leaks.json, with all it found, and near.png, with the pairs that look alike.
 """
 
 _failed: list[str] = []  # the jobs of this process's sweep that failed
@@ -42,10 +55,12 @@ def main() -> None:
             print(f"metalab {__version__}")
         elif command in COMMANDS:
             _run_hydra(command, rest)
+        elif command == "data":
+            _data(rest)
         elif command in ("-sc", "--shell-completion"):
             _complete(rest)
         else:
-            sys.stderr.write(f"metalab: unknown command {command!r}, expected train or eval\n\n{USAGE}")
+            sys.stderr.write(f"metalab: unknown command {command!r}, expected train, eval or data\n\n{USAGE}")
             sys.exit(2)
     except UserError as error:
         sys.exit(f"metalab: {error}")
@@ -57,6 +72,24 @@ def main() -> None:
             sys.stderr.write("\n".join([f"metalab: {len(_failed)} of the sweep's jobs failed:", *_failed, ""]))
 
 
+def _data(words: list[str]) -> None:
+    """Run `metalab data VERB ...`; exit code 2 where the words make no sense."""
+    verb, *rest = words or [""]
+    if verb in ("-h", "--help") or "--help" in rest:
+        print(DATA_USAGE, end="")
+        return
+    if verb not in VERBS:
+        sys.stderr.write(f"metalab: unknown command 'data {verb}', expected one of: {', '.join(VERBS)}\n\n{DATA_USAGE}")
+        sys.exit(2)
+    from metalab.datacli import command
+
+    try:
+        sys.exit(command.run(verb, rest))
+    except UsageError as error:
+        sys.stderr.write(f"metalab: {error}\n")
+        sys.exit(2)
+
+
 def _complete(rest: list[str]) -> None:
     """Answer the shell, which calls `metalab -sc query=bash` with the line so far in COMP_LINE."""
     line = os.environ.get("COMP_LINE")
@@ -66,8 +99,13 @@ def _complete(rest: list[str]) -> None:
     typed = "" if line[-1].isspace() else words.pop()
     if typed.startswith("-"):  # Hydra takes half a flag for a mistake
         print("\n".join(flag for flag in FLAGS if flag.startswith(typed)))
-    elif not words:
-        print("\n".join(command for command in COMMANDS if command.startswith(typed)))
+    elif not words or words == ["data"]:
+        print("\n".join(each for each in (VERBS if words else (*COMMANDS, "data")) if each.startswith(typed)))
+    elif words[0] == "data":
+        from metalab.config import conf_dir
+
+        names = sorted(path.stem for path in (conf_dir() / "data").glob(f"{typed}*.yaml"))
+        print("\n".join(names if len(words) == 2 else ()))
     elif words[0] in COMMANDS:
         os.environ["COMP_LINE"] = " ".join([program, *words[1:], typed])  # Hydra knows no subcommand
         _run_hydra(words[0], ["-sc", *rest], words[1:])

@@ -1,0 +1,158 @@
+"""`metalab data`: what it prints, its exit codes, and what it says to words that make no sense."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from metalab.config import conf_dir
+from metalab.datacli.listing import FACTS
+
+LEAKY = """
+from dataclasses import dataclass
+import torch
+from metalab.errors import UserError
+from metalab.interfaces import Split
+
+@dataclass(frozen=True)
+class Leaky:
+    shared: bool
+
+    def load(self, split):
+        if split == "val":
+            raise UserError("there is no validation here")
+        ids = [f"{split}:{i}" for i in range(3)] + (["both"] if self.shared else ["only:" + split])
+        images = torch.randint(256, (8, 1, 16, 16), generator=torch.Generator().manual_seed(len(split)))
+        two = torch.full((4,), 2)
+        return Split(images.to(torch.uint8), torch.arange(4) * 2, two, ids, ids)
+"""
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    """A user's folder: train/ val/ test/ with six classes of three pictures each."""
+    draw = np.random.default_rng(0)
+    for split in ("train", "val", "test"):
+        for k in range(6):
+            place = tmp_path / "images" / split / f"{split}{k}"
+            place.mkdir(parents=True)
+            for i in range(3):
+                Image.fromarray(draw.integers(0, 255, (20, 20, 3), dtype=np.uint8)).save(place / f"{i}.png")
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch) -> Path:
+    """A config folder of the user's with data=leaky, whose code lies in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf" / "data").mkdir(parents=True)
+    (tmp_path / "conf" / "data" / "leaky.yaml").write_text("_target_: leaky.Leaky\nshared: true\n")
+    (tmp_path / "leaky.py").write_text(LEAKY)
+    return tmp_path / "conf"
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("METALAB_CACHE", str(tmp_path / "cache"))
+
+
+def test_list_names_every_data_set_and_which_is_on_disk(command_line, images):
+    code, said = command_line("data", "list")
+    assert code == 0
+    lines = {line.split()[0]: line for line in said.splitlines() if line.startswith(" ") and line.split()}
+    for path in (conf_dir() / "data").glob("*.yaml"):
+        assert path.stem in lines
+    assert " no " in lines["folder"]
+    assert all(word in lines["cifarfs"] for word in ("64/16/20", "60,000", "32x32 RGB"))
+    assert command_line("data", "prepare", "folder", f"data.root={images}", "data.size=16")[0] == 0
+    code, said = command_line("data", "list")
+    assert next(line for line in said.splitlines() if line.startswith(" folder")).count(" 0 MB ") == 1
+
+
+@pytest.mark.parametrize("name", ["cifarfs", "cub", "fc100", "glyphs", "miniimagenet", "omniglot", "tieredimagenet"])
+def test_the_list_has_its_facts_from_the_yaml(name):
+    second = (conf_dir() / "data" / f"{name}.yaml").read_text().splitlines()[1]
+    assert FACTS.fullmatch(second), second
+
+
+def test_prepare_makes_the_store_and_says_what_is_in_it(command_line, images, tmp_path):
+    code, said = command_line("data", "prepare", "folder", f"data.root={images}", "data.size=16")
+    assert code == 0
+    assert "folder val: 6 classes, 18 images" in said
+    assert len(list((tmp_path / "cache").glob("folder-*/store.json"))) == 1
+
+
+def test_check_finds_a_planted_copy_and_a_class_in_two_splits_is_exit_code_1(command_line, images, own):
+    (images / "test" / "test0" / "9.png").write_bytes((images / "train" / "train1" / "0.png").read_bytes())
+    code, said = command_line("data", "check", "folder", f"data.root={images}", "data.size=16", "out=found")
+    assert code == 0
+    assert "pairs of identical images: 1, 1 of them across splits" in said
+    assert "train/train1/0.png = test folder:" in said
+    assert (Path("found") / "leaks.json").is_file()
+    code, said = command_line("data", "check", "leaky", "--config-dir", str(own))
+    assert code == 1
+    assert "classes in two splits: 1\n  both: train and test" in said
+    assert "no val split: there is no validation here" in said
+    assert command_line("data", "check", "leaky", "data.shared=false", "--config-dir", str(own))[0] == 0
+
+
+@pytest.mark.parametrize("what", ["sheet", "episode"])
+def test_show_draws_every_class(command_line, images, tmp_path, what):
+    path = tmp_path / "pictures" / "a.png"
+    words = (f"data.root={images}", "data.size=16", f"what={what}", f"out={path}", "split=val")
+    code, said = command_line("data", "show", "folder", *words, "task.query=2")
+    assert (code, said.splitlines()[-1]) == (0, str(path))
+    page = np.asarray(Image.open(path).convert("L"))
+    blocks = np.diff((page[:, 10] < 250).astype(int)) == 1  # down the first column: labels and images begin
+    assert blocks.sum() >= (6 if what == "sheet" else 5)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "why"),
+    [
+        ((), 2, "unknown command 'data ', expected one of: list, prepare, check, show"),
+        (("lst",), 2, "unknown command 'data lst'"),
+        (("check",), 2, "metalab data check NAME, not ''. NAME is one of: cifarfs, "),
+        (("check", "omniglt"), 2, "not 'omniglt'. Did you mean omniglot"),
+        (("check", "glyphs", "algo=maml"), 2, "'algo=maml': metalab data check NAME takes data.KEY=VALUE, out="),
+        (("check", "glyphs", "data=folder"), 2, "'data=folder': metalab data check NAME takes"),
+        (("show", "glyphs", "what=film"), 2, "what=film: expected what=sheet"),
+        (("show", "glyphs", "split=eval"), 2, "split=eval: expected split=train, split=val or split=test"),
+        (("check", "glyphs", "--config-dir"), 2, "--config-dir FOLDER: expected a folder that holds data/*.yaml"),
+        (("check", "glyphs", "data.sizes=3"), 1, "sizes"),
+        (("check", "glyphs", "data.size=big"), 1, "data.size=big"),
+        (("prepare", "miniimagenet"), 1, "Type data.root=/path/to/a/folder, which holds one of"),
+    ],
+)
+def test_what_makes_no_sense_is_said_in_a_line(command_line, words, code, why):
+    found, said = command_line("data", *words)
+    assert (found, why in said) == (code, True), said
+    assert "Traceback" not in said
+
+
+def test_help_and_completion_import_nothing_heavy(tmp_path):
+    script = "import sys; sys.argv = sys.argv[1:]; from metalab.cli import main\ntry: main()\nfinally: " + (
+        "print([m for m in ('torch', 'hydra', 'numpy', 'rich') if m in sys.modules], file=sys.stderr)"
+    )
+    for words, expected in (
+        (("--help",), "metalab data list | prepare NAME"),
+        (("data", "--help"), "what it leaks; exit code 1"),
+    ):
+        start = time.perf_counter()
+        run = subprocess.run([sys.executable, "-c", script, "metalab", *words], capture_output=True, text=True)
+        assert expected in run.stdout
+        assert run.stderr.strip() == "[]"
+        assert time.perf_counter() - start < 5
+    for line, expected in (
+        ("metalab data ", "list\nprepare\ncheck\nshow\n"),
+        ("metalab da", "data\n"),
+        ("metalab data check cif", "cifarfs\n"),
+    ):
+        env = {**os.environ, "COMP_LINE": line}
+        words = [sys.executable, "-c", script, "metalab", "-sc", "query=bash"]
+        assert subprocess.run(words, capture_output=True, text=True, env=env).stdout == expected
