@@ -96,7 +96,7 @@ def test_help_and_version(bench):
 def test_unknown_command_shows_usage(bench):
     code, out, err = bench("tain", "algo=maml")
     assert (code, out) == (2, "")
-    assert err.startswith("metalab: unknown command 'tain', expected train or eval\n\nusage: metalab train")
+    assert err.startswith("metalab: unknown command 'tain', expected train, eval or data\n\nusage: metalab train")
 
 
 def test_help_is_quick_and_imports_nothing_heavy():
@@ -443,7 +443,7 @@ def completed(bench: Bench, line: str, shell: str = "bash") -> list[str]:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("metalab ", ["train", "eval"]),
+        ("metalab ", ["train", "eval", "data"]),
         ("metalab e", ["eval"]),
         (".venv/bin/metalab train alg", ["algo.", "algo="]),
         ("metalab train task=5", ["task=5way5shot"]),
