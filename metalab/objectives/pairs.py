@@ -1,0 +1,51 @@
+"""The objective of Siamese networks: each query with each support image, one class or two."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from metalab.errors import UserError
+from metalab.interfaces import Episode, Learner, Loss, TaskResult
+from metalab.metric import best_of_class
+from metalab.objectives.judge import Prediction, cross_entropy
+
+
+@runtime_checkable
+class PairAlgorithm(Protocol):
+    @property
+    def way(self) -> int: ...
+    def pair_scores(self, learner: Learner, a: Tensor, b: Tensor) -> Tensor: ...  # embeddings [N,D], [M,D] -> [N,M]
+    def pair_loss(self) -> Callable[[Tensor, Tensor], Tensor]: ...  # scores, which are of one class -> loss
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The algorithm's pair loss over all pairs of a query and a support image."""
+
+    algorithm: PairAlgorithm
+    steps: int
+    inner: Loss
+    outer: Loss
+    predict: Prediction
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.algorithm, PairAlgorithm):
+            raise UserError(
+                f"algo.objective=Pairs takes an algorithm that compares pairs (siamese), not {self.algorithm}"
+            )
+        if self.outer is not cross_entropy:
+            raise UserError(
+                "algo=siamese is trained by a loss on pairs, and one of reg works on the cross-entropy of classes; "
+                "leave it out of reg"
+            )
+
+    def __call__(self, learner: Learner, episode: Episode, progress: Tensor) -> TaskResult:
+        support, query = episode
+        known = learner.features(support.x).flatten(1)
+        embedded = self.predict(lambda x: learner.features(x).flatten(1), support.x, query.x)
+        scores = self.algorithm.pair_scores(learner, embedded, known)
+        loss = self.algorithm.pair_loss()(scores, query.y[:, None] == support.y)
+        nearest = best_of_class(scores, support.y, self.algorithm.way).argmax(-1)
+        return TaskResult(loss, nearest == query.y, {"loss": loss}, {})
