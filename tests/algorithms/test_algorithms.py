@@ -34,6 +34,7 @@ QUICK = {  # what makes seconds of it; an algorithm without an entry trains as i
     "metasgd": GRADIENT,
     "reptile": ["train.steps=30", "algo.test_steps=10", "algo.lr=0.01"],
     "siamese": ["optim.lr=0.01"],
+    "matching": ["optim.lr=0.01"],
 }
 
 
