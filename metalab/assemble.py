@@ -1,7 +1,7 @@
 """From the config's nodes to the objects that train and evaluate share: device, algorithm, objective, net."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from metalab.config import build, locate, settings
 from metalab.errors import UserError
-from metalab.interfaces import Algorithm, Batch, Engine, Loss, Model, Split
+from metalab.interfaces import Algorithm, Batch, Engine, Loss, Model, Objective, Split
 from metalab.models.layers import Normalise
 from metalab.models.net import Net
+from metalab.objectives.by_way import ByWay
 from metalab.objectives.judge import PREDICTIONS
 from metalab.regularisers import Terms, combine, same_loss
+from metalab.task import Task
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,19 @@ def regularisation(node: Mapping[str, Any], steps: int) -> Terms:
 def objective(path: str, algorithm: Algorithm, steps: int, inner: Loss, outer: Loss, bn: str) -> Any:
     """Build a training objective by its dotted path."""
     return locate(path, "algo.objective")(algorithm, steps, inner, outer, PREDICTIONS[bn])
+
+
+def by_way(task: Task, algorithm: Algorithm, make: Callable[[Algorithm, int], Objective]) -> Objective:
+    """Return make(algorithm, way) for the task's way, or, where each episode has its own, what makes it for that."""
+    if task.fixed:
+        return make(algorithm, task.way)
+    return ByWay(task.query, lambda way: make(at_way(algorithm, way), way))
+
+
+def at_way(algorithm: Algorithm, way: int) -> Algorithm:
+    """Return the algorithm for another number of classes."""
+    own: Any = algorithm  # a dataclass with a field `way`, as config.build has seen to
+    return replace(own, way=way)
 
 
 def measured_objective(algorithm: Algorithm, steps: int, bn: str, way: int, terms: Terms) -> Any:

@@ -116,3 +116,11 @@ def show(value: Any) -> str:
     if isinstance(value, dict):
         return f"{{{','.join(f'{key}:{show(item)}' for key, item in value.items())}}}"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def at_least(where: str, node: object, least: dict[str, int]) -> None:
+    """Raise UserError where a field of a dataclass is below its least value; None passes."""
+    for key, low in least.items():
+        value = vars(node)[key]
+        if value is not None and value < low:
+            raise UserError(f"{where}.{key}={value}: expected {low} or more, as in {where}.{key}={low}")

@@ -10,30 +10,11 @@ from typing import Any, Literal, TypeVar
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from metalab.check import check, describe, nearest, show
+from metalab.check import at_least, check, describe, nearest, show
 from metalab.errors import UserError
 
 T = TypeVar("T")
 BN = Literal["batch", "support", "one", "running"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """The task that is tested on, and, where it differs, the one that is trained on."""
-
-    way: int
-    shot: int
-    query: int
-    train_way: int | None
-    train_shot: int | None
-    train_query: int | None
-    unlabelled: int = 0
-    distractors: int = 0
-
-    def __post_init__(self) -> None:
-        least = {"way": 2, "shot": 1, "query": 1, "train_way": 2, "train_shot": 1, "train_query": 1}
-        least |= {"unlabelled": 0, "distractors": 0}
-        _at_least("task", self, least)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +34,7 @@ class Train:
 
     def __post_init__(self) -> None:
         least = {"steps": 1, "meta_batch": 1, "val_every": 1, "val_episodes": 2, "patience": 1, "log_every": 1}
-        _at_least("train", self, least)
+        at_least("train", self, least)
         if self.minutes is not None and not self.minutes > 0:
             raise UserError(f"train.minutes={self.minutes:g}: expected more than 0, or null for no limit")
 
@@ -69,14 +50,7 @@ class Eval:
     batch: int
 
     def __post_init__(self) -> None:
-        _at_least("eval", self, {"episodes": 2, "batch": 1})
-
-
-def _at_least(where: str, node: object, least: dict[str, int]) -> None:
-    for key, low in least.items():
-        value = vars(node)[key]
-        if value is not None and value < low:
-            raise UserError(f"{where}.{key}={value}: expected {low} or more, as in {where}.{key}={low}")
+        at_least("eval", self, {"episodes": 2, "batch": 1})
 
 
 def conf_dir() -> Path:

@@ -13,13 +13,14 @@ from omegaconf import DictConfig
 from torch import nn
 
 from metalab import checkpoint, protocol, report
-from metalab.assemble import device, measured_objective, method, network, regularisation
-from metalab.config import Eval, Task, build, settings
-from metalab.data.episodes import Episodes
+from metalab.assemble import by_way, device, measured_objective, method, network, regularisation
+from metalab.config import Eval, build, settings
 from metalab.errors import UserError
 from metalab.interfaces import Engine, Episode, EpisodeSource, Objective, Split, TaskResult
 from metalab.models.layers import BatchStatNorm, Normalise, running_statistics
 from metalab.recipe import settle
+from metalab.sampling import episode_source
+from metalab.task import Task
 
 logger = logging.getLogger("metalab")
 
@@ -115,16 +116,16 @@ def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
     shared = overlap(split, saved["classes"], evaluation, folder)
     split = matched(split, saved["shape"][0], saved["shape"][1])
     tasks = min(evaluation.batch, evaluation.episodes)
-    beside = (task.unlabelled, task.distractors)
-    source = Episodes(split, task.way, task.shot, task.query, tasks, cfg.seed, evaluation.split, where, *beside)
+    source = episode_source(task, split, tasks, cfg.seed, evaluation.split, where)
     bn = evaluation.bn or how.bn
-    objective = measured_objective(tested, how.steps, bn, task.way, regularisation(cfg.reg, how.steps))
+    terms = regularisation(cfg.reg, how.steps)
+    objective = by_way(task, tested, lambda algo, way: measured_objective(algo, how.steps, bn, way, terms))
     logger.info(f"{folder}: {evaluation.episodes} episodes of {len(split.ids)} {evaluation.split} classes, bn={bn}")
     accuracy, loss = measure(engine, objective, net, source, evaluation.episodes, bn)
     normed = any(isinstance(m, BatchStatNorm) for m in net.modules())
     row = {
         "run": str(folder),
-        **{"way": task.way, "shot": task.shot, "query": task.query},
+        **protocol.sizes(task),
         "split": evaluation.split,
         "data": cfg.data["_target_"].rpartition(".")[2].lower(),
         "algo": how.name,
@@ -138,7 +139,6 @@ def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
     }
     notes = sorted({split.note, saved["data"]["note"]} - {""})
     row |= {"note": "; ".join(notes)} if notes else {}
-    row |= {k: v for k, v in zip(("unlabelled", "distractors"), beside, strict=True) if v}
     row |= {"overlap": shared} if shared else {}
     row |= protocol.told(split, accuracy)
     return row, accuracy

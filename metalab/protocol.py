@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from metalab.config import Eval, Task
+from metalab.config import Eval
 from metalab.interfaces import Split
+from metalab.task import Task
 
 logger = logging.getLogger("metalab")
 
@@ -21,8 +22,16 @@ def settled(task: Task, evaluation: Eval, split: Split) -> tuple[Task, Eval]:
         f"the data gives its episodes: {episodes} of {way}-way {shot}-shot with {query} queries a class; "
         "task.* and eval.episodes do not count"
     )
-    task = replace(task, way=way, shot=shot, query=query, unlabelled=0, distractors=0)
+    task = replace(task, way=way, shot=shot, query=query, unlabelled=0, distractors=0, support=None)
     return task, replace(evaluation, episodes=episodes)
+
+
+def sizes(task: Task) -> dict[str, Any]:
+    """Return what the record says of the episodes' size."""
+    if not task.fixed:
+        return {"way": f"5..{task.way}", "shot": "variable", "query": task.query, "support_at_most": task.support}
+    beside = {"unlabelled": task.unlabelled, "distractors": task.distractors}
+    return {"way": task.way, "shot": task.shot, "query": task.query} | {k: v for k, v in beside.items() if v}
 
 
 def told(split: Split, accuracy: np.ndarray) -> dict[str, Any]:

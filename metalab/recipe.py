@@ -9,16 +9,18 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from metalab.assemble import Method, device, method, objective, parts_of, regularisation
+from metalab.assemble import Method, by_way, device, measured_objective, method, objective, parts_of, regularisation
 from metalab.check import check, nearest
-from metalab.config import Eval, Task, Train, build, settings
-from metalab.data.episodes import Episodes, resident
+from metalab.config import Eval, Train, build, settings
+from metalab.data.gather import resident
 from metalab.data.kin import most_classes
 from metalab.errors import UserError
 from metalab.interfaces import Algorithm, Engine, Objective, Split
 from metalab.objectives.judge import cross_entropy
 from metalab.optim import Clip, Rate
 from metalab.regularisers import Penalised, Terms
+from metalab.sampling import Source, episode_source
+from metalab.task import Task
 
 logger = logging.getLogger("metalab")
 
@@ -51,28 +53,41 @@ class Recipe:
     @property
     def meta_batch(self) -> int:
         """Episodes a meta-step."""
-        return self.train.meta_batch or self.how.meta_batch
+        return (self.train.meta_batch or self.how.meta_batch) if self.task.fixed else 1
 
-    def training(self, stream: str, tasks: int) -> Episodes:
+    def training(self, stream: str, tasks: int) -> Source:
         """Return training episodes; each stream draws others. UserError where the classes or images are too few."""
         t = self.task
         way, shot, query = t.train_way or t.way, t.train_shot or t.shot, t.train_query or t.query
         return self._episodes("train", way, shot, query, tasks, stream)
 
-    def validation(self) -> Episodes:
+    def validation(self) -> Source:
         """Return the episodes of every validation; UserError where the classes or images are too few."""
         t, tasks = self.task, min(self.eval.batch, self.train.val_episodes)
         return self._episodes("val", t.way, t.shot, t.query, tasks, "val")
 
-    def _episodes(self, split: str, way: int, shot: int, query: int, tasks: int, stream: str) -> Episodes:
-        beside = (self.task.unlabelled, self.task.distractors)
-        return Episodes(self.data[split], way, shot, query, tasks, self.seed, stream, self.device, *beside)
+    def _episodes(self, split: str, way: int, shot: int, query: int, tasks: int, stream: str) -> Source:
+        sized = replace(self.task, way=way, shot=shot, query=query)
+        return episode_source(sized, self.data[split], tasks, self.seed, stream, self.device)
 
     def objective(self) -> Objective:
         """Return what a meta-step differentiates."""
         inner, outer = self.terms.inner(cross_entropy), self.terms.outer(cross_entropy)
-        plain = objective(self.how.objective, self.trained, self.how.steps, inner, outer, self.train.bn or "batch")
-        return Penalised(plain, self.terms.penalty)
+        bn = self.train.bn or "batch"
+
+        def make(algorithm: Algorithm, way: int) -> Objective:
+            plain = objective(self.how.objective, algorithm, self.how.steps, inner, outer, bn)
+            return Penalised(plain, self.terms.penalty)
+
+        return by_way(self.task, self.trained, make)
+
+    def measured(self) -> Objective:
+        """Return what validation measures."""
+
+        def make(algorithm: Algorithm, way: int) -> Objective:
+            return measured_objective(algorithm, self.test_steps, self.bn, way, self.terms)
+
+        return by_way(self.task, self.tested, make)
 
 
 def settle(cfg: DictConfig) -> None:
@@ -109,6 +124,7 @@ def recipe(cfg: DictConfig, engine: Mapping[str, Any] | None = None) -> Recipe:
     smallest, classes = int(train_split.count.min()) - task.unlabelled, most_classes(train_split) - task.distractors
     task = resolved(task, how, classes, smallest)
     how, trained = method(cfg.algo, task.train_way or task.way, test=False)
+    _check_variable(task, train, how)
     return Recipe(
         task=task,
         train=train,
@@ -128,6 +144,17 @@ def recipe(cfg: DictConfig, engine: Mapping[str, Any] | None = None) -> Recipe:
     )
 
 
+def _check_variable(task: Task, train: Train, how: Method) -> None:
+    if task.fixed:
+        return
+    if (train.meta_batch or 1) > 1:
+        raise UserError(
+            f"train.meta_batch={train.meta_batch}: task=variable has one episode a meta-step; type train.meta_batch=1"
+        )
+    if how.meta_batch > 1:
+        logger.info(f"algo.meta_batch={how.meta_batch}: with task=variable a meta-step is one episode")
+
+
 def on_device(split: Split, where: torch.device) -> Split:
     """Move a split's images once, for all the episode sources that share them."""
     return replace(split, images=resident(split.images, where))
@@ -139,6 +166,8 @@ def resolved(task: Task, how: Method, classes: int, images: int) -> Task:
     A recommendation that the data cannot give (classes, images of the smallest class) is cut and said; what the user
     asks for is not: the sampler refuses it.
     """
+    if not task.fixed:  # the same distribution in training as in the test
+        return replace(task, train_way=task.way, train_shot=task.shot, train_query=task.query)
     shot, query = task.train_shot or task.shot, task.train_query or task.query
     if task.train_shot is None and how.train_shot is not None:
         least = (task.train_query or 1) if how.train_query else query

@@ -7,28 +7,25 @@ from torch import nn
 
 from metalab import pictures
 from metalab.evaluate import outcome
-from metalab.interfaces import Algorithm, Engine, EpisodeSource, Loss
+from metalab.interfaces import Engine, EpisodeSource, Objective
 from metalab.log import Log
-from metalab.objectives.curve import Curve
-from metalab.objectives.judge import PREDICTIONS
 from metalab.report import mean_ci95
 
 
 def show(
     net: nn.Module,
     engine: Engine,
-    algorithm: Algorithm,
-    steps: int,
-    inner: Loss,
+    curve: Objective,
     source: EpisodeSource,
-    way: int,
     bn: str,
     log: Log,
     step: int,
     out: Path,
 ) -> None:
-    """Draw the first meta-batch of a source into TensorBoard and as episode.png and adaptation.png in out."""
-    curve = Curve(algorithm, steps, inner, PREDICTIONS[bn])
+    """Draw the first meta-batch of a source into TensorBoard and as episode.png and adaptation.png in out.
+
+    `curve` is an objectives.curve.Curve, or one for each way.
+    """
     episodes = source(0)
     result = outcome(engine, curve, net, episodes, bn)
     support, query = episodes
@@ -46,6 +43,7 @@ def show(
     ]  # one an inner step, each [T]
     means, halves = zip(*(mean_ci95(p) for p in points), strict=True)
     tasks = torch.numel(result.loss)
+    way = int(support.y[0].max()) + 1
     adaptation = pictures.adaptation_curve(means, halves, f"adaptation on {tasks} validation episodes", way)
     for name, figure in {"episode": episode, "adaptation": adaptation}.items():
         log.figure(f"val/{name}", figure, step)

@@ -12,17 +12,19 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from metalab import checkpoint, loop, provenance, resume
-from metalab.assemble import image_shape, measured_objective, network, normalisation, taken
-from metalab.data.episodes import Episodes
+from metalab.any_way import check_any_way
+from metalab.assemble import by_way, image_shape, network, normalisation, taken
 from metalab.errors import UserError
 from metalab.evaluate import measure
 from metalab.interfaces import Split
 from metalab.log import Log
 from metalab.models.layers import estimate_running
-from metalab.objectives.judge import cross_entropy
+from metalab.objectives.curve import Curve
+from metalab.objectives.judge import PREDICTIONS, cross_entropy
 from metalab.optim import Outer
 from metalab.recipe import Recipe, recipe, settle
 from metalab.report import mean_ci95
+from metalab.sampling import Source
 from metalab.show import show
 
 logger = logging.getLogger("metalab")
@@ -63,7 +65,8 @@ def run(cfg: DictConfig, out: Path) -> float:
             left = r.rate.at(state.step, plan.steps)
             log.say(f"optim.schedule={r.rate.schedule} was cut short, at {left:.3g} of optim.lr")
         inner = r.terms.inner(cross_entropy)
-        show(net, r.engine, r.tested, r.test_steps, inner, val, r.task.way, r.bn, log, state.step, out)
+        curve = by_way(r.task, r.tested, lambda algo, way: Curve(algo, r.test_steps, inner, PREDICTIONS[r.bn]))
+        show(net, r.engine, curve, val, r.bn, log, state.step, out)
     provenance.write(out, finished=provenance.now())
     return state.best_accuracy or 0.0
 
@@ -129,14 +132,16 @@ def refuse_known(val: Split, known: set[str], init: str) -> None:
         )
 
 
-def _validation(r: Recipe, net: nn.Module, val: Episodes) -> Callable[[int], dict[str, float]]:
+def _validation(r: Recipe, net: nn.Module, val: Source) -> Callable[[int], dict[str, float]]:
     """Return what estimates the running statistics and measures the first so many validation episodes."""
     training = r.training("running", tasks=1)
-    images = training.way * (training.shot + training.query)
+    images = sum(part.y.shape[1] for part in training(0))
     passes: list[Callable[[], object]] = [
         partial(_forward, net, training, i) for i in range(max(1, RUNNING_IMAGES // images))
     ]
-    test = measured_objective(r.tested, r.test_steps, r.bn, r.task.way, r.terms)
+    test = r.measured()
+    if not r.task.fixed:
+        check_any_way(r, net)
 
     def validate(count: int) -> dict[str, float]:
         net.eval()
@@ -148,7 +153,7 @@ def _validation(r: Recipe, net: nn.Module, val: Episodes) -> Callable[[int], dic
     return validate
 
 
-def _forward(net: nn.Module, source: Episodes, step: int) -> Tensor:
+def _forward(net: nn.Module, source: Source, step: int) -> Tensor:
     """Pass one training episode's support, then its query, through the body, as training does."""
     support, query = source(step)
     net("features", support.x[0])
@@ -166,10 +171,15 @@ def _record(cfg: DictConfig, r: Recipe, net: nn.Module, state: loop.State, out: 
 def _introduce(cfg: DictConfig, r: Recipe, net: nn.Module, log: Log, step: int) -> None:
     """Say what is about to be trained; write the configuration as text and hyper-parameters."""
     t, data = r.task, r.data["train"]
+    sizes = (
+        f"trains {t.train_way}-way {t.train_shot}-shot with {t.train_query} queries, "
+        f"tests {t.way}-way {t.shot}-shot with {t.query}"
+    )
+    if not t.fixed:
+        sizes = f"way and shots drawn anew, up to {t.way}-way and {t.support} labelled images, with {t.query} queries"
     log.say(
         f"{r.how.name} on {r.device}: {len(data.ids)} training classes, {len(r.data['val'].ids)} for validation; "
-        f"trains {t.train_way}-way {t.train_shot}-shot with {t.train_query} queries, "
-        f"tests {t.way}-way {t.shot}-shot with {t.query}; {r.meta_batch} episodes a meta-step, "
+        f"{sizes}; {r.meta_batch} episodes a meta-step, "
         f"bn={r.train.bn or 'batch'}, at validation {r.bn}; "
         f"{sum(p.numel() for p in net.parameters()):,} parameters"
     )

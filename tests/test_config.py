@@ -7,8 +7,9 @@ from typing import Any, Literal
 import pytest
 from omegaconf import OmegaConf
 
-from metalab.config import Eval, Task, Train, build, conf_dir, find_run, locate, settings
+from metalab.config import Eval, Train, build, conf_dir, find_run, locate, settings
 from metalab.errors import UserError
+from metalab.task import Task
 
 
 @dataclass

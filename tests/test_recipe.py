@@ -4,10 +4,10 @@ import re
 import pytest
 
 from metalab.assemble import Method
-from metalab.config import Task
 from metalab.data.episodes import Episodes
 from metalab.errors import UserError
 from metalab.recipe import recipe, resolved
+from metalab.task import Task
 
 STANDARD = Task(5, 1, 15, None, None, None)
 
@@ -69,6 +69,7 @@ def test_the_streams_draw_other_episodes_and_validation_the_same_ones(small):
     assert not a.indices(0).image.equal(b.indices(0).image)
     first, second = r.validation(), recipe(small("train.steps=9", "algo=maml")).validation()
     assert all(x.equal(y) for x, y in zip(first.indices(0), second.indices(0), strict=True))
+    assert isinstance(first, Episodes)
     assert (first.way, first.shot, first.query, first.tasks) == (5, 1, 3, 4)
     other = recipe(small("seed=1")).validation()
     assert isinstance(other, Episodes)

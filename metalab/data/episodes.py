@@ -9,8 +9,8 @@ from torch import Tensor
 
 from metalab.data.augment import NUMBERS, Augment
 from metalab.data.draw import Draw, drawn, given
+from metalab.data.gather import Gather
 from metalab.data.sizes import Sizes, check
-from metalab.errors import UserError
 from metalab.interfaces import Batch, Episode, Split
 
 BLOCK_EPISODES = 256  # episodes whose indices are drawn at once: long enough that drawing costs nothing a step
@@ -41,8 +41,7 @@ class Episodes:
     distractors: int = 0  # classes that have unlabelled images only
     augment: Augment | None = None  # for training; each image of an episode has a draw of its own
     _sizes: Sizes = field(init=False, repr=False)
-    _images: Tensor = field(init=False, repr=False)
-    _table: Tensor | None = field(init=False, repr=False)  # int64 [4,H*W]; None: nothing is ever turned
+    _gather: Gather = field(init=False, repr=False)
     # its number, the indices beside the images, and what the images are augmented by [T,N,7]
     _block: tuple[int, Draw, Tensor] | None = field(init=False, repr=False, default=None)
     _size: int = field(init=False, repr=False)  # episodes a block
@@ -55,23 +54,14 @@ class Episodes:
         self._size = min(BLOCK_EPISODES, max(1, BLOCK_NUMBERS // per_episode))
         if self.split.fixed is not None:  # every block is all of them
             self._size = len(self.split.fixed.classes)
-        self._images = resident(self.split.images, self.device)
-        turned = self.split.random_turns or self.split.turns is not None
-        self._table = _turn_table(self.split.images).to(self._images.device) if turned else None
+        self._gather = Gather(self.split, self.device, self.augment)
         if self.split.group is not None:
             self._drawn(0)  # a grouping that allows no episode fails here, before any work
 
     def __call__(self, step: int) -> Episode:
         """Return meta-batch `step`: x float32 [T,N,C,H,W] in [0,1], y int64 [T,N], both on the device."""
         draw, numbers = self._draws(step)
-        x = self._images[draw.image.flatten()]
-        if self._table is not None:
-            source = self._table[draw.turn.flatten()]  # [T*N,H*W]
-            flat = x.flatten(2)
-            x = flat.gather(2, source[:, None].expand_as(flat)).view_as(x)
-        x = x.to(self.device).float().div_(255).unflatten(0, draw.image.shape)
-        if self.augment is not None:
-            x = self.augment(x, numbers.to(self.device))
+        x = self._gather(draw, numbers)
         support, query, unlabelled = x.split(self._sizes.edges, 1)
         y = draw.label.to(self.device).split(self._sizes.edges, 1)
         return Episode(Batch(support, y[0], unlabelled), Batch(query, y[1], x[:, :0]))
@@ -93,36 +83,18 @@ class Episodes:
 
     def _drawn(self, number: int) -> tuple[int, Draw, Tensor]:
         if self._block is None or self._block[0] != number:
-            where = self._images.device
+            where = self._gather.home
             if self.split.fixed is not None:
                 draw = given(self.split, self.split.fixed)
             else:
-                draw = drawn(self.split, self._sizes, self._size, self._generator(f"{number}"))
+                draw = drawn(self.split, self._sizes, self._size, generator(self.seed, self.stream, f"{number}"))
             shape = (*draw.image.shape, NUMBERS) if self.augment is not None else (self._size, 0)
-            numbers = torch.rand(shape, generator=self._generator(f"{number}/augment"))
+            numbers = torch.rand(shape, generator=generator(self.seed, self.stream, f"{number}/augment"))
             self._block = number, Draw(*(t.to(where) for t in draw)), numbers.to(where)
         return self._block
 
-    def _generator(self, name: str) -> torch.Generator:
-        digest = hashlib.blake2b(f"{self.seed}/{self.stream}/{name}".encode(), digest_size=8).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
 
-
-def resident(images: Tensor, device: torch.device) -> Tensor:
-    """Move images to a GPU once where they take at most half of its free memory; leave them where they are else."""
-    if device.type != "cuda":
-        return images
-    fits = images.numel() * images.element_size() <= torch.cuda.mem_get_info(device)[0] // 2
-    return images.to(device) if fits else images
-
-
-def _turn_table(images: Tensor) -> Tensor:
-    """Return int64 [4,H*W], the pixel that each pixel of an image turned by 0, 90, 180, 270 degrees comes from."""
-    height, width = images.shape[-2:]
-    if height != width:
-        raise UserError(
-            f"quarter turns need square images, and these are {height} x {width} pixels (height x width): "
-            "resize them to a square when the data set is made"
-        )
-    pixels = torch.arange(height * width).view(height, width)
-    return torch.stack([torch.rot90(pixels, k).flatten() for k in range(4)])
+def generator(seed: int, stream: str, name: str) -> torch.Generator:
+    """Return the random numbers of this name: of other streams and names they are others."""
+    digest = hashlib.blake2b(f"{seed}/{stream}/{name}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)

@@ -12,13 +12,14 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from metalab.check import nearest
-from metalab.config import Task, build, conf_dir, settings
+from metalab.config import build, conf_dir, settings
 from metalab.data.sources import SPLITS
 from metalab.data.store import cache_folder
 from metalab.datacli import leaks, listing, sheet
 from metalab.datacli.report import told, written
 from metalab.errors import UsageError, UserError
 from metalab.interfaces import Split
+from metalab.task import Task
 
 OWN = {"check": ("out",), "show": ("what", "split", "out")}  # settings of a verb, beside data.*, task.* and seed
 

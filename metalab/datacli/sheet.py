@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from metalab.config import Task
 from metalab.data.episodes import Episodes
 from metalab.data.store import writing
 from metalab.interfaces import Split
+from metalab.task import Task
 
 CLASSES, IMAGES = 16, 12  # the most that a sheet shows
 SIDE, GAP, LABEL = 64, 4, 15  # pixels: an image's least side, the space between two, the height of a label

@@ -13,12 +13,13 @@ import torch
 from PIL import Image
 
 from metalab import evaluate, protocol, train
-from metalab.config import Eval, Task
+from metalab.config import Eval
 from metalab.data.characters import split_of
 from metalab.data.episodes import Episodes
 from metalab.data.omniglot_challenge import OmniglotChallenge
 from metalab.data.sources import class_list
 from metalab.errors import UserError
+from metalab.task import Task
 
 SHARED = os.environ.get("METALAB_SHARED_DATA")
 real = pytest.mark.skipif(not SHARED, reason="METALAB_SHARED_DATA is unset: there is no all_runs.zip to test on")

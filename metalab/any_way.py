@@ -1,0 +1,24 @@
+"""Whether an algorithm can follow episodes whose way is drawn anew."""
+
+from dataclasses import replace
+
+from torch import nn
+
+from metalab.assemble import at_way, measured_objective
+from metalab.errors import UserError
+from metalab.evaluate import measure
+from metalab.recipe import Recipe
+from metalab.sampling import episode_source
+
+
+def check_any_way(r: Recipe, net: nn.Module) -> None:
+    """Raise UserError where the algorithm has learned parts for one way: try it with 2, which no episode has."""
+    tasks = replace(r.task, way=2, shot=1, query=1, support=None)
+    try:
+        objective = measured_objective(at_way(r.tested, 2), r.test_steps, r.bn, 2, r.terms)
+        measure(r.engine, objective, net, episode_source(tasks, r.data["val"], 1, 0, "val", r.device), 1, r.bn)
+    except (UserError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"task=variable draws the way anew for each episode, and algo={r.how.name} has learned parts for one way "
+            "alone: type algo=protonet, or algo.head_init=zero or prototype where the algorithm has it"
+        ) from error
