@@ -42,7 +42,8 @@ class TaskLearner:
         at: dict[str, Tensor] = {n: tensors[n] for n in names}
         # A tensor without a history (a zeroed head; everything at evaluation) is differentiated as a leaf of its own.
         leaves = {n: t.detach().requires_grad_() for n, t in at.items() if not t.requires_grad}
-        here = self.replace(leaves) if leaves else self
+        # What is called inside, gradients too, is differentiated, at evaluation as well: a Hessian times a vector.
+        here = TaskLearner((self.replace(leaves) if leaves else self).module, True)
         with torch.enable_grad():
             value = loss(cast(Learner, here))
             grads = torch.autograd.grad(

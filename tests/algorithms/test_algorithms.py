@@ -33,8 +33,12 @@ QUICK = {  # what makes seconds of it; an algorithm without an entry trains as i
     "anil": GRADIENT,
     "metasgd": GRADIENT,
     "reptile": ["train.steps=30", "algo.test_steps=10", "algo.lr=0.01"],
+    "r2d2": ["optim.lr=0.01"],
     "siamese": ["optim.lr=0.01"],
     "matching": ["optim.lr=0.01"],
+    "boil": [*GRADIENT, "train.steps=40", "algo.steps=1"],
+    "imaml": [*GRADIENT, "algo.lr=0.5", "algo.lam=0.5", "algo.steps=3", "algo.test_steps=3", "algo.cg_steps=1"],
+    "mamlpp": [*GRADIENT, "train.steps=30", "algo.steps=2", "algo.test_steps=2"],
 }
 
 

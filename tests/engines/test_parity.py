@@ -33,11 +33,14 @@ FULL = {"conv4": {**CONV, "filters": 64}, "resnet12": {**RESNET, "filters": [64,
 def recipes(small: Callable[..., DictConfig], algo: str, size: int) -> list[Recipe]:
     """Return the algorithm's recipe on tiny data, second-order and first-order where it has the choice.
 
-    Inner rates are cut to 0.05: on nets this small 0.4 amplifies rounding a millionfold within two steps.
+    Inner rates are cut to 0.05: on nets this small 0.4 amplifies rounding a millionfold within two steps, as a
+    conjugate gradient does that goes on where the Hessian is indefinite.
     """
     words = [*SIZES, "task.train_shot=2", "task.train_query=2", f"data.size={size}", f"algo={algo}"]
     own = small(*words).algo
-    words += [f"algo.{key}={most}" for key, most in (("lr", 0.05), ("steps", 2)) if own.get(key, 0) > most]
+    words += [
+        f"algo.{key}={most}" for key, most in (("lr", 0.05), ("steps", 2), ("cg_steps", 2)) if own.get(key, 0) > most
+    ]
     orders = [[f"algo.first_order={value}"] for value in ("false", "true")] if "first_order" in own else [[]]
     return [recipe(small(*words, *order)) for order in orders]
 

@@ -1,0 +1,33 @@
+"""BOIL, body only update in the inner loop: Oh, Yoo, Kim, Yun 2021, sec. 3.1."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+
+from metalab.inner import HeadInit, adapted, linear_head, positive, sgd, start_head
+from metalab.interfaces import Batch, Learner, Loss, Model
+
+
+@dataclass(frozen=True)
+class BOIL:
+    """Adapt the body alone by gradient descent on the support; the outer loop trains body and head."""
+
+    way: int
+    lr: float
+    first_order: bool
+    head_init: HeadInit
+
+    def __post_init__(self) -> None:
+        positive("algo.lr", self.lr)
+
+    def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
+        return {"head": linear_head(features, self.way)}
+
+    def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
+        learner = start_head(learner, support, self.way, self.head_init)
+        names = adapted(learner, ("body.",))
+        yield learner
+        for _ in range(steps):
+            learner = sgd(learner, support, loss, self.lr, names, self.first_order)
+            yield learner

@@ -1,0 +1,50 @@
+"""iMAML: Rajeswaran, Finn, Kakade, Levine 2019, algorithms 1 and 2, the variant with gradient descent."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+
+from metalab.errors import UserError
+from metalab.inner import adapted, linear_head, positive
+from metalab.interfaces import Batch, Learner, Loss, Model
+
+
+@dataclass(frozen=True)
+class IMAML:
+    """Adapt all of the net by gradient descent on L(phi) + lam/2 |phi - theta|^2 (eq. 3), the pull in every step.
+
+    The meta-gradient is the objective's (metalab.objectives.implicit): no step of the path is differentiated.
+    cg_steps, cg_damping: the conjugate gradient's, the paper's damping is 0. lr: a step of lr * lam above 2 diverges.
+    """
+
+    way: int
+    lr: float
+    lam: float
+    cg_steps: int
+    cg_damping: float
+
+    def __post_init__(self) -> None:
+        positive("algo.lr", self.lr)
+        positive("algo.lam", self.lam)
+        positive("algo.cg_steps", self.cg_steps)
+        if self.cg_damping < 0:
+            raise UserError(f"algo.cg_damping={self.cg_damping:g}: expected 0 or more")
+        if self.lr * self.lam >= 2:
+            raise UserError(
+                f"algo.lr={self.lr:g} times algo.lam={self.lam:g} is 2 or more: the pull towards theta would throw phi "
+                f"further away at every step; give algo.lr below {2 / self.lam:g}"
+            )
+
+    def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
+        return {"head": linear_head(features, self.way)}
+
+    def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
+        names, theta = adapted(learner), learner.parameters()
+        yield learner
+        for _ in range(steps):
+            gradient = learner.grad(lambda at: loss(at, support), names, first_order=True)
+            phi = learner.parameters()
+            pulled = {n: gradient[n] + self.lam * (phi[n] - theta[n]) for n in names}
+            learner = learner.replace({n: phi[n] - self.lr * pulled[n] for n in names})
+            yield learner

@@ -1,0 +1,50 @@
+"""MAML++: Antoniou, Edwards, Storkey 2019, sec. 4."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from metalab.errors import UserError
+from metalab.inner import adapted, linear_head, positive
+from metalab.interfaces import Batch, Learner, Loss, Model
+
+
+@dataclass(frozen=True)
+class MAMLPP:
+    """Adapt all of the net by steps whose learning rates are meta-learned, one a tensor and step (LSLR).
+
+    lr: where the rates start. rate_steps: steps with rates of their own; later ones use the last. multi_step_share:
+    share of training over which the loss after every step counts, less and less (MSL). first_order_share: share of
+    training, from its start, whose inner gradients are constants (DA). Both shares are the objective's
+    (metalab.objectives.multi_step); the cosine schedule is optim's. The paper's batch norm a step is left out.
+    """
+
+    way: int
+    lr: float
+    rate_steps: int
+    multi_step_share: float
+    first_order_share: float
+
+    def __post_init__(self) -> None:
+        positive("algo.lr", self.lr)
+        positive("algo.rate_steps", self.rate_steps)
+        for key, share in {"multi_step": self.multi_step_share, "first_order": self.first_order_share}.items():
+            if not 0 <= share <= 1:
+                raise UserError(f"algo.{key}_share={share:g}: expected a share of training, 0 to 1")
+
+    def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
+        head = linear_head(features, self.way)
+        adapts = nn.ModuleDict({"body": body, "head": head})
+        rates = {n.replace(".", "/"): torch.full((self.rate_steps,), self.lr) for n, _ in adapts.named_parameters()}
+        return {"head": head, "rates": nn.ParameterDict(rates)}
+
+    def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
+        names = adapted(learner)
+        yield learner
+        for step in range(steps):
+            gradient, theta = learner.grad(lambda at: loss(at, support), names), learner.parameters()
+            rates = {n: theta["rates." + n.replace(".", "/")][min(step, self.rate_steps - 1)] for n in names}
+            learner = learner.replace({n: theta[n] - rates[n] * gradient[n] for n in names})
+            yield learner

@@ -1,0 +1,57 @@
+"""R2-D2, ridge regression differentiable discriminator: Bertinetto, Henriques, Torr, Vedaldi 2019, sec. 3."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import log
+
+import torch
+from torch import Tensor, nn
+
+from metalab.inner import positive
+from metalab.interfaces import Batch, Learner, Loss, Model
+
+
+@dataclass(frozen=True)
+class R2D2:
+    """Classify by ridge regression onto the support's one-hot labels, solved in closed form (eq. 4 and 6).
+
+    Its lambda, and the scale and bias that make logits of its outputs, are meta-learned; lam and scale: their starts,
+    above 0. It has no inner step, and it takes any way.
+    """
+
+    way: int
+    lam: float
+    scale: float
+
+    def __post_init__(self) -> None:
+        positive("algo.lam", self.lam)
+        positive("algo.scale", self.scale)
+
+    def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
+        start = {"log_lam": log(self.lam), "scale": self.scale, "bias": 0.0}  # an exponential stays above 0
+        return {"ridge": nn.ParameterDict({name: torch.tensor(value) for name, value in start.items()})}
+
+    def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
+        learned = {n.removeprefix("ridge."): p for n, p in learner.parameters().items() if n.startswith("ridge.")}
+        features = learner.features(support.x).flatten(1)
+        weight = ridge(features, support.y, self.way, learned["log_lam"].exp())
+
+        def model(x: Tensor) -> Tensor:
+            outputs = learner.features(x).flatten(1).to(weight.dtype) @ weight
+            return learned["scale"] * outputs + learned["bias"]
+
+        yield model
+
+
+def ridge(features: Tensor, y: Tensor, way: int, lam: Tensor) -> Tensor:
+    """Return W [D,K] with the least |F W - Y|^2 + lam |W|^2, F the features [N,D]; float32 at least, autocast or not.
+
+    The Woodbury form, a system of N equations in the place of D, only where N is smaller.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        f = features.to(torch.promote_types(features.dtype, torch.float32))
+        onto = (y[:, None] == torch.arange(way, device=y.device)).to(f.dtype)
+        small = f.shape[0] < f.shape[1]
+        gram = f @ f.T if small else f.T @ f
+        system = gram + lam * torch.eye(gram.shape[0], dtype=f.dtype, device=f.device)
+        return f.T @ torch.linalg.solve(system, onto) if small else torch.linalg.solve(system, f.T @ onto)

@@ -1,0 +1,79 @@
+"""R2-D2: the ridge against oracles, in every shape and precision, and the same gradients on both engines."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from metalab.algorithms import r2d2
+from metalab.algorithms.r2d2 import R2D2, ridge
+from metalab.engines.learn2learn import Learn2Learn, TaskLearner, task
+from metalab.engines.vectorised import Vectorised
+from metalab.objectives.judge import cross_entropy
+from metalab.objectives.query import QueryLoss
+from tests.algorithms.test_optimisation import WAY, episodes, far, net_of, objective, outer
+
+
+def sample(images: int, features: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    f = torch.randn(images, features, generator=generator, dtype=torch.float64)
+    return f, torch.arange(images) % 3, torch.tensor(0.7, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("images", "features"), [(6, 20), (20, 6), (8, 8)])
+def test_the_ridge_is_the_dense_least_squares_solution(images, features):
+    """Least squares on rows [F; sqrt(lam) I] and [Y; 0], by QR: another way to the same minimum."""
+    f, y, lam = sample(images, features)
+    rows = torch.cat([f, lam.sqrt() * torch.eye(features, dtype=f.dtype)])
+    onto = torch.cat([torch.eye(3, dtype=f.dtype)[y], torch.zeros(features, 3, dtype=f.dtype)])
+    expected = torch.linalg.lstsq(rows, onto, driver="gels").solution
+    assert (ridge(f, y, 3, lam) - expected).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize(("images", "features", "equations"), [(6, 20, 6), (20, 6, 6)])
+def test_r2d2_woodbury_only_where_the_support_is_smaller_than_the_features(images, features, equations, monkeypatch):
+    seen, solve = [], torch.linalg.solve
+    monkeypatch.setattr(r2d2.torch.linalg, "solve", lambda a, b: seen.append(a.shape) or solve(a, b))
+    f, y, lam = sample(images, features)
+    ridge(f, y, 3, lam)
+    assert seen == [(equations, equations)]
+
+
+def test_r2d2_solves_in_float32_even_under_autocast():
+    f, y, lam = sample(6, 20)
+    exact = ridge(f, y, 3, lam)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        weight = ridge(f.bfloat16(), y, 3, lam.float())
+        assert weight.dtype == torch.float32
+        assert (f.bfloat16().float() @ torch.ones(20, 1)).dtype == torch.bfloat16  # what autocast would have done
+        same = ridge(f.float(), y, 3, lam.float())
+    assert (same - exact).abs().max() < 1e-5
+
+
+def test_r2d2_has_a_learned_lambda_scale_and_bias_and_lambda_stays_positive():
+    algorithm = R2D2(WAY, 1.0, 10.0)
+    net = net_of(algorithm)
+    _, gradient = outer(Learn2Learn(), objective(QueryLoss, algorithm, 0), net, episodes())
+    assert gradient["ridge.log_lam"].abs() > 1e-6
+    assert gradient["ridge.scale"].abs() > 1e-6
+    assert gradient["ridge.bias"].abs() < 1e-12  # it moves all logits alike
+    with torch.no_grad():
+        net.get_parameter("ridge.log_lam").sub_(100)
+        net.get_parameter("ridge.bias").add_(2)
+    episode = task(episodes(), 0)
+    (model,) = algorithm.adapt(TaskLearner(net, False), episode.support, cross_entropy, 0)
+    # with hardly any ridge the support's outputs are its labels wherever its features can tell the images apart
+    features = TaskLearner(net, False).features(episode.support.x).flatten(1)
+    fitted = features @ torch.linalg.lstsq(features, torch.eye(WAY, dtype=features.dtype)[episode.support.y]).solution
+    assert (model(episode.support.x) - (10 * fitted + 2)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("shot", [1, 2])
+def test_both_engines_have_the_same_meta_gradients(shot):
+    algorithm = R2D2(WAY, 1.0, 10.0)
+    net, aim, batch = net_of(algorithm), objective(QueryLoss, algorithm, 0), episodes()
+    batch = batch._replace(
+        support=batch.support._replace(x=batch.support.x[:, : WAY * shot], y=batch.support.y[:, : WAY * shot])
+    )
+    (loop, slow), (fast, quick) = (outer(engine, aim, net, batch) for engine in (Learn2Learn(), Vectorised(None)))
+    assert (loop.loss - fast.loss).abs().max() < 1e-10
+    assert far(slow, quick) < 1e-10
