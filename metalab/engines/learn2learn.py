@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from metalab._learn2learn import clone_module
 from metalab.engines.state import store
 from metalab.interfaces import Batch, Episode, Learner, Objective, TaskResult
-from metalab.models.layers import fused_norm
 
 
 class TaskLearner:
@@ -78,6 +77,15 @@ def stack(results: list[TaskResult]) -> TaskResult:
     return TaskResult(loss, torch.stack([r.correct for r in results]), scalars, state)
 
 
+def laid_out(learner: TaskLearner) -> TaskLearner:
+    """Return the learner with its kernels channels-last where that pays: a CPU's convolutions pick their layout by it.
+
+    Measured at 84x84 (docs/performance.md); under vmap it does not pay, and on a GPU nobody has measured it.
+    """
+    kernels = {n: p for n, p in learner.parameters().items() if p.dim() == 4 and p.device.type == "cpu"}
+    return learner.replace({n: p.contiguous(memory_format=torch.channels_last) for n, p in kernels.items()})
+
+
 @dataclass(frozen=True)
 class Learn2Learn:
     """Run the tasks of a meta-batch one after another."""
@@ -86,8 +94,8 @@ class Learn2Learn:
         tasks = episodes.query.y.shape[0]
         results = []
         for t in range(tasks):
-            with fused_norm():
-                result = objective(cast(Learner, TaskLearner(clone_module(net), True)), task(episodes, t), progress)
+            learner = laid_out(TaskLearner(net, True))  # a clone: .grad comes to the net alone
+            result = objective(cast(Learner, learner), task(episodes, t), progress)
             (result.loss / tasks).backward()
             results.append(TaskResult(result.loss.detach(), result.correct, result.scalars, result.state))
         joined = stack(results)
@@ -95,8 +103,8 @@ class Learn2Learn:
         return joined
 
     def evaluate(self, objective: Objective, net: nn.Module, episodes: Episode) -> TaskResult:
-        fixed = TaskLearner(net, False).replace({n: p.detach() for n, p in net.named_parameters()})
+        fixed = laid_out(TaskLearner(net, False).replace({n: p.detach() for n, p in net.named_parameters()}))
         progress = torch.ones((), device=episodes.query.x.device)
-        with torch.no_grad(), fused_norm():
+        with torch.no_grad():
             tasks = range(episodes.query.y.shape[0])
             return stack([objective(cast(Learner, fixed), task(episodes, t), progress) for t in tasks])

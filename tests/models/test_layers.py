@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from metalab.models.layers import BatchStatNorm, Normalise, convert, fused_norm, running_statistics, statistics_of_first
+from metalab.models.layers import BatchStatNorm, Normalise, convert, running_statistics, statistics_of_first
 
 
 @pytest.fixture
@@ -17,48 +17,25 @@ def norm() -> BatchStatNorm:
     return layer
 
 
-def second_order(layer: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
-    """The output, and the gradient of a gradient's square, as an inner step has it."""
-    x = x.clone().requires_grad_()
-    y = layer(x)
-    (g,) = torch.autograd.grad(y.sin().sum(), x, create_graph=True)
-    return [y.detach(), *torch.autograd.grad(g.square().sum(), [x, *layer.parameters()], allow_unused=True)[:2]]
-
-
-@pytest.mark.parametrize("shape", [(7, 3, 4, 4), (7, 3)])
-def test_batch_stat_norm_is_torchs_batch_norm_up_to_second_order(norm, shape):
-    x = torch.randn(shape, dtype=torch.float64) * 3 + 2
-    written = second_order(norm, x)
-    with fused_norm():
-        fused = second_order(norm, x)
-    for mine, theirs in zip(written, fused, strict=True):
-        assert (mine - theirs).abs().max() < 1e-10
-    assert torch.equal(fused[0], F.batch_norm(x, None, None, norm.weight, norm.bias, training=True))
-
-
-@pytest.mark.parametrize("fused", [False, True])
-def test_the_first_images_give_the_statistics_and_the_others_do_not_matter(norm, fused):
+def test_the_first_images_give_the_statistics_and_the_others_do_not_matter(norm):
     x = torch.randn(9, 3, 4, 4, dtype=torch.float64)
     other = torch.cat([x[:4], x[4:5], torch.randn(4, 3, 4, 4, dtype=torch.float64)])
     alone = norm(x[:4])
-    with fused_norm() if fused else statistics_of_first(4), statistics_of_first(4):
+    with statistics_of_first(4):
         assert (norm(x)[:4] - alone).abs().max() < 1e-12
         assert torch.equal(norm(x)[4], norm(other)[4])
     assert not torch.allclose(norm(x)[4], norm(other)[4])
 
 
-@pytest.mark.parametrize("fused", [False, True])
-def test_running_statistics_are_those_of_the_buffers(norm, fused):
+def test_running_statistics_are_those_of_the_buffers(norm):
     x = torch.randn(9, 3, 4, 4, dtype=torch.float64)
     expected = F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=False)
-    with fused_norm() if fused else running_statistics(), running_statistics():
+    with running_statistics():
         assert (norm(x) - expected).abs().max() < 1e-12
 
 
 def test_a_forward_never_changes_a_buffer(norm):
     before = {n: b.clone() for n, b in norm.named_buffers()}
-    with fused_norm():
-        norm(torch.randn(5, 3, 2, 2, dtype=torch.float64))
     norm(torch.randn(5, 3, 2, 2, dtype=torch.float64))
     assert all(torch.equal(before[n], b) for n, b in norm.named_buffers())
 
