@@ -8,13 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metalab.attacks.records import Attacks
 from metalab.config import build, locate, settings
 from metalab.errors import UserError
 from metalab.interfaces import Algorithm, Batch, Engine, Loss, Model, Objective, Split
 from metalab.models.layers import Normalise
 from metalab.models.net import Net
 from metalab.objectives.by_way import ByWay
-from metalab.objectives.judge import PREDICTIONS
+from metalab.objectives.judge import PREDICTIONS, cross_entropy
+from metalab.objectives.robust import Robust
 from metalab.regularisers import Terms, combine, same_loss
 from metalab.task import Task
 
@@ -113,6 +115,12 @@ def measured_objective(algorithm: Algorithm, steps: int, bn: str, way: int, term
         return F.cross_entropy(logits, batch.y)
 
     return objective("metalab.objectives.query.QueryLoss", algorithm, steps, terms.inner(loss), loss, bn)
+
+
+def robust_objective(algorithm: Algorithm, steps: int, bn: str, attacks: Attacks, terms: Terms) -> Robust:
+    """Return what is measured under attack; the inner steps are those of the clean measurement."""
+    inner = terms.inner(cross_entropy)
+    return Robust(algorithm, steps, inner, PREDICTIONS[bn], attacks.by_key, attacks.shared.on)
 
 
 def body(node: Mapping[str, Any], channels: int, size: int) -> tuple[nn.Module, int]:

@@ -48,6 +48,7 @@ class Eval:
     split: Literal["train", "val", "test"]
     allow_overlap: bool
     batch: int
+    eps: list[float] | None = None
 
     def __post_init__(self) -> None:
         at_least("eval", self, {"episodes": 2, "batch": 1})

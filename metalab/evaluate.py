@@ -13,7 +13,8 @@ from omegaconf import DictConfig
 from torch import nn
 
 from metalab import checkpoint, protocol, report
-from metalab.assemble import by_way, device, measured_objective, method, network, regularisation
+from metalab.assemble import by_way, device, measured_objective, method, network, regularisation, robust_objective
+from metalab.attacks import records as robust
 from metalab.config import Eval, build, settings
 from metalab.errors import UserError
 from metalab.interfaces import Engine, Episode, EpisodeSource, Objective, Split, TaskResult
@@ -111,13 +112,15 @@ def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
     split = build(cfg.data, "data").load(evaluation.split)
     task, evaluation = protocol.settled(task, evaluation, split)
     how, tested = method(cfg.algo, task.way, test=True)
+    bn = evaluation.bn or how.bn
+    attacks = robust.asked(cfg.attack, evaluation.eps)
+    robust.refuse_transductive(attacks, bn)
     engine = build(cfg.engine, "engine")
     net = rebuilt(cfg, saved).to(where)
     shared = overlap(split, saved["classes"], evaluation, folder)
     split = matched(split, saved["shape"][0], saved["shape"][1])
     tasks = min(evaluation.batch, evaluation.episodes)
     source = episode_source(task, split, tasks, cfg.seed, evaluation.split, where)
-    bn = evaluation.bn or how.bn
     terms = regularisation(cfg.reg, how.steps)
     objective = by_way(task, tested, lambda algo, way: measured_objective(algo, how.steps, bn, way, terms))
     logger.info(f"{folder}: {evaluation.episodes} episodes of {len(split.ids)} {evaluation.split} classes, bn={bn}")
@@ -137,7 +140,15 @@ def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
         "loss": float(loss.mean()),
         "checkpoint": str(folder / "best.pt"),
     }
-    notes = sorted({split.note, saved["data"]["note"]} - {""})
+    notes = {split.note, saved["data"]["note"]}
+    if attacks.built:
+        torch.manual_seed(cfg.seed)  # of the random starts
+        attacked = by_way(task, tested, lambda algo, way: robust_objective(algo, how.steps, bn, attacks, terms))
+        steps = range(-(-evaluation.episodes // tasks))
+        results = (outcome(engine, attacked, net, source(step), bn) for step in steps)
+        row["attacks"] = robust.records(attacks, results, evaluation.episodes)
+        notes.add(robust.mismatch(bn, saved["config"]["train"]["bn"] or "batch") if normed else "")
+    notes = sorted(notes - {""})
     row |= {"note": "; ".join(notes)} if notes else {}
     row |= {"overlap": shared} if shared else {}
     row |= protocol.told(split, accuracy)

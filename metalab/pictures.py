@@ -1,6 +1,6 @@
 """Draw what people look at: an episode with its predictions, and accuracy after each inner step."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -95,6 +95,29 @@ def adaptation_curve(accuracies: Sequence[float], ci95: Sequence[float], title: 
     axes.set_xlim(-0.5, len(mean) - 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.yaxis.set_major_formatter(PercentFormatter(decimals=0, symbol=" %"))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def robustness_curve(
+    curves: Mapping[str, Sequence[tuple[float, float, float]]], norm: str, title: str, way: int
+) -> Figure:
+    """Draw accuracy over the size of the perturbation with 95 % bands, a line an attack, and chance, 1 / way.
+
+    Each curve is a list of (eps in 255ths, accuracy, half-width), the last two fractions in 0..1.
+    """
+    figure = Figure(figsize=(6.4, 4.0), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    for label, points in curves.items():
+        eps, mean, half = np.asarray(points, float).T
+        [line] = axes.plot(eps, 100 * mean, "o-", label=label, markersize=4)
+        axes.fill_between(eps, 100 * (mean - half), 100 * (mean + half), color=line.get_color(), alpha=0.2, lw=0)
+    axes.axhline(100 / way, color=GREY, ls="--", lw=1, label=f"chance {100 / way:.1f} %")
+    measure = {"linf": "largest change of a pixel", "l2": "L2 norm of the change"}[norm]
+    axes.set(title=title, xlabel=f"{measure}, 255ths", ylabel="query accuracy, 95 % CI", ylim=(0, 105))
+    axes.yaxis.set_major_formatter(PercentFormatter(decimals=0, symbol=" %"))
+    axes.legend(fontsize=8)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     return figure

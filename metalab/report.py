@@ -14,6 +14,8 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from metalab.attacks import report as robustness
+
 FACTS = ("way", "shot", "query", "split", "data", "algo", "bn", "transductive", "seed", "checkpoint")  # of every run
 PLAIN = ("task", "data", "algorithm")  # what is clear without its label
 
@@ -56,6 +58,7 @@ def write(
     out.mkdir(parents=True, exist_ok=True)
     _write_episodes(out / "episodes.csv", accuracies)
     _write_scalars(out, records)
+    robustness.write(out, records)
     new = out / ".eval.json.new"
     new.write_text(json.dumps(_finite(whole), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(new, out / "eval.json")  # last, so that a folder with eval.json is whole
@@ -108,8 +111,17 @@ def _row(record: Mapping[str, Any]) -> dict[str, str]:
         "seed": f"{record['seed']}",
         "checkpoint": f"{record['checkpoint']}",
     }
-    told = {*FACTS, "accuracy", "ci95", "episodes", "run"}  # the run's folder is that of its checkpoint
+    told = {*FACTS, "accuracy", "ci95", "episodes", "run", "attacks"}  # the run's folder is that of its checkpoint
+    row |= dict(_attacked(attack) for attack in record.get("attacks", ()))
     return row | {key.replace("_", " "): _words(value) for key, value in record.items() if key not in told}
+
+
+def _attacked(attack: Mapping[str, Any]) -> tuple[str, str]:
+    """Say one attack of a record: its name and size, and the accuracy that is left."""
+    said = _percent(attack["accuracy"], attack["ci95"])
+    steps = f", {attack['steps']} steps" if attack["steps"] is not None else ""
+    zero = f", {100 * attack['zero_gradients']:.3g} % zero gradients" if attack["zero_gradients"] is not None else ""
+    return f"{attack['name']} {attack['eps']:g}/255", f"{said} (on {attack['on']}, {attack['norm']}{steps}{zero})"
 
 
 def _words(value: Any) -> str:

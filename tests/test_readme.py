@@ -57,7 +57,7 @@ def test_every_command_runs(tmp_path, images, command_line, monkeypatch):
 
 def test_every_option_there_is_stands_in_the_readme():
     conf = Path(__file__).parents[1] / "conf"
-    for group in ("algo", "data", "backbone", "task", "reg", "optim", "experiment"):
+    for group in ("algo", "data", "backbone", "task", "reg", "attack", "optim", "experiment"):
         row = next(line for line in README.splitlines() if line.startswith(f"| `{group}`"))
         for option in (conf / group).glob("*.yaml"):
             assert f"`{option.stem}`" in row, f"{group}={option.stem}"

@@ -1,0 +1,44 @@
+"""The strong evaluation attack: AutoAttack (Croce & Hein 2020) without its FAB, so it is not called by that name."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from metalab.attacks.apgd import APGD
+from metalab.attacks.square import Square
+from metalab.attacks.steps import Attack, Norm, Try
+from metalab.interfaces import Model
+
+
+@dataclass(frozen=True)
+class Auto:
+    """Run APGD on cross-entropy, APGD on DLR, APGD towards each other class, and Square.
+
+    DLR needs three classes and its targeted form four; the margin loss stands in where there are fewer. Square runs
+    under linf, and not where queries is 0. eps in [0, 1].
+    """
+
+    eps: float
+    norm: Norm
+    steps: int
+    restarts: int
+    targets: int
+    queries: int
+
+    def __post_init__(self) -> None:
+        self._attacks()
+
+    def _attacks(self) -> list[Attack]:
+        loss = APGD(self.eps, self.norm, self.steps, self.restarts, "cross_entropy", 0)
+        ratio = APGD(self.eps, self.norm, self.steps, self.restarts, "dlr", 0)
+        other = APGD(self.eps, self.norm, self.steps, self.restarts, "dlr", self.targets)
+        square = [Square(self.eps, self.norm, self.queries, 0.8)] if self.queries and self.norm == "linf" else []
+        return [loss, ratio, *([other] if self.targets else []), *square]
+
+    def tries(self, model: Model, x: Tensor, y: Tensor) -> Iterator[Try]:
+        for attack in self._attacks():
+            yield from attack.tries(model, x, y)
+
+    def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
+        return self._attacks()[0](model, x, y)

@@ -1,0 +1,44 @@
+"""The fast gradient sign method: Goodfellow, Shlens, Szegedy 2015; from a random start: Wong, Rice, Kolter 2020."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from metalab.attacks.losses import Loss, chosen
+from metalab.attacks.steps import Norm, Try, Value, check, direction, gradient, into_ball, random_in_ball
+from metalab.interfaces import Model
+
+
+@dataclass(frozen=True)
+class FGSM:
+    """Take one step of `step` up the loss, from the image or from a random point of the ball.
+
+    step None is eps, and 1.25 eps from a random start (Wong et al. 2020, sec. 4.1). eps and step in [0, 1] units.
+    """
+
+    eps: float
+    norm: Norm
+    step: float | None
+    random_start: bool
+    loss: Loss
+    steps: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        check(self, self.eps, self.step, steps=self.steps)
+
+    def climb(self, model: Model, x: Tensor, value: Value) -> Iterator[Try]:
+        """Yield where it starts and where it ends."""
+        size = self.step or (1.25 if self.random_start else 1.0) * self.eps
+        start = random_in_ball(x, self.eps, self.norm) if self.random_start else x
+        slope, tried = gradient(model, start, value)
+        yield tried
+        yield Try(into_ball(x, start + size * direction(slope, self.norm), self.eps, self.norm), None, None)
+
+    def tries(self, model: Model, x: Tensor, y: Tensor) -> Iterator[Try]:
+        return self.climb(model, x, chosen(self.loss, y))
+
+    def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
+        *_, last = self.tries(model, x, y)
+        return last.x

@@ -1,0 +1,86 @@
+"""The attacked part of an evaluation: accuracy under each attack of cfg.attack, on the episodes of the clean one."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metalab.attacks.build import Shared, attacks
+from metalab.attacks.steps import Attack
+from metalab.errors import UserError
+from metalab.interfaces import TaskResult
+from metalab.report import mean_ci95
+
+TRAINED = {"support": "support", "one": "support", "running": "batch"}  # eval.bn -> the train.bn that it fits
+
+
+@dataclass(frozen=True)
+class Attacks:
+    """What cfg.attack and eval.eps ask for, built."""
+
+    shared: Shared
+    built: dict[tuple[str, float], Attack]  # by name and eps in 255ths
+
+    @property
+    def by_key(self) -> dict[str, Attack]:
+        """Return the attacks under one word each."""
+        return {key(*pair): attack for pair, attack in self.built.items()}
+
+
+def key(name: str, eps: float) -> str:
+    """Return the word for an attack at an eps."""
+    return f"{name}@{eps:g}"
+
+
+def asked(node: Any, curve: list[float] | None) -> Attacks:
+    """Build what cfg.attack and eval.eps ask for; UserError for a mistake."""
+    return Attacks(*attacks(node, curve))
+
+
+def refuse_transductive(attacks: Attacks, bn: str) -> None:
+    """Raise UserError where an attacked query would lean on the statistics of the others."""
+    if attacks.built and bn == "batch":
+        raise UserError(
+            "an attack with bn=batch: an attacked query would change the answers to the others. Type eval.bn=support "
+            "for a net trained with train.bn=support, or eval.bn=running for one trained with train.bn=batch"
+        )
+
+
+def mismatch(bn: str, trained: str) -> str:
+    """Return what is noted on a robust number whose batch norm is not the training's, "" where it is."""
+    return "" if TRAINED[bn] == trained else f"attacked with bn={bn}, trained with train.bn={trained}"
+
+
+def records(attacks: Attacks, results: Iterable[TaskResult], episodes: int) -> list[dict[str, Any]]:
+    """Return a record for each attack and eps, and, of several attacks, their worst case at each eps, named all.
+
+    results: of the objective Robust, a meta-batch each; the first `episodes` episodes count. eps is in 255ths.
+    """
+    right: dict[str, list[Tensor]] = {k: [] for k in attacks.by_key}
+    zero: dict[str, list[Tensor]] = {k: [] for k in attacks.by_key}
+    for result in results:
+        for k in right:
+            right[k].append(result.scalars[f"right/{k}"].cpu())
+            zero[k].append(result.scalars[f"zero/{k}"].cpu())
+    whole = {k: torch.cat(parts)[:episodes] for k, parts in right.items()}  # bool [episodes,N]
+    made = []
+    for (name, eps), attack in attacks.built.items():
+        k = key(name, eps)
+        dead = torch.cat(zero[k])[:episodes].double().mean().item()
+        made.append(_record(attacks, name, eps, attack.steps, whole[k], None if math.isnan(dead) else dead))
+    names = {name for name, _ in attacks.built}
+    for eps in dict.fromkeys(eps for _, eps in attacks.built) if len(names) > 1 else []:
+        worst = torch.stack([whole[key(name, eps)] for name in sorted(names)]).all(0)
+        made.append(_record(attacks, "all", eps, None, worst, None))
+    return made
+
+
+def _record(
+    attacks: Attacks, name: str, eps: float, steps: int | None, right: Tensor, zero: float | None
+) -> dict[str, Any]:
+    accuracy, ci95 = mean_ci95(right.double().mean(1).numpy())
+    shared = {"norm": attacks.shared.norm, "on": attacks.shared.on, "eps": eps, "steps": steps}
+    return {"name": name, **shared, "accuracy": accuracy, "ci95": ci95, "zero_gradients": zero}

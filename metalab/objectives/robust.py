@@ -1,0 +1,76 @@
+"""What is measured under attack, not for training."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from metalab.attacks.steps import Attack
+from metalab.interfaces import Algorithm, Batch, Episode, Learner, Loss, Model, TaskResult
+from metalab.objectives.judge import Prediction
+
+
+@dataclass(frozen=True)
+class Robust:
+    """Which queries are right clean and after all that each attack tried, and the share of exactly zero gradients.
+
+    scalars: `right/NAME` bool [N] and `zero/NAME`. A support attack raises the loss of the support images, each with
+    its label, under the model before the first inner step (for a metric method: the one made from the clean support),
+    and the task is adapted to where the attack ended; under `both` the queries are then attacked as well.
+    """
+
+    algorithm: Algorithm
+    steps: int
+    inner: Loss
+    predict: Prediction
+    attacks: Mapping[str, Attack]
+    on: Literal["query", "support", "both"]
+
+    def __call__(self, learner: Learner, episode: Episode, progress: Tensor) -> TaskResult:
+        support, query = episode
+        model = self._adapted(learner, support)
+        right = self._right(model, support, query)
+        shown = {"loss": query.x.new_zeros(())}
+        for name, attack in self.attacks.items():
+            still, dead = right, []
+            for given in [support] if self.on == "query" else self._supports(learner, support, attack, dead):
+                target = model if given is support else self._adapted(learner, given)
+                still = still & self._right(target, given, query)
+                if self.on != "support":
+                    still = still & withstood(attack, partial(self.predict, target, given.x), query, dead)
+            shown |= {f"right/{name}": still, f"zero/{name}": share(dead, query.x)}
+        return TaskResult(shown["loss"], right, shown, {})
+
+    def _adapted(self, learner: Learner, support: Batch) -> Model:
+        *_, model = self.algorithm.adapt(learner, support, self.inner, self.steps)
+        return model
+
+    def _right(self, model: Model, support: Batch, query: Batch) -> Tensor:
+        return self.predict(model, support.x, query.x).argmax(-1) == query.y
+
+    def _supports(self, learner: Learner, support: Batch, attack: Attack, dead: list[Tensor]) -> list[Batch]:
+        """Return the support as each climb of the attack left it."""
+        first = next(iter(self.algorithm.adapt(learner, support, self.inner, self.steps)))
+        ends = []
+        for tried in attack.tries(first, support.x, support.y):
+            dead += [] if tried.dead is None else [tried.dead]
+            ends += [tried.x] if tried.logits is None else []
+        return [support._replace(x=x) for x in ends]
+
+
+def withstood(attack: Attack, model: Model, query: Batch, dead: list[Tensor]) -> Tensor:
+    """Return bool [N], which images the model gets right after every try; add the zero gradients to `dead`."""
+    right = torch.ones_like(query.y).bool()
+    for tried in attack.tries(model, query.x, query.y):
+        dead += [] if tried.dead is None else [tried.dead]
+        logits = model(tried.x) if tried.logits is None else tried.logits
+        right = right & (logits.argmax(-1) == query.y)
+    return right
+
+
+def share(dead: list[Tensor], like: Tensor) -> Tensor:
+    """Return the share of images, over all gradients taken, whose gradient is exactly zero; nan where none was."""
+    return torch.cat(dead).to(like.dtype).mean() if dead else like.new_full((), torch.nan)

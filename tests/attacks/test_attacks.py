@@ -1,0 +1,238 @@
+"""Attacks on a net that was trained a little: the ball, zero, monotony, masking, and the oracles in test_oracles."""
+
+import re
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+
+from metalab.attacks.apgd import APGD, checkpoints
+from metalab.attacks.auto import Auto
+from metalab.attacks.build import attacks
+from metalab.attacks.fgsm import FGSM
+from metalab.attacks.losses import best_other, chosen, cross_entropy, divergence, dlr, margin, targeted, targets
+from metalab.attacks.pgd import PGD, TargetedPGD
+from metalab.attacks.square import Square
+from metalab.attacks.steps import Attack, Norm, direction, gradient, into_ball, length, random_in_ball
+from metalab.errors import UserError
+from metalab.interfaces import Batch
+from metalab.objectives.robust import withstood
+
+EPS = 24 / 255
+
+
+def make(eps: float, norm: Norm = "linf") -> dict[str, Attack]:
+    every: dict[str, Attack] = {
+        "fgsm": FGSM(eps, norm, None, False, "cross_entropy"),
+        "fgsm_rs": FGSM(eps, norm, None, True, "cross_entropy"),
+        "pgd": PGD(eps, norm, 10, None, True, 2, "cross_entropy"),
+        "pgd_margin": PGD(eps, norm, 10, None, False, 1, "margin"),
+        "targeted": TargetedPGD(eps, norm, 10, None, True, 1, "cross_entropy", 9),
+        "apgd": APGD(eps, norm, 12, 1, "cross_entropy", 0),
+        "apgd_targeted": APGD(eps, norm, 12, 1, "dlr", 3),
+        "auto": Auto(eps, norm, 5, 1, 2, 20),
+    }
+    return every | ({"square": Square(eps, norm, 60, 0.8)} if norm == "linf" else {})
+
+
+@pytest.fixture(scope="module")
+def trained(tiny) -> tuple[nn.Module, Batch]:
+    """A small net that knows five classes of the tiny data, and images of them."""
+    torch.manual_seed(0)
+    split = tiny["train"]
+    x = split.images[: 5 * 12].float() / 255
+    y = torch.arange(5).repeat_interleave(12)
+    net = nn.Sequential(nn.Conv2d(1, 12, 3, 2), nn.ReLU(), nn.Conv2d(12, 24, 3, 2), nn.ReLU(), nn.Flatten())
+    net = nn.Sequential(*net, nn.Linear(24 * 9, 5))
+    optimiser = torch.optim.Adam(net.parameters(), 0.01)
+    for _ in range(60):
+        optimiser.zero_grad()
+        cross_entropy(net(x), y).mean().backward()
+        optimiser.step()
+    assert (net(x).argmax(1) == y).float().mean() > 0.95
+    return net, Batch(x[::2], y[::2], x[:0])
+
+
+def left(attack: Attack, trained: tuple[nn.Module, Batch]) -> float:
+    """The share of images that the net still gets right."""
+    net, batch = trained
+    torch.manual_seed(0)
+    return (withstood(attack, net, batch, []) & (net(batch.x).argmax(1) == batch.y)).float().mean().item()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("name", make(0))
+def test_every_try_is_in_the_ball_and_an_image(name, norm, trained):
+    if (name, norm) == ("square", "l2"):
+        pytest.skip("the square attack is here for linf")
+    net, (x, y, _) = trained
+    eps = EPS if norm == "linf" else 1.5
+    seen, moved = 0, 0.0
+    for tried in make(eps, norm)[name].tries(net, x, y):
+        delta = tried.x - x
+        size = delta.abs().flatten(1).amax(1) if norm == "linf" else length(delta)
+        assert size.max() <= eps + 1e-6
+        assert tried.x.min() >= 0
+        assert tried.x.max() <= 1
+        seen, moved = seen + 1, max(moved, size.max().item())
+        if tried.logits is not None:
+            torch.testing.assert_close(tried.logits, net(tried.x))  # of these very images
+    assert seen >= 2
+    assert moved > 0.9 * eps  # and it uses the room it has
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("name", make(0))
+def test_eps_0_is_clean_exactly(name, norm, trained):
+    if (name, norm) == ("square", "l2"):
+        pytest.skip("the square attack is here for linf")
+    net, (x, y, _) = trained
+    assert all(torch.equal(tried.x, x) for tried in make(0.0, norm)[name].tries(net, x, y))
+
+
+def test_accuracy_falls_with_eps_and_with_steps(trained):
+    for name in ("fgsm", "pgd", "apgd", "square"):
+        by_eps = [left(make(eps)[name], trained) for eps in (0.0, 0.03, 0.1, 0.3)]
+        assert all(b <= a + 0.01 for a, b in pairwise(by_eps)), (name, by_eps)
+        assert by_eps[-1] < by_eps[0] - 0.7, name
+    by_steps = [left(PGD(0.1, "linf", n, 0.01, False, 1, "cross_entropy"), trained) for n in (1, 3, 10, 20)]
+    assert all(b <= a + 0.01 for a, b in pairwise(by_steps))
+    assert by_steps[-1] < by_steps[0] - 0.1
+
+
+def test_gradients_are_not_masked(trained):
+    """PGD beats FGSM, the black box beats PGD by no more than a point, unbounded eps reaches 0."""
+    rates = {name: left(attack, trained) for name, attack in make(0.1).items()}
+    assert rates["pgd"] <= rates["fgsm"]
+    assert rates["square"] >= rates["pgd"] - 0.01
+    assert rates["apgd"] <= rates["pgd"] + 0.04
+    assert left(PGD(1.0, "linf", 10, None, True, 1, "cross_entropy"), trained) == 0
+
+
+def test_the_weights_are_constants_while_an_attack_runs(trained):
+    net, (x, y, _) = trained
+    for name, attack in make(EPS).items():
+        for tried in attack.tries(net, x, y):
+            assert not tried.x.requires_grad, name
+        assert not attack(net, x, y).requires_grad
+
+
+def test_pgd_takes_as_many_passes_as_it_has_steps(trained):
+    net, (x, y, _) = trained
+    calls = []
+
+    def counted(images: Tensor) -> Tensor:
+        calls.append(len(images))
+        return net(images)
+
+    PGD(EPS, "linf", 7, None, True, 1, "cross_entropy")(counted, x, y)
+    assert len(calls) == 7
+
+
+@pytest.mark.parametrize("name", make(0))
+def test_an_attack_gives_each_task_under_vmap_what_it_gives_alone(name, trained):
+    net, (x, y, _) = trained
+    if name in ("fgsm", "pgd_margin"):  # no random numbers
+        attack = make(EPS)[name]
+        together = vmap(lambda a, b: attack(net, a, b))(x.unflatten(0, (3, -1)), y.unflatten(0, (3, -1)))
+        torch.testing.assert_close(together.flatten(0, 1), attack(net, x, y), rtol=0, atol=1e-6)
+    else:
+        batched = vmap(lambda a, b: make(EPS)[name](net, a, b), randomness="different")
+        moved = batched(x[:10].expand(2, -1, -1, -1, -1), y[:10].expand(2, -1)) - x[:10]
+        assert moved.abs().max() <= EPS + 1e-6
+        assert not torch.equal(moved[0], moved[1])  # each task draws for itself
+
+
+def test_random_starts_fill_the_ball():
+    torch.manual_seed(0)
+    x = torch.full((4000, 1, 2, 2), 0.5)
+    radius = length(random_in_ball(x, 0.3, "l2") - x) / 0.3
+    assert radius.max() <= 1 + 1e-5
+    assert (radius < 0.5).float().mean() == pytest.approx(0.5**4, abs=0.015)  # the share of the volume
+    delta = random_in_ball(x, 0.3, "linf") - x
+    assert delta.std() == pytest.approx(0.3 / 3**0.5, rel=0.03)
+    assert random_in_ball(torch.zeros(9, 1, 2, 2), 0.3, "linf").min() == 0  # clamped: it stays an image
+
+
+def test_l2_steps_have_length_1_however_small_the_gradient():
+    tiny_gradient = torch.tensor([3e-25, 4e-25, 0.0, 0.0]).reshape(1, 1, 2, 2)
+    torch.testing.assert_close(direction(tiny_gradient, "l2").flatten(), torch.tensor([0.6, 0.8, 0.0, 0.0]))
+    assert not direction(torch.zeros(1, 1, 2, 2), "l2").any()
+    x = torch.full((1, 1, 2, 2), 0.5)
+    moved = into_ball(x, x + 1, 0.2, "l2")
+    assert length(moved - x).item() == pytest.approx(0.2)
+
+
+def test_a_saturated_net_has_zero_cross_entropy_gradient_and_the_margin_has_not():
+    scale = 300.0
+    x, y = torch.rand(4, 1, 2, 2, generator=torch.Generator().manual_seed(0)), torch.zeros(4, dtype=torch.int64)
+
+    def model(images: Tensor) -> Tensor:
+        first = images.flatten(1).sum(1)
+        return scale * torch.stack([1 + first, -first, -2 * first], 1)
+
+    assert gradient(model, x, chosen("cross_entropy", y))[1].dead.all()  # type: ignore[union-attr]
+    assert not gradient(model, x, chosen("margin", y))[1].dead.any()  # type: ignore[union-attr]
+
+
+def test_losses_by_hand():
+    logits, y = torch.tensor([[3.0, 1.0, 0.5, 2.0], [0.0, 4.0, 1.0, -1.0]]), torch.tensor([0, 2])
+    assert best_other(logits, y).tolist() == [2.0, 4.0]
+    assert margin(logits, y).tolist() == [-1.0, 3.0]
+    torch.testing.assert_close(dlr(logits, y), torch.tensor([-1 / 2, 3 / 4]))
+    assert [t.tolist() for t in targets(logits, y, 9)] == [[3, 1], [1, 0], [2, 3]]
+    toward = targeted("dlr", y, torch.tensor([3, 1]))
+    torch.testing.assert_close(toward(logits), torch.tensor([-1 / (3 - 0.75), 3 / (4 + 0.5)]))
+    torch.testing.assert_close(dlr(logits[:, :2], y.clamp(max=1)), margin(logits[:, :2], y.clamp(max=1)))
+    three = targeted("dlr", y, torch.tensor([1, 1]))(logits[:, :3])
+    torch.testing.assert_close(three, torch.tensor([-2.0, 3.0]))  # below four classes: the margin
+    assert torch.equal(divergence(logits)(logits), torch.zeros(2))
+    p, q = logits.softmax(1), torch.ones(2, 4) / 4
+    torch.testing.assert_close(divergence(logits)(torch.zeros(2, 4)), (p * (p / q).log()).sum(1))
+
+
+def test_apgd_checks_after_the_papers_shares_of_the_steps():
+    assert checkpoints(100) == [22, 41, 57, 70, 80, 87, 93, 99]
+
+
+NODE = {"eps": 8.0, "norm": "linf", "on": "query"}
+ONE = {"_target_": "metalab.attacks.pgd.PGD", "steps": 20, "step": None, "random_start": True, "restarts": 1}
+PGD_NODE = ONE | {"loss": "margin"}
+
+
+def test_255ths_are_converted_once():
+    shared, built = attacks(NODE | {"pgd": PGD_NODE | {"step": 2}}, [0, 51.0])
+    assert shared.eps == 8
+    assert list(built) == [("pgd", 0), ("pgd", 51.0)]
+    pgd = built["pgd", 51.0]
+    assert isinstance(pgd, PGD)
+    assert (pgd.eps, pgd.step) == (0.2, pytest.approx(2 / 255))
+    assert attacks(NODE, None)[1] == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "curve", "message"),
+    [
+        ({"eps": 300.0}, None, "attack.eps=300: expected a size in 255ths of the image's range, 0 to 255"),
+        ({"norm": "l1"}, None, "attack.norm=l1 (text): expected one of linf, l2"),
+        ({"on": "all"}, None, "attack.on=all (text): expected one of query, support, both"),
+        ({"pgd": PGD_NODE | {"steps": 0}}, None, "PGD has steps=0; a whole number, 1 or more, is expected"),
+        ({"pgd": PGD_NODE | {"step": -1}}, None, "PGD has step=-1; a size in 255ths above 0"),
+        ({"pgd": PGD_NODE | {"step": "a"}}, None, "attack.pgd.step=a"),
+        ({"pgd": PGD_NODE | {"size": 1}}, None, "attack.pgd.size=1: PGD has no such setting. There is: loss"),
+        ({"esp": 3}, None, "attack.esp=3: there is no such setting; attacks share attack.eps, attack.norm"),
+        ({"pgd": PGD_NODE}, [-1.0], "eval.eps=-1: expected a size in 255ths"),
+        ({"pgd": PGD_NODE}, [], "eval.eps=[]: expected sizes in 255ths, as in eval.eps=[0,2,8]"),
+        ({}, [8.0], "eval.eps asks for a curve and no attack is chosen; type attack=pgd as well"),
+        (
+            {"norm": "l2", "s": {"_target_": "metalab.attacks.square.Square", "queries": 9, "share": 0.8}},
+            None,
+            "the square attack is here for linf alone; type attack.norm=linf, or leave it out",
+        ),
+    ],
+)
+def test_mistakes_are_told(change, curve, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        attacks(NODE | change, curve)
