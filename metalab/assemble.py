@@ -69,14 +69,22 @@ def method(node: Mapping[str, Any], way: int, test: bool) -> tuple[Method, Algor
     return settings(Method, how, "algo"), build(own, "algo", way=way)
 
 
-def regularisation(node: Mapping[str, Any], steps: int) -> Terms:
-    """Build the regularisers of cfg.reg; one that works on inner steps is refused where there are none."""
+def regularisation(node: Mapping[str, Any], steps: int, objective: str | None = None) -> Terms:
+    """Build the regularisers of cfg.reg; UserError where one would do nothing: no inner steps, or (given the
+    objective's path) a training loss that leaves the query's out.
+    """
     parts = {name: build(part, f"reg.{name}") for name, part in node.items()}
+    on_query = objective is None or vars(locate(objective, "algo.objective")).get("LEARNS_FROM_QUERY", True)
     for name, part in parts.items():
-        if part.terms().inner is not same_loss and not steps:
+        terms = part.terms()
+        if terms.inner is not same_loss and not steps:
+            given = [f"{key}={value}" for key, value in vars(part).items() if key in ("inner", "where")]
             raise UserError(
-                f"reg.{name}.inner works on inner steps and this algorithm has none; set reg.{name}.inner=0"
+                f"reg.{name}.{given[0]} works on inner steps and this algorithm has none; set "
+                f"reg.{name}.{'inner=0' if given[0].startswith('inner') else 'where=outer'}"
             )
+        if terms.query and not on_query:
+            raise UserError(f"reg.{name} works on the loss of the query, from which this algorithm does not learn")
     return combine(list(parts.values()))
 
 

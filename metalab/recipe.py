@@ -15,10 +15,10 @@ from metalab.config import Eval, Train, build, settings
 from metalab.data.gather import resident
 from metalab.data.kin import most_classes
 from metalab.errors import UserError
-from metalab.interfaces import Algorithm, Engine, Objective, Split
+from metalab.interfaces import Algorithm, Engine, Loss, Objective, Split
 from metalab.objectives.judge import cross_entropy
 from metalab.optim import Clip, Rate
-from metalab.regularisers import Penalised, Terms
+from metalab.regularisers import Penalised, Setting, Terms
 from metalab.sampling import Source, episode_source
 from metalab.task import Task
 
@@ -73,13 +73,16 @@ class Recipe:
     def objective(self) -> Objective:
         """Return what a meta-step differentiates."""
         inner, outer = self.terms.inner(cross_entropy), self.terms.outer(cross_entropy)
-        bn = self.train.bn or "batch"
+        how, bn = self.how, self.train.bn or "batch"
 
-        def make(algorithm: Algorithm, way: int) -> Objective:
-            plain = objective(self.how.objective, algorithm, self.how.steps, inner, outer, bn)
-            return Penalised(plain, self.terms.penalty)
+        def made(algorithm: Algorithm, way: int) -> Objective:
+            def make(loss: Loss) -> Objective:
+                return objective(how.objective, algorithm, how.steps, inner, loss, bn)
 
-        return by_way(self.task, self.trained, make)
+            whole = self.terms.around(make, Setting(algorithm, how.steps, inner))(outer)
+            return Penalised(whole, self.terms.penalty)
+
+        return by_way(self.task, self.trained, made)
 
     def measured(self) -> Objective:
         """Return what validation measures."""
@@ -116,7 +119,7 @@ def recipe(cfg: DictConfig, engine: Mapping[str, Any] | None = None) -> Recipe:
     optimiser, runs = build(rest, "optim"), build(cfg.engine if engine is None else engine, "engine")
     how, _ = method(cfg.algo, task.way, test=False)
     at_test, tested = method(cfg.algo, task.way, test=True)
-    terms = regularisation(cfg.reg, how.steps)
+    terms = regularisation(cfg.reg, how.steps, how.objective)
     rate, clip = settings(Rate, rate, "optim"), settings(Clip, clip, "optim")
     source = build(cfg.data, "data")
     data = {name: on_device(source.load(name), where) for name in ("train", "val")}

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -23,10 +22,13 @@ class FGSM:
     step: float | None
     random_start: bool
     loss: Loss
-    steps: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         check(self, self.eps, self.step, steps=self.steps)
+
+    @property
+    def steps(self) -> int:
+        return 1
 
     def climb(self, model: Model, x: Tensor, value: Value) -> Iterator[Try]:
         """Yield where it starts and where it ends."""

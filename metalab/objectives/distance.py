@@ -1,7 +1,7 @@
 """Reptile's objective: how far the adapted weights are from the start."""
 
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from metalab.objectives.judge import Prediction, judged
 @dataclass(frozen=True)
 class ParameterDistance:
     """1/2 |theta - phi|^2 with phi the adapted weights held constant: its gradient is Reptile's (algorithm 2)."""
+
+    LEARNS_FROM_QUERY: ClassVar[bool] = False  # the query is shown and nothing else
 
     algorithm: Algorithm
     steps: int

@@ -13,7 +13,9 @@ from metalab.inner import sgd
 from metalab.models.net import Net
 from metalab.objectives.judge import cross_entropy, together
 from metalab.objectives.query import QueryLoss
-from metalab.regularisers import L2, Dropout, Penalised, combine, half_square
+from metalab.regularisers import Penalised, combine
+from metalab.regularisers.features import Dropout
+from metalab.regularisers.weights import L2, half_square
 
 CPU = torch.device("cpu")
 PROGRESS = torch.zeros(())
@@ -128,11 +130,11 @@ def test_several_are_combined():
     assert combine([]).inner(cross_entropy) is cross_entropy
 
 
-L2_NODE = {"_target_": "metalab.regularisers.L2", "weight": 0.1, "inner": 0.2}
+L2_NODE = {"_target_": "metalab.regularisers.weights.L2", "weight": 0.1, "inner": 0.2}
 
 
 def test_inner_l2_is_refused_where_there_are_no_inner_steps():
-    message = "reg.l2.inner works on inner steps and this algorithm has none; set reg.l2.inner=0"
+    message = "reg.l2.inner=0.2 works on inner steps and this algorithm has none; set reg.l2.inner=0"
     with pytest.raises(UserError, match=re.escape(message)):
         regularisation({"l2": L2_NODE}, steps=0)
     regularisation({"l2": L2_NODE}, steps=1)

@@ -1,0 +1,160 @@
+"""Adversarial training: FGSM or PGD against the queries, the support, both, or crossed as in ADML."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from metalab.attacks.build import in_range, scaled
+from metalab.attacks.fgsm import FGSM
+from metalab.attacks.losses import Loss as Climbed
+from metalab.attacks.losses import divergence
+from metalab.attacks.pgd import PGD
+from metalab.attacks.steps import Norm
+from metalab.errors import UserError
+from metalab.interfaces import Batch, Episode, Learner, Loss, Model
+from metalab.objectives.crossed import Crossed
+from metalab.regularisers.outputs import Asked
+from metalab.regularisers.terms import Changed, Make, Setting, Terms, Weighted
+
+On = Literal["query", "support", "both", "crossed"]
+Where = Literal["outer", "inner"]
+How = Literal["replace", "add", "trades"]
+
+
+@dataclass(frozen=True)
+class Use:
+    """How a training attack is used.
+
+    on: query: under the adapted model; support: its images with their labels, under the model before the first inner
+    step (for a metric method: the one made from the clean support), and the task adapts to what comes out; both: both
+    at once; crossed: ADML. where: outer: once an episode; inner: in each inner step, on the weights of that step.
+    how: replace; add: clean loss + weight x attacked loss; trades: clean loss + weight x KL(clean || attacked), which
+    is then what the attack climbs.
+    """
+
+    name: str
+    on: On
+    where: Where
+    how: How
+    weight: float
+
+    def __post_init__(self) -> None:
+        if self.where == "inner" and self.on != "support":
+            raise UserError(
+                f"{self.name}.where=inner with {self.name}.on={self.on}: the inner steps see the support alone; "
+                f"type {self.name}.on=support, or {self.name}.where=outer"
+            )
+        if self.where == "outer" and self.how == "trades" and self.on != "query":
+            raise UserError(
+                f"{self.name}.how=trades with {self.name}.on={self.on}: it compares one model's predictions on clean "
+                f"and attacked images; type {self.name}.on=query, or {self.name}.how=replace"
+            )
+        if self.on == "crossed" and self.how != "replace":
+            raise UserError(f"{self.name}.on=crossed is the mean of its two halves; type {self.name}.how=replace")
+        if self.weight < 0:
+            raise UserError(f"{self.name}.weight={self.weight:g}: expected 0 or more")
+
+
+def terms(use: Use, attack: FGSM | PGD) -> Terms:
+    """Return what an attack, used so, changes."""
+
+    def on_loss(loss: Loss) -> Loss:
+        return attacked_loss(loss, attack, use.how, use.weight)
+
+    def around(make: Make, setting: Setting) -> Make:
+        def change(learner: Learner, episode: Episode) -> Episode:
+            support = episode.support
+            first = next(iter(setting.algorithm.adapt(learner, support, setting.inner, setting.steps)))
+            return episode._replace(support=support._replace(x=attack(first, support.x, support.y)))
+
+        def made(outer: Loss) -> Changed | Weighted | Crossed:
+            attacked = attacked_loss(outer, attack, "replace", 1.0)
+            if use.on == "crossed":
+                return Crossed(make(outer), change, make(attacked))
+            changed = Changed(make(attacked if use.on == "both" else outer), change)
+            return changed if use.how == "replace" else Weighted(make(outer), changed, (1.0, use.weight))
+
+        return made
+
+    if use.where == "inner":
+        return Terms(inner=on_loss)
+    if use.on == "query":
+        return Terms(outer=on_loss, query=True)
+    return Terms(around=around, query=use.on != "support")
+
+
+def attacked_loss(loss: Loss, attack: FGSM | PGD, how: How, weight: float) -> Loss:
+    """Return the loss on attacked images; the attack sees the weights as constants, the loss is taken anew."""
+
+    def replaced(model: Model, batch: Batch) -> Tensor:
+        return loss(model, batch._replace(x=attack(model, batch.x, batch.y)))
+
+    def added(model: Model, batch: Batch) -> Tensor:
+        return loss(model, batch) + weight * replaced(model, batch)
+
+    def trades(model: Model, batch: Batch) -> Tensor:
+        clean = model(batch.x)
+        *_, last = attack.climb(model, batch.x, divergence(clean.detach()))
+        return loss(Asked(model, batch.x, clean), batch) + weight * divergence(clean)(model(last.x)).mean()
+
+    return {"replace": replaced, "add": added, "trades": trades}[how]
+
+
+@dataclass(frozen=True)
+class AdvFGSM:
+    """Train on FGSM (Goodfellow et al. 2015); eps and step in 255ths, step null as in the attack."""
+
+    eps: float
+    norm: Norm
+    step: float | None
+    random_start: bool
+    loss: Climbed
+    on: On
+    where: Where
+    how: How
+    weight: float
+
+    def __post_init__(self) -> None:
+        self.terms()
+
+    def terms(self) -> Terms:
+        in_range("reg.adv_fgsm.eps", self.eps)
+        use = Use("reg.adv_fgsm", self.on, self.where, self.how, self.weight)
+        _refuse_flat(use, self.random_start)
+        sizes = scaled({"eps": self.eps, "step": self.step})
+        return terms(use, FGSM(sizes["eps"], self.norm, sizes["step"], self.random_start, self.loss))
+
+
+@dataclass(frozen=True)
+class AdvPGD:
+    """Train on PGD (Madry et al. 2018); eps and step in 255ths, step null as in the attack."""
+
+    eps: float
+    norm: Norm
+    steps: int
+    step: float | None
+    random_start: bool
+    loss: Climbed
+    on: On
+    where: Where
+    how: How
+    weight: float
+
+    def __post_init__(self) -> None:
+        self.terms()
+
+    def terms(self) -> Terms:
+        in_range("reg.adv_pgd.eps", self.eps)
+        use = Use("reg.adv_pgd", self.on, self.where, self.how, self.weight)
+        _refuse_flat(use, self.random_start)
+        sizes = scaled({"eps": self.eps, "step": self.step})
+        return terms(use, PGD(sizes["eps"], self.norm, self.steps, sizes["step"], self.random_start, 1, self.loss))
+
+
+def _refuse_flat(use: Use, random_start: bool) -> None:
+    if use.how == "trades" and not random_start:
+        raise UserError(
+            f"{use.name}.how=trades with {use.name}.random_start=false: at the image itself KL is least and its "
+            f"gradient 0; type {use.name}.random_start=true"
+        )

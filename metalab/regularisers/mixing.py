@@ -1,0 +1,87 @@
+"""Mixed queries: mixup and CutMix inside each episode, in training."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from scipy.stats import beta
+from torch import Tensor
+
+from metalab.inner import positive
+from metalab.interfaces import Batch, Loss, Model
+from metalab.regularisers.outputs import Asked
+from metalab.regularisers.terms import Terms
+
+POINTS = 4096  # of the table from which a Beta number is drawn: vmap has no rule for torch's own
+
+
+def table(alpha: float) -> Tensor:
+    """Return the quantiles of Beta(alpha, alpha) at evenly spaced shares."""
+    return torch.from_numpy(beta(alpha, alpha).ppf((torch.arange(POINTS).numpy() + 0.5) / POINTS)).float()
+
+
+def mixed(pair: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Callable[[Loss], Loss]:
+    """Wrap a loss so that it is taken on mixtures; pair(x, others) returns them and the share of x, a scalar."""
+
+    def wrap(loss: Loss) -> Loss:
+        def value(model: Model, batch: Batch) -> Tensor:
+            order = torch.rand_like(batch.x[:, 0, 0, 0]).argsort()
+            x, share = pair(batch.x, batch.x[order])
+            known = Asked(model, x, model(x))
+            one, two = (loss(known, Batch(x, y, batch.unlabelled)) for y in (batch.y, batch.y[order]))
+            return share * one + (1 - share) * two
+
+        return value
+
+    return wrap
+
+
+def share_of(quantiles: Tensor, like: Tensor) -> Tensor:
+    """Draw one Beta number in the type and place of `like`."""
+    place = (torch.rand_like(like[0, 0, 0, 0]) * POINTS).long().clamp(max=POINTS - 1)
+    return quantiles.to(like)[place]
+
+
+@dataclass(frozen=True)
+class Mixup:
+    """Make the queries lam x + (1 - lam) x', and mix their losses alike, lam ~ Beta (Zhang et al. 2018, eq. 1)."""
+
+    alpha: float
+    _table: Tensor = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        positive("reg.mixup.alpha", self.alpha)
+        object.__setattr__(self, "_table", table(self.alpha))
+
+    def terms(self) -> Terms:
+        def pair(x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+            share = share_of(self._table, x)
+            return share * x + (1 - share) * other, share
+
+        return Terms(outer=mixed(pair), query=True)
+
+
+@dataclass(frozen=True)
+class CutMix:
+    """Paste a box of another query, 1 - lam of the area; mix the losses by the true areas (Yun et al. 2019, eq. 1)."""
+
+    alpha: float
+    _table: Tensor = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        positive("reg.cutmix.alpha", self.alpha)
+        object.__setattr__(self, "_table", table(self.alpha))
+
+    def terms(self) -> Terms:
+        def pair(x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+            half = (1 - share_of(self._table, x)).sqrt() / 2
+
+            def along(length: int) -> Tensor:
+                middle = torch.rand_like(x[0, 0, 0, 0]) * length
+                return (torch.arange(length, device=x.device) + 0.5 - middle).abs() <= half * length
+
+            inside = along(x.shape[-2])[:, None] & along(x.shape[-1])
+            share = 1 - inside.to(x.dtype).mean()
+            return torch.where(inside, other, x), share
+
+        return Terms(outer=mixed(pair), query=True)

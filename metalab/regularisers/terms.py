@@ -1,0 +1,119 @@
+"""What a regulariser changes, and how several are put together.
+
+A regulariser's terms() says what it changes; what it does not name stays as it is.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial, reduce
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from metalab.interfaces import Algorithm, Episode, Learner, Loss, Objective, TaskResult
+
+Make = Callable[[Loss], Objective]  # the loss on the query -> the objective with that loss
+
+
+class Setting(NamedTuple):
+    """What an objective is made of, for a regulariser that works on whole episodes."""
+
+    algorithm: Algorithm
+    steps: int
+    inner: Loss
+
+
+def same_loss(loss: Loss) -> Loss:
+    """Return the loss as it is."""
+    return loss
+
+
+def same_objective(make: Make, setting: Setting) -> Make:
+    """Return what makes the objective as it is."""
+    return make
+
+
+def nothing(learner: Learner) -> Tensor | None:
+    """Add no penalty."""
+    return None
+
+
+class Terms(NamedTuple):
+    """What a regulariser changes."""
+
+    inner: Callable[[Loss], Loss] = same_loss  # the loss of the inner steps, in training and at test
+    outer: Callable[[Loss], Loss] = same_loss  # the loss on the query, in training
+    around: Callable[[Make, Setting], Make] = same_objective  # the objective of a whole episode, in training
+    penalty: Callable[[Learner], Tensor | None] = nothing  # added to the outer loss, a function of the start theta
+    drop: nn.Module | None = None  # behind the body, in training only
+    query: bool = False  # it does nothing where the loss on the query is not differentiated
+
+
+class Regulariser(Protocol):
+    def terms(self) -> Terms: ...
+
+
+@dataclass(frozen=True)
+class Penalised:
+    """An objective with the regularisers' penalty on its loss."""
+
+    objective: Objective
+    penalty: Callable[[Learner], Tensor | None]
+
+    def __call__(self, learner: Learner, episode: Episode, progress: Tensor) -> TaskResult:
+        result, value = self.objective(learner, episode, progress), self.penalty(learner)
+        return result if value is None else result._replace(loss=result.loss + value)
+
+
+@dataclass(frozen=True)
+class Changed:
+    """An objective on changed episodes."""
+
+    objective: Objective
+    change: Callable[[Learner, Episode], Episode]
+
+    def __call__(self, learner: Learner, episode: Episode, progress: Tensor) -> TaskResult:
+        return self.objective(learner, self.change(learner, episode), progress)
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """The sum of two objectives' losses with their weights; what is shown is the first one's."""
+
+    first: Objective
+    second: Objective
+    weights: tuple[float, float]
+
+    def __call__(self, learner: Learner, episode: Episode, progress: Tensor) -> TaskResult:
+        one, two = self.first(learner, episode, progress), self.second(learner, episode, progress)
+        return one._replace(loss=self.weights[0] * one.loss + self.weights[1] * two.loss)
+
+
+def combine(regularisers: list[Regulariser]) -> Terms:
+    """Return what all of them change together, applied in the order given."""
+    terms = [r.terms() for r in regularisers]
+    drops = [t.drop for t in terms if t.drop is not None]
+
+    def penalty(learner: Learner) -> Tensor | None:
+        values = [v for v in (t.penalty(learner) for t in terms) if v is not None]
+        return torch.stack(values).sum() if values else None
+
+    def around(make: Make, setting: Setting) -> Make:
+        return reduce(lambda inside, term: term.around(inside, setting), terms, make)
+
+    return Terms(
+        inner=chain([t.inner for t in terms if t.inner is not same_loss]),
+        outer=chain([t.outer for t in terms if t.outer is not same_loss]),
+        around=around,
+        penalty=penalty,
+        drop=nn.Sequential(*drops),
+        query=any(t.query for t in terms),
+    )
+
+
+def chain(wraps: list[Callable[[Loss], Loss]]) -> Callable[[Loss], Loss]:
+    """Return the wraps one after another; same_loss where there are none."""
+    if not wraps:
+        return same_loss
+    return partial(reduce, lambda inside, wrap: wrap(inside), wraps)
