@@ -1,7 +1,7 @@
 """A folder of class folders inside a published archive, read where it lies: CUB's images/, the textures' images/."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -26,13 +26,14 @@ def class_folders_in(root: Path, folder: str, inside: str, archives: tuple[str, 
     return layout(files, images) if images else None
 
 
-def layout(files: Files, images: dict[str, list[str]]) -> Layout:
-    """Return the layout of a data set whose classes are these of the files, in this order."""
+def layout(files: Files, images: dict[str, list[str]], read: Callable[[str], Image.Image] | None = None) -> Layout:
+    """Return the layout of a data set whose classes are these of the files, in this order, opened by `read`."""
+    read = read or partial(opened, files)
 
     def pictures() -> Iterator[Picture]:
         for class_name, names in images.items():
             for name in names:
-                yield Picture(class_name, class_name, name, partial(opened, files, name))
+                yield Picture(class_name, class_name, name, partial(read, name))
 
     total = sum(map(len, images.values()))
     kind = "archive" if files.where.is_file() else "unpacked archive"

@@ -1,9 +1,9 @@
 """A published data set whose classes are split by a list: any recognised copy of it -> one store."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,16 +30,18 @@ class Benchmark:
     option: str  # its name on the command line
     protocol: str  # which of the splits, a word for the store's name
     prefix: str  # of the global class ids, "imagenet"
-    splits: dict[str, str]  # class -> train, val or test
+    splits: Mapping[str, str]  # class -> train, val or test
     whose: str  # "Ravi and Larochelle's 64/16/20 classes"
     images: int  # in all its splits
     recognise: tuple[Callable[[Path], Layout | None], ...]
     layouts: str  # the same for people, one a line
     downloads: tuple[Published, ...] = ()  # with these in a folder it is recognised
     why: str = ""  # it has to be given where there are none, "its images may not be passed on"
+    channels: int = 3  # 1 (grey) or 3 (RGB)
+    elsewhere: Mapping[str, str] = field(default_factory=dict)  # class -> its id, where another data set has the same
 
     def store(self, root: str | None, cache: str | None, size: int) -> Store:
-        """Return the store of images [3,size,size]; UserError with the layouts data.root may have, or what is wrong."""
+        """Return the store of images [channels,size,size]; UserError with data.root's layouts, or what is wrong."""
         settings: dict[str, Any] = {"data": self.option, "protocol": self.protocol, "size": size}
         folder = cache_folder(cache) / f"{self.option}-{self.protocol}-{size}"
         if root is None and (store := existing(folder, settings)):
@@ -78,12 +80,15 @@ class Benchmark:
         unread: list[str] = []
         with ThreadPoolExecutor(2) as pool:  # Pillow decodes beside the interpreter; a few at a time, memory stays flat
             while some := list(islice(pictures, 256)):
-                for picture, image in zip(some, pool.map(lambda one: _decoded(one, size), some), strict=True):
+                for picture, image in zip(
+                    some, pool.map(lambda one: _decoded(one, size, self.channels), some), strict=True
+                ):
                     if isinstance(image, str):
                         unread.append(f"{root / picture.file} cannot be read ({image})")
                         continue
                     name = picture.class_name
-                    yield Record(image, f"{self.prefix}:{name}", picture.shown, self.splits[name], picture.file)
+                    class_id = self.elsewhere.get(name, f"{self.prefix}:{name}")
+                    yield Record(image, class_id, picture.shown, self.splits[name], picture.file)
         if unread:
             raise UserError(
                 f"{'; '.join(unread[:10])}{f'; and {len(unread) - 10} more' if len(unread) > 10 else ''}; "
@@ -114,12 +119,13 @@ def check_size(size: int, usual: int) -> None:
         )
 
 
-def _decoded(picture: Picture, size: int) -> np.ndarray | str:
-    """Return uint8 [3,size,size], scaled without regard to its proportions, as most papers do; or why it is not."""
+def _decoded(picture: Picture, size: int, channels: int) -> np.ndarray | str:
+    """Return uint8 [channels,size,size], scaled without regard to its proportions; or why there is none."""
     try:
-        image = picture.open().convert("RGB")
+        image = picture.open().convert("RGB" if channels == 3 else "L")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return str(error)
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.LANCZOS)
-    return np.asarray(image).transpose(2, 0, 1)
+    pixels = np.asarray(image)
+    return pixels.transpose(2, 0, 1) if channels == 3 else pixels[None]

@@ -1,22 +1,18 @@
 """CIFAR-100 (Krizhevsky, 2009) as CIFAR-FS (Bertinetto et al., 2019) and FC100 (Oreshkin et al., 2018) cut it."""
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from metalab.data.benchmark import Benchmark, check_size
+from metalab.data.cifar import Pickles
 from metalab.data.download import Published
-from metalab.data.files import Files, found
 from metalab.data.layouts import Layout, Picture, packed
 from metalab.data.sources import IMAGES, class_splits
 from metalab.data.store import Store
-from metalab.data.unpickle import BROKEN, foreign, plain
 from metalab.interfaces import Split
 
 FOLDER, ARCHIVE = "cifar-100-python", "cifar-100-python.tar.gz"
@@ -31,20 +27,7 @@ DOWNLOAD = Published(
 CLASSES = class_splits("cifarfs").keys()
 
 
-def official(root: Path) -> Layout | None:
-    """Recognise the official archive, or its unpacked folder, as torchvision leaves both; no code in it is run."""
-    files = found(root, FOLDER, (ARCHIVE,))
-    if files is None or not {"meta", "train", "test"} <= set(files.names):
-        return None
-
-    def pictures() -> Iterator[Picture]:
-        images, labels, shown, names = _official(files)
-        for i in np.argsort(labels, kind="stable"):
-            name = names[labels[i]]
-            yield Picture(name, name, shown[i], partial(Image.fromarray, images[i]))
-
-    stamped = [files.where] if files.where.is_file() else [files.where / name for name in ("meta", "test", "train")]
-    return Layout("official archive", stamped, lambda: dict.fromkeys(CLASSES), pictures, 60_000)
+PICKLES = Pickles(FOLDER, ARCHIVE, "meta", "fine_label_names", "fine_labels", ("train", "test"), tuple(CLASSES))
 
 
 def class_folders(root: Path) -> Layout | None:
@@ -72,27 +55,6 @@ def class_folders(root: Path) -> Layout | None:
     return Layout("class folders", every, lambda: dict.fromkeys(images), pictures, len(every))
 
 
-def _official(files: Files) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
-    """Return images uint8 [N,32,32,3], labels int64 [N], the file of each and the class names."""
-
-    def read(name: str) -> Any:
-        return plain(io.BytesIO(files.read(name)), files.where / name, "CIFAR-100")
-
-    meta, parts = read("meta"), {name: read(name) for name in ("train", "test")}
-    try:
-        names = [str(name) for name in meta["fine_label_names"]]
-        images = np.concatenate([part["data"] for part in parts.values()]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        labels = np.concatenate([part["fine_labels"] for part in parts.values()]).astype(np.int64)
-        shown = [f"{name}/{file}" for name, part in parts.items() for file in part["filenames"]]
-        if images.dtype != np.uint8 or set(names) != set(CLASSES) or not len(images) == len(labels) == len(shown):
-            raise ValueError(f"{len(names)} classes, {len(images)} images of {images.dtype}, {len(labels)} labels")
-        if not 0 <= labels.min() <= labels.max() < len(names):
-            raise ValueError(f"labels from {labels.min()} to {labels.max()}")
-    except BROKEN as error:
-        raise foreign(files.where, "CIFAR-100", error) from error
-    return images, labels, shown, names
-
-
 def _cut(title: str, option: str, protocol: str) -> Benchmark:
     return Benchmark(
         title=title,
@@ -102,7 +64,7 @@ def _cut(title: str, option: str, protocol: str) -> Benchmark:
         splits=class_splits(option),
         whose="the 100 classes of CIFAR-100",
         images=60_000,
-        recognise=(official, packed, class_folders),
+        recognise=(PICKLES.recognise, packed, class_folders),
         layouts=(
             f"  {ARCHIVE}, the official archive as torchvision downloads it, or its unpacked folder {FOLDER}/\n"
             "  a folder a class: apple/*.png, or train/apple/*.png and test/apple/*.png\n"

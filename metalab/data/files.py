@@ -29,8 +29,11 @@ class Files(NamedTuple):
 
 
 def found(root: Path, folder: str, archives: tuple[str, ...] = ()) -> Files | None:
-    """Return what is in root/folder, in root itself where that is its name, or in one of these archives in root."""
-    for place in (root, root / folder):
+    """Return what is in root/folder, in root itself where that is its name, or in one of these archives in root.
+
+    Where there is a folder of that name within the folder, as torchvision makes for some, that is taken.
+    """
+    for place in (root / folder / folder, root / folder, root):
         if place.name == folder and place.is_dir():
             names = [path.relative_to(place).as_posix() for path in tree(place)]
             return Files(place, names, partial(_bytes, place))

@@ -132,8 +132,8 @@ def test_a_missing_class_and_a_foreign_folder_are_named(tmp_path):
     [
         ("meta", b"cos\nsystem\n(S'touch owned'\ntR.", "it asks for os.system, which no array needs"),
         ("meta", pickle.dumps({"fine_label_names": ["cat"]}), "1 classes, 300 images of uint8, 300 labels"),
-        ("train", b"<html>", "is no pickle of CIFAR-100"),
-        ("train", pickle.dumps({"data": np.zeros((1, 3072))}), "is no pickle of CIFAR-100"),
+        ("train", b"<html>", "is no pickle of cifar-100"),
+        ("train", pickle.dumps({"data": np.zeros((1, 3072))}), "is no pickle of cifar-100"),
     ],
 )
 def test_a_pickle_that_is_none_is_named_and_not_run(tmp_path, monkeypatch, name, raw, why):

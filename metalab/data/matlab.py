@@ -1,0 +1,21 @@
+"""The matlab files that some data sets come with."""
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
+
+from metalab.errors import UserError
+
+
+def arrays(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
+    """Return the arrays of these names; UserError where the file is none, or lacks one of them."""
+    try:
+        held = loadmat(path, variable_names=names)
+        return [np.asarray(held[name]) for name in names]
+    except (MatReadError, OSError, zlib.error, ValueError, KeyError, TypeError, NotImplementedError) as error:
+        raise UserError(
+            f"{path} is no sound matlab file with {' and '.join(names)} ({error}). Fetch it anew."
+        ) from error

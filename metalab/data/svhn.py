@@ -1,0 +1,81 @@
+"""SVHN (Netzer et al., 2011): house numbers in street views, cut to one digit each."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from metalab.data.benchmark import Benchmark, check_size
+from metalab.data.classes import check_classes, load
+from metalab.data.download import Published
+from metalab.data.layouts import Layout, Picture
+from metalab.data.matlab import arrays
+from metalab.errors import UserError
+from metalab.interfaces import Split
+
+DIGITS = tuple("0123456789")
+SUMS = {"train": "e26dedcc434d2e4c54c9b2d4a06d8373", "test": "eb5a983be6a315427106f1b164d9cef3"}
+AT = "http://ufldl.stanford.edu/housenumbers/"
+
+
+def matlab(root: Path) -> Layout | None:
+    """Recognise train_32x32.mat and test_32x32.mat: X uint8 [32,32,3,N] and y [N], in which a zero is 10."""
+    files = [root / f"{part}_32x32.mat" for part in SUMS]
+    if not all(path.is_file() for path in files):
+        return None
+
+    def pictures() -> Iterator[Picture]:
+        parts = {path.stem: _read(path) for path in files}
+        for k, digit in enumerate(DIGITS):
+            for part, (images, labels) in parts.items():
+                for i in np.flatnonzero(labels == k):
+                    image = np.ascontiguousarray(images[..., i])
+                    yield Picture(digit, digit, f"{part}/{i}", partial(Image.fromarray, image))
+
+    return Layout("matlab files", files, lambda: dict.fromkeys(DIGITS), pictures)
+
+
+def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = arrays(path, ("X", "y"))
+    labels = labels.ravel() % 10
+    if images.dtype != np.uint8 or images.shape != (32, 32, 3, len(labels)):
+        raise UserError(f"{path}: X is {images.dtype} {images.shape} and y {labels.shape}. Fetch it anew.")
+    return images, labels
+
+
+WHOLE = Benchmark(
+    title="SVHN",
+    option="svhn",
+    protocol="",
+    prefix="svhn",
+    splits=dict.fromkeys(DIGITS, "test"),
+    whose="its 10 digits",
+    images=99_289,
+    recognise=(matlab,),
+    layouts="  train_32x32.mat and test_32x32.mat",
+    downloads=tuple(
+        Published(f"{part}_32x32.mat", (f"{AT}{part}_32x32.mat",), f"md5:{md5}") for part, md5 in SUMS.items()
+    ),
+)
+
+
+@dataclass(frozen=True)
+class SVHN:
+    """Serve SVHN's train and test images as [3,size,size], 10 digits of 6,254 to 18,960 images each."""
+
+    root: str | None = None
+    cache: str | None = None
+    size: int = 32
+    classes: list[int] = field(default_factory=lambda: [0, 0, 10])
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_size(self.size, 32)
+        check_classes(self.classes, self.seed, 10)
+
+    def load(self, split: str) -> Split:
+        """Return the train, val or test classes; UserError with what to fetch, or what is wrong with data.root."""
+        return load(WHOLE, self.classes, self.seed, self.root, self.cache, self.size, split)

@@ -1,0 +1,75 @@
+"""VGG Flower (Nilsback and Zisserman, 2008): 102 kinds of flowers, 40 to 258 photographs each, Meta-Dataset's split."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from metalab.data.archived import layout
+from metalab.data.benchmark import Benchmark, check_size
+from metalab.data.download import Published
+from metalab.data.files import found
+from metalab.data.layouts import Layout
+from metalab.data.matlab import arrays
+from metalab.data.sources import class_splits
+from metalab.data.store import Store
+from metalab.errors import UserError
+from metalab.interfaces import Split
+
+AT = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
+OFFICIAL = class_splits("vgg_flower_metadataset")  # 001.pink primrose: the number is the label
+
+
+def photographs(root: Path) -> Layout | None:
+    """Recognise jpg/image_00001.jpg, ..., unpacked or in 102flowers.tgz, beside imagelabels.mat."""
+    for place in (root, root / "flowers-102"):  # torchvision's folder
+        files, labels = found(place, "jpg", ("102flowers.tgz",)), place / "imagelabels.mat"
+        if files is None or not labels.is_file():
+            continue
+        names = sorted(name for name in files.names if name.endswith(".jpg"))
+        (each,) = arrays(labels, ("labels",))
+        flowers = {int(flower[:3]): flower for flower in OFFICIAL}
+        if each.size != len(names) or not set(each.ravel().tolist()) <= set(flowers):
+            raise UserError(f"{labels} does not name the flowers of {len(names)} images, but of {each.size}.")
+        images: dict[str, list[str]] = {flower: [] for flower in sorted(OFFICIAL)}
+        for name, label in zip(names, each.ravel().tolist(), strict=True):
+            images[flowers[label]].append(name)
+        made = layout(files, {flower: listed for flower, listed in images.items() if listed})
+        return made._replace(files=[*made.files, labels])
+    return None
+
+
+BENCHMARK = Benchmark(
+    title="VGG Flower",
+    option="vgg_flower",
+    protocol="metadataset",
+    prefix="vgg_flower",
+    splits=OFFICIAL,
+    whose="its 102 flowers",
+    images=8_189,
+    recognise=(photographs,),
+    layouts="  102flowers.tgz, or its unpacked folder jpg/, and imagelabels.mat",
+    downloads=(
+        Published("102flowers.tgz", (f"{AT}102flowers.tgz",), "md5:52808999861908f626f3c1f4e79d11fa"),
+        Published("imagelabels.mat", (f"{AT}imagelabels.mat",), "md5:e0620be6f572b9609742df49c70aed4d"),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class VGGFlower:
+    """Serve VGG Flower as [3,size,size], 71/15/16 classes (Triantafillou et al., 2020)."""
+
+    root: str | None = None
+    cache: str | None = None
+    size: int = 84
+
+    def __post_init__(self) -> None:
+        check_size(self.size, 84)
+
+    def load(self, split: str) -> Split:
+        """Return the train, val or test classes; UserError with what to fetch, or what is wrong with data.root."""
+        return BENCHMARK.split(self._store, split)
+
+    @cached_property
+    def _store(self) -> Store:
+        return BENCHMARK.store(self.root, self.cache, self.size)

@@ -1,0 +1,203 @@
+"""MNIST and its kin, SVHN and CIFAR-10: every published form is read right, and data.classes splits the classes."""
+
+import gzip
+import io
+import pickle
+import struct
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torchvision
+from scipy.io import savemat
+
+from metalab.data import download
+from metalab.data.cifar10 import ARCHIVE, BATCHES, CIFAR10, CLASSES, FOLDER
+from metalab.data.cifar10 import WHOLE as CIFAR_10
+from metalab.data.mnist import BALANCED, CLOTHES, EMNIST, KMNIST, KUZUSHIJI, MNIST, WHOLE, FashionMNIST
+from metalab.data.sources import SPLITS
+from metalab.data.svhn import SVHN
+from metalab.data.svhn import WHOLE as SVHN_WHOLE
+from metalab.errors import UserError
+
+FOUR = {"mnist": (MNIST, 10), "kmnist": (KMNIST, 10), "fashion_mnist": (FashionMNIST, 10)}
+
+
+def idx(array: np.ndarray) -> bytes:
+    return struct.pack(f">BBBB{array.ndim}i", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def digits(label: int, i: int) -> np.ndarray:
+    """Return uint8 [28,28], another shade in the first rows, so that rows and columns cannot be mistaken."""
+    image = np.full((28, 28), 3 * label + 100, np.uint8)
+    image[:4] = i
+    return image
+
+
+def idx_files(root: Path, images: str, labels: str, parts: tuple[str, str], classes: int, lying: bool = False) -> None:
+    """Write two training images a class and one test image, gzipped, not class by class."""
+    root.mkdir(parents=True, exist_ok=True)
+    for part, shots in zip(parts, ((0, 1), (2,)), strict=True):
+        every = [(k, i) for i in shots for k in range(classes)]
+        x = np.stack([digits(*each).T if lying else digits(*each) for each in every])
+        y = np.array([k for k, _ in every], np.uint8)
+        (root / f"{images.format(part)}.gz").write_bytes(gzip.compress(idx(x)))
+        (root / f"{labels.format(part)}.gz").write_bytes(gzip.compress(idx(y)))
+
+
+def four(root: Path) -> None:
+    idx_files(root, "{}-images-idx3-ubyte", "{}-labels-idx1-ubyte", ("train", "t10k"), 10)
+
+
+def emnist(root: Path) -> None:
+    form = "emnist-balanced-{}-"
+    idx_files(root / "gzip", f"{form}images-idx3-ubyte", f"{form}labels-idx1-ubyte", ("train", "test"), 47, lying=True)
+
+
+def zipped(root: Path) -> None:
+    emnist(root)
+    with zipfile.ZipFile(root / "gzip.zip", "w") as archive:
+        for path in sorted((root / "gzip").iterdir()):
+            archive.write(path, f"gzip/{path.name}")
+            path.unlink()
+
+
+def unpacked(root: Path) -> None:
+    for path in sorted(root.rglob("*.gz")):
+        path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
+        path.unlink()
+
+
+@pytest.mark.parametrize("option", FOUR)
+@pytest.mark.parametrize("torchvisions", [False, True])
+def test_idx_files_are_read_wherever_they_lie(tmp_path, option, torchvisions):
+    kind, classes = FOUR[option]
+    four(tmp_path / kind.__name__ / "raw" if torchvisions else tmp_path)
+    if torchvisions:
+        unpacked(tmp_path)
+    split = kind(str(tmp_path), str(tmp_path / "cache")).load("test")
+    names = {"mnist": tuple("0123456789"), "kmnist": KUZUSHIJI, "fashion_mnist": CLOTHES}[option]
+    assert split.ids == [f"{option}:{name}" for name in names]
+    expected = np.stack([digits(k, i) for k in range(classes) for i in range(3)])[:, None]
+    assert np.array_equal(split.images.numpy(), expected)
+    assert split.note == "30 images instead of 70,000"
+
+
+@pytest.mark.parametrize("lay_out", [emnist, zipped])
+def test_emnist_stands_upright_and_its_digits_are_mnists(tmp_path, lay_out):
+    lay_out(tmp_path)
+    split = EMNIST(str(tmp_path), str(tmp_path / "cache")).load("test")
+    assert split.ids == [f"mnist:{k}" for k in range(10)] + [f"emnist:{name}" for name in BALANCED[10:]]
+    expected = np.stack([digits(k, i) for k in range(47) for i in range(3)])[:, None]
+    assert np.array_equal(split.images.numpy(), expected)
+
+
+def test_names_and_downloads_are_torchvisions():
+    sets = torchvision.datasets
+    assert list(BALANCED) == sets.EMNIST.classes_split_dict["balanced"]
+    assert list(KUZUSHIJI) == sets.KMNIST.classes
+    assert list(CLOTHES) == sets.FashionMNIST.classes
+    for option, kind in (("mnist", sets.MNIST), ("kmnist", sets.KMNIST), ("fashion_mnist", sets.FashionMNIST)):
+        expected = {(f"{mirror}{name}", f"md5:{md5}") for name, md5 in kind.resources for mirror in kind.mirrors}
+        assert {(url, file.checksum) for file in WHOLE[option].downloads for url in file.urls} == expected
+    (file,) = WHOLE["emnist"].downloads
+    assert (file.urls[0], file.checksum) == (sets.EMNIST.url, f"md5:{sets.EMNIST.md5}")
+    for file, part in zip(SVHN_WHOLE.downloads, ("train", "test"), strict=True):
+        assert [file.urls[0], file.name, file.checksum.removeprefix("md5:")] == sets.SVHN.split_list[part]
+    (file,) = CIFAR_10.downloads
+    assert (file.urls[0], file.checksum) == (sets.CIFAR10.url, f"md5:{sets.CIFAR10.tgz_md5}")
+
+
+def test_svhn_reads_ten_as_zero(tmp_path):
+    for part, shots in (("train", (0, 1)), ("test", (2,))):
+        every = [(k, i) for i in shots for k in range(1, 11)]
+        x = np.stack([np.full((32, 32, 3), (10 * (k % 10), i, 7), np.uint8) for k, i in every], -1)
+        x[:4] = 0
+        savemat(tmp_path / f"{part}_32x32.mat", {"X": x, "y": np.array([[k] for k, _ in every], np.uint8)})
+    split = SVHN(str(tmp_path), str(tmp_path / "cache")).load("test")
+    assert split.ids == [f"svhn:{k}" for k in range(10)]
+    assert split.images[:, :, 31, 0].tolist() == [[10 * k, i, 7] for k in range(10) for i in range(3)]
+    assert split.images[:, :, 0].max() == 0
+    (tmp_path / "test_32x32.mat").write_text("<html>")
+    with pytest.raises(UserError, match=r"test_32x32\.mat is no sound matlab file with X and y"):
+        SVHN(str(tmp_path), str(tmp_path / "cache")).load("test")
+
+
+def cifar_10(root: Path) -> None:
+    files: dict[str, Any] = {"batches.meta": {"label_names": list(CLASSES)}}
+    for b, name in enumerate(BATCHES):
+        x = np.stack([np.full((3, 32, 32), 10 * k + b, np.uint8).ravel() for k in range(10)])
+        files[name] = {"data": x, "labels": list(range(10)), "filenames": [f"{k}_{b}.png" for k in range(10)]}
+    with tarfile.open(root / ARCHIVE, "w:gz") as tar:
+        for name, held in files.items():
+            raw = pickle.dumps(held, 2)
+            entry = tarfile.TarInfo(f"{FOLDER}/{name}")
+            entry.size = len(raw)
+            tar.addfile(entry, io.BytesIO(raw))
+
+
+def test_cifar_10_is_read_from_its_archive(tmp_path):
+    cifar_10(tmp_path)
+    split = CIFAR10(str(tmp_path), str(tmp_path / "cache")).load("test")
+    assert split.ids == [f"cifar10:{name}" for name in CLASSES]
+    assert split.images[:, 2, 5, 5].tolist() == [10 * k + b for k in range(10) for b in range(6)]
+
+
+def test_data_classes_splits_the_classes_by_the_seed_and_some_may_be_left_out(tmp_path):
+    four(tmp_path)
+    for seed in (0, 1):
+        data = MNIST(str(tmp_path), str(tmp_path / "cache"), classes=[4, 2, 3], seed=seed)
+        splits = {name: data.load(name).ids for name in SPLITS}
+        assert [len(ids) for ids in splits.values()] == [4, 2, 3]
+        assert len(set().union(*splits.values())) == 9
+        if seed:
+            assert splits["train"] != MNIST(str(tmp_path), str(tmp_path / "cache"), classes=[4, 2, 3]).load("train").ids
+    with pytest.raises(UserError, match=r"data\.classes=\[0, 0, 10\] leaves no class for train: type three numbers"):
+        MNIST(str(tmp_path), str(tmp_path / "cache")).load("train")
+
+
+@pytest.mark.parametrize("classes", [[5, 5], [-1, 0, 5], [5, 5, 5], [0, 0, 0]])
+@pytest.mark.parametrize("kind", [MNIST, KMNIST, FashionMNIST, SVHN, CIFAR10])
+def test_settings_are_checked(kind, classes):
+    with pytest.raises(
+        UserError, match=r"expected three numbers of classes, for train, val and test, of the 10 there are"
+    ):
+        kind(classes=classes)
+    with pytest.raises(UserError, match=r"data\.seed=-1: expected 0 or more"):
+        kind(seed=-1)
+    with pytest.raises(UserError, match=r"data\.size=1 is out of range"):
+        kind(size=1)
+
+
+BROKEN: list[tuple[Callable[[bytes], bytes], str]] = [
+    (lambda raw: b"<html>", "Not a gzipped file"),
+    (lambda raw: raw[: len(raw) // 2], "ended before"),
+    (lambda raw: gzip.compress(b"\0\0\x0d" + gzip.decompress(raw)[3:]), "it does not begin as one"),
+    (lambda raw: gzip.compress(gzip.decompress(raw)[:-9]), r"23,511 bytes for \[30, 28, 28\]|7,8.. bytes for"),
+]
+
+
+@pytest.mark.parametrize(("harm", "why"), BROKEN)
+def test_a_broken_idx_file_is_named(tmp_path, harm, why):
+    four(tmp_path)
+    path = tmp_path / "t10k-images-idx3-ubyte.gz"
+    path.write_bytes(harm(path.read_bytes()))
+    with pytest.raises(UserError, match=rf"t10k-images-idx3-ubyte\.gz is no sound idx file \(.*({why})"):
+        MNIST(str(tmp_path), str(tmp_path / "cache")).load("test")
+
+
+@pytest.mark.parametrize("kind", [MNIST, KMNIST, FashionMNIST, EMNIST, SVHN, CIFAR10])
+def test_without_a_network_one_error_says_what_to_fetch_and_nothing_is_left(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    monkeypatch.setattr(
+        download.urllib.request, "urlopen", lambda *a, **k: (_ for _ in ()).throw(TimeoutError("no net"))
+    )
+    with pytest.raises(
+        UserError, match=r"By hand: fetch http.*, put into one folder as it comes, and type data\.root="
+    ):
+        kind(None, str(tmp_path)).load("test")
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
