@@ -27,9 +27,10 @@ from metalab.interfaces import Split
 
 
 def shade(k: int, margin: int = 0) -> bytes:
-    """Return a picture of one colour that names class k, within a white margin."""
-    image = Image.new("RGB", (10, 8), (k % 256, k // 256, 9))
-    page = Image.new("RGB", (10 + 2 * margin, 8 + margin), "white")
+    """Return a picture whose red and green name class k, its first pixel marked in blue, within a white margin."""
+    image = Image.new("RGB", (8, 8), (k % 256, k // 256, 9))
+    image.putpixel((0, 0), (k % 256, k // 256, 200))
+    page = Image.new("RGB", (8 + 2 * margin, 8 + margin), "white")
     page.paste(image, (margin, margin))
     raw = io.BytesIO()
     page.save(raw, "PNG")
@@ -63,6 +64,8 @@ def check(data: DTD | VGGFlower | Aircraft | Fungi, option: str, order: list[str
     """Check that every image of every split has the colour of its class's place in `order`."""
     for split in splits(data, option).values():
         places = [order.index(each.partition(":")[2]) for each in split.ids for _ in range(images)]
+        assert (split.images[:, 2] == 200).sum((1, 2)).tolist() == [1] * len(places)
+        assert bool((split.images[:, 2, 0, 0] == 200).all())
         assert split.images[:, :2].amax((2, 3)).tolist() == [[k % 256, k // 256] for k in places]
         assert split.images[:, :2].amin((2, 3)).tolist() == [[k % 256, k // 256] for k in places]
 
@@ -106,7 +109,7 @@ def test_aircraft_are_cropped_to_their_boxes(tmp_path, form):
             key = f"{2 * k + i:07d}"
             files[f"data/images/{key}.jpg"] = shade(k, margin=3)
             lists[part] += f"{key} {variant}\n"
-            boxes += f"{key} 4 4 13 11\n"
+            boxes += f"{key} 4 4 11 11\n"
     files |= {f"data/images_variant_{part}.txt": text.encode() for part, text in lists.items()}
     files["data/images_box.txt"] = boxes.encode()
     files = {f"fgvc-aircraft-2013b/{name}": raw for name, raw in files.items()}
