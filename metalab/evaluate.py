@@ -16,6 +16,7 @@ from metalab import checkpoint, protocol, report
 from metalab.assemble import by_way, device, measured_objective, method, network, regularisation, robust_objective
 from metalab.attacks import records as robust
 from metalab.config import Eval, build, settings
+from metalab.data.identity import known
 from metalab.errors import UserError
 from metalab.interfaces import Engine, Episode, EpisodeSource, Objective, Split, TaskResult
 from metalab.models.layers import BatchStatNorm, Normalise, running_statistics
@@ -93,7 +94,7 @@ def rebuilt(cfg: DictConfig, saved: dict[str, Any]) -> nn.Module:
 
 def overlap(split: Split, trained: list[str], evaluation: Eval, folder: Path) -> list[str]:
     """Return the classes of the split that the checkpoint was trained on; UserError where that is not allowed."""
-    shared = sorted(set(split.ids) & set(trained))
+    shared = known(split, trained)
     if shared and not evaluation.allow_overlap:
         named = ", ".join(shared[:10]) + (f" and {len(shared) - 10} more" if len(shared) > 10 else "")
         raise UserError(

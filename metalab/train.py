@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from metalab import checkpoint, loop, provenance, resume
 from metalab.any_way import check_any_way
 from metalab.assemble import by_way, image_shape, network, normalisation, taken
+from metalab.data import identity
 from metalab.errors import UserError
 from metalab.evaluate import measure
 from metalab.interfaces import Split
@@ -72,9 +73,9 @@ def run(cfg: DictConfig, out: Path) -> float:
 
 
 def _begin(cfg: DictConfig, r: Recipe, saved: dict[str, Any] | None) -> tuple[nn.Module, Outer, set[str]]:
-    """Return the net and its optimiser, new, warm-started or as saved, and the ids of all classes it learns from."""
+    """Return the net and its optimiser, new, warm-started or as saved, and the ids of all that it learns from."""
     torch.manual_seed(cfg.seed)
-    train, classes = r.data["train"], set(r.data["train"].ids)
+    train, classes = r.data["train"], identity.marks(r.data["train"])
     drop = r.terms.drop or nn.Sequential()
     net = network(cfg.backbone, r.trained, drop, normalisation(train.images), image_shape(train)[1])
     if saved is None and r.train.init is not None:
@@ -123,7 +124,7 @@ def fingerprint(r: Recipe) -> dict[str, str]:
 
 def refuse_known(val: Split, known: set[str], init: str) -> None:
     """Raise UserError where validation classes were trained on by the warm start: they would choose best.pt."""
-    shared = sorted(set(val.ids) & known)
+    shared = identity.known(val, known)
     if shared:
         more = f" and {len(shared) - 5} more" if len(shared) > 5 else ""
         raise UserError(

@@ -5,12 +5,13 @@ import logging
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
 from metalab.data.apart import grouped
 from metalab.data.decode import Picture, decode
+from metalab.data.identity import refuse_copies
 from metalab.data.store import Record, cache_folder, prepared
 from metalab.data.tree import SPLITS, Tree, few, read_tree, shown
 from metalab.errors import UserError
@@ -27,9 +28,11 @@ class Folder:
 
     Without these, whole classes go to train, val and test by `ratios` and `seed`, at least two to each. Images at
     any depth below a class folder are the class's, uint8 [channels,size,size]; symbolic links are followed, hidden
-    files passed over. An unreadable image is named in a warning and left out, or an error where `strict`. A class's
-    id is a hash of its images, so that it is recognised under another name. `group` is of file names, relative to
-    root: images of one group, such as one video's, never stand on both sides of an episode. Raises UserError.
+    files passed over. An unreadable image is named in a warning and left out, or an error where `strict`. Each image
+    has an id, a digest of its content, by which a net that was trained on it knows it again, under another name and
+    among others; one that stands in two splits is refused, or noted where `allow_copies`. `group` is of file names,
+    relative to root: images of one group, such as one video's, never stand on both sides of an episode. Raises
+    UserError.
     """
 
     root: str | None
@@ -39,6 +42,7 @@ class Folder:
     ratios: list[float]
     seed: int
     strict: bool
+    allow_copies: bool = False
     group: str | None = None
 
     def __post_init__(self) -> None:
@@ -59,13 +63,15 @@ class Folder:
         root = self._root()
         tree = read_tree(root, self.ratios, self.seed)
         settings = {"root": ascii(str(root)), "size": self.size, "channels": self.channels, "strict": self.strict}
-        settings |= {"ratios": list(self.ratios), "seed": self.seed}
+        settings |= {"ratios": list(self.ratios), "seed": self.seed, "identity": "images"}
         name = f"folder-{hashlib.sha256(repr(settings).encode()).hexdigest()[:16]}"
         store = prepared(
             cache_folder(self.cache) / name, _recipe(root, tree, settings), lambda: self._records(root, tree)
         )
         if not tree.images.get(split):
             raise UserError(f"data.ratios={list(self.ratios)} leaves no class for {split}: type a share above 0")
+        kept = {name: (each["image_ids"], each["files"]) for name, each in store.splits.items()}
+        notes = [refuse_copies(kept, self.allow_copies)]
         found = store.split(split)
         listed = [shown(file) for files in tree.images[split].values() for file in files]
         left_out = sorted(set(listed) - set(found.files))
@@ -74,7 +80,8 @@ class Folder:
                 "%d of the %d %s images cannot be read and are left out: %s",
                 *(len(left_out), len(listed), split, few(left_out)),
             )
-        return grouped(found, self.group)
+            notes.append(f"{len(left_out)} of {len(listed)} images cannot be read and are left out")
+        return grouped(replace(found, note="; ".join(filter(None, notes))), self.group)
 
     def _root(self) -> Path:
         if self.root is None:
@@ -105,7 +112,8 @@ class Folder:
                 if not pictures:
                     continue
                 class_id = _class_id(pictures, f"{shown(name)} ({split})", homes)
-                yield from (Record(p.pixels, class_id, shown(name), split, file) for file, p in pictures.items())
+                for file, p in pictures.items():
+                    yield Record(p.pixels, class_id, shown(name), split, file, f"image:{p.digest[:16]}")
         _report(unread, files, self.strict)
 
 

@@ -27,6 +27,7 @@ class Record(NamedTuple):
     name: str  # what people are shown
     split: str  # train, val or test
     file: str  # where the image came from
+    image_id: str = ""  # "image:digest", where the class has no name that others know
 
 
 @dataclass
@@ -38,6 +39,7 @@ class _Column:
     classes: dict[tuple[str, str], int] = field(default_factory=dict)  # (id, name) -> number of images
     last: tuple[str, str] | None = None
     files: list[str] = field(default_factory=list)
+    image_ids: list[str] = field(default_factory=list)
 
     def add(self, record: Record) -> None:
         key = (record.class_id, record.name)
@@ -46,6 +48,8 @@ class _Column:
         self.last = key
         self.classes[key] = self.classes.get(key, 0) + 1
         self.files.append(record.file)
+        if record.image_id:
+            self.image_ids.append(record.image_id)
         data = np.ascontiguousarray(record.image).data
         self.raw.write(data)
         self.sha256.update(data)
@@ -63,6 +67,7 @@ class _Column:
             "names": [name for _, name in self.classes],
             "count": list(self.classes.values()),
             "files": self.files,
+            "image_ids": self.image_ids,
         }
 
 

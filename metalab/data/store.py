@@ -47,6 +47,7 @@ class Store:
             ids=list(kept["ids"]),
             names=list(kept["names"]),
             files=list(kept["files"]),
+            image_ids=list(kept.get("image_ids", [])),  # stores of older versions have none
         )
 
 

@@ -93,11 +93,15 @@ def test_prepare_makes_the_store_and_says_what_is_in_it(command_line, images, tm
 
 def test_check_finds_a_planted_copy_and_a_class_in_two_splits_is_exit_code_1(command_line, images, own):
     (images / "test" / "test0" / "9.png").write_bytes((images / "train" / "train1" / "0.png").read_bytes())
-    code, said = command_line("data", "check", "folder", f"data.root={images}", "data.size=16", "out=found")
+    code, said = command_line(
+        "data", "check", "folder", f"data.root={images}", "data.size=16", "data.allow_copies=true", "out=found"
+    )
     assert code == 0
     assert "pairs of identical images: 1, 1 of them across splits" in said
     assert "train/train1/0.png = test folder:" in said
     assert (Path("found") / "leaks.json").is_file()
+    code, said = command_line("data", "check", "folder", f"data.root={images}", "data.size=16")
+    assert (code, "1 images stand in two splits: train/train1/0.png = test/test0/9.png" in said) == (1, True)
     code, said = command_line("data", "check", "leaky", "--config-dir", str(own))
     assert code == 1
     assert "classes in two splits: 1\n  both: train and test" in said

@@ -1,0 +1,45 @@
+"""By what a net that was trained on a split knows it again: global class ids, and digests of single images."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+from metalab.data.tree import few
+from metalab.errors import UserError
+from metalab.interfaces import Split
+
+
+def marks(split: Split) -> set[str]:
+    """Return what a checkpoint that was trained on the split carries: the ids of its classes and images."""
+    return {*split.ids, *split.image_ids}
+
+
+def known(split: Split, trained: Collection[str]) -> list[str]:
+    """Return the classes of the split that were trained on, sorted, a class being known by one image, too.
+
+    A published class is named by its id; one of the user's own, whose id says nothing to people, by its name.
+    """
+    trained = set(trained)
+    found = set()
+    seen = [image in trained for image in split.image_ids]
+    for k, class_id in enumerate(split.ids):
+        first, count = int(split.first[k]), int(split.count[k])
+        if class_id in trained or any(seen[first : first + count]):
+            found.add(split.names[k] if split.image_ids else class_id)
+    return sorted(found)
+
+
+def refuse_copies(images: Mapping[str, tuple[Sequence[str], Sequence[str]]], allowed: bool) -> str:
+    """Return a note on the images that stand in two splits; UserError, naming them, unless that is allowed.
+
+    `images` has, for each split, the id and the file of each image.
+    """
+    homes: dict[str, dict[str, str]] = {}  # image id -> split -> its first file
+    for split, (ids, files) in images.items():
+        for image, file in zip(ids, files, strict=True):
+            homes.setdefault(image, {}).setdefault(split, file)
+    pairs = [" = ".join(found.values()) for found in homes.values() if len(found) > 1]
+    if pairs and not allowed:
+        raise UserError(
+            f"{len(pairs)} images stand in two splits: {few(pairs)}. What is trained on would be tested on: remove one "
+            "of each pair, or type data.allow_copies=true to go on, with a note on every result"
+        )
+    return f"{len(pairs)} images stand in two splits" if pairs else ""

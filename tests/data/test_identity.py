@@ -1,0 +1,93 @@
+"""A net knows again what it was trained on: a class by its id, one of the user's own by any of its images."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from metalab import evaluate, train
+from metalab.config import build
+from metalab.data.identity import known, marks, refuse_copies
+from metalab.errors import UserError
+from metalab.interfaces import Split
+
+
+def split(ids: list[str], image_ids: list[str]) -> Split:
+    """Return classes of two images each, called by the last letter of their ids."""
+    two = torch.full((len(ids),), 2)
+    images = torch.zeros(2 * len(ids), 1, 8, 8, dtype=torch.uint8)
+    return Split(images, two.cumsum(0) - two, two, ids, [each[-1] for each in ids], image_ids=image_ids)
+
+
+def test_a_class_is_known_by_its_id_or_by_one_image():
+    published = split(["cub:a", "cub:b", "cub:b"], [])
+    assert known(published, marks(split(["cub:b", "cub:c"], []))) == ["cub:b"]
+    mine = split(["folder:1a", "folder:2b", "folder:3c"], [f"image:{i}" for i in range(6)])
+    assert marks(mine) == {*mine.ids, *mine.image_ids}
+    other = split(["folder:9x", "folder:3c"], ["image:3", "image:7", "image:8", "image:9"])
+    assert known(mine, marks(other)) == ["b", "c"]
+    assert known(mine, {"image:33", "cub:a"}) == []
+
+
+def test_copies_in_two_splits_are_refused_with_their_names_or_noted():
+    images = {
+        "train": (["1", "2", "2"], ["a/1", "a/2", "b/2"]),
+        "test": (["3", "2"], ["c/3", "c/2"]),
+        "val": (["4"], ["d/4"]),
+    }
+    with pytest.raises(
+        UserError, match=r"^1 images stand in two splits: a/2 = c/2\. .*or type data\.allow_copies=true"
+    ):
+        refuse_copies(images, False)
+    assert refuse_copies(images, True) == "1 images stand in two splits"
+    assert refuse_copies({"train": images["train"], "val": images["val"]}, False) == ""
+
+
+def draw(root: Path, seed: int) -> None:
+    """Write 6 classes of 4 pictures of noise to each of train/ val/ test/."""
+    noise = np.random.default_rng(seed)
+    for name in ("train", "val", "test"):
+        for k in range(6):
+            (root / name / f"{name}{k}").mkdir(parents=True)
+            for i in range(4):
+                pixels = noise.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / name / f"{name}{k}" / f"{i}.png")
+
+
+def test_one_photo_that_was_trained_on_is_found_in_another_folder_under_another_name(tmp_path, small):
+    draw(tmp_path / "mine", 0)
+    words = ("data=folder", f"data.root={tmp_path / 'mine'}", f"data.cache={tmp_path / 'cache'}", "data.size=16")
+    words += (
+        "task.query=2",
+        "train.steps=1",
+        "train.val_every=1",
+        "train.val_episodes=2",
+        "eval.episodes=2",
+        "eval.bn=batch",
+    )
+    cfg = small(*words)
+    train.run(cfg, tmp_path / "run")
+    evaluate.run([(tmp_path / "run", cfg)], tmp_path / "out")
+    draw(tmp_path / "other", 1)
+    cfg.data.root = str(tmp_path / "other")
+    evaluate.run([(tmp_path / "run", cfg)], tmp_path / "out")
+    shutil.copy(tmp_path / "mine" / "train" / "train3" / "2.png", tmp_path / "other" / "test" / "test4" / "new.png")
+    with pytest.raises(
+        UserError, match=r"was trained on 1 of the 6 classes of the test split: test4\. Their accuracy says"
+    ):
+        evaluate.run([(tmp_path / "run", cfg)], tmp_path / "out")
+
+
+def test_a_folder_with_an_image_in_two_splits_is_refused_every_time_until_it_is_allowed(tmp_path, small):
+    draw(tmp_path / "mine", 0)
+    shutil.copy(tmp_path / "mine" / "train" / "train3" / "2.png", tmp_path / "mine" / "val" / "val0" / "new.png")
+    words = ("data=folder", f"data.root={tmp_path / 'mine'}", f"data.cache={tmp_path / 'cache'}", "data.size=16")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"train/train3/2\.png = val/val0/new\.png"):
+            build(small(*words).data, "data").load("test")
+    assert (
+        build(small(*words, "data.allow_copies=true").data, "data").load("test").note == "1 images stand in two splits"
+    )
