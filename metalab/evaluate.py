@@ -2,13 +2,11 @@
 
 import logging
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from omegaconf import DictConfig
 from torch import nn
 
@@ -17,6 +15,7 @@ from metalab.assemble import by_way, device, measured_objective, method, network
 from metalab.attacks import records as robust
 from metalab.config import Eval, build, settings
 from metalab.data.identity import known
+from metalab.data.matched import matched
 from metalab.errors import UserError
 from metalab.interfaces import Engine, Episode, EpisodeSource, Objective, Split, TaskResult
 from metalab.models.layers import BatchStatNorm, Normalise, running_statistics
@@ -55,24 +54,6 @@ def outcome(engine: Engine, objective: Objective, net: nn.Module, episodes: Epis
     net.eval()
     with running_statistics() if bn == "running" else nullcontext():
         return engine.evaluate(objective, net, episodes)
-
-
-def matched(split: Split, channels: int, size: int) -> Split:
-    """Return the split with its images made [channels,size,size], as a net trained on other images needs them."""
-    images = split.images
-    if images.shape[1:] == (channels, size, size):
-        return split
-    note = f"images {list(images.shape[1:])} made {[channels, size, size]}, as the run was trained on"
-    logger.info(note)
-    grey = torch.tensor([0.299, 0.587, 0.114])[:, None, None]  # ITU-R BT.601, as Pillow's convert("L")
-    made = []
-    for chunk in images.split(512):
-        x = chunk.float()
-        if x.shape[1] != channels:
-            x = (x * grey).sum(1, keepdim=True) if channels == 1 else x.expand(-1, channels, -1, -1)
-        x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
-        made.append(x.round().clamp(0, 255).to(torch.uint8))
-    return replace(split, images=torch.cat(made), note="; ".join(filter(None, [split.note, note])))
 
 
 def rebuilt(cfg: DictConfig, saved: dict[str, Any]) -> nn.Module:
@@ -152,5 +133,5 @@ def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
     notes = sorted(notes - {""})
     row |= {"note": "; ".join(notes)} if notes else {}
     row |= {"overlap": shared} if shared else {}
-    row |= protocol.told(split, accuracy)
+    row |= protocol.told(split, accuracy, source)
     return row, accuracy

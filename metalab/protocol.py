@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from metalab.config import Eval
-from metalab.interfaces import Split
+from metalab.interfaces import Kin, Split
+from metalab.report import mean_ci95
+from metalab.sampling import Source
 from metalab.task import Task
 
 logger = logging.getLogger("metalab")
@@ -34,9 +36,27 @@ def sizes(task: Task) -> dict[str, Any]:
     return {"way": task.way, "shot": task.shot, "query": task.query} | {k: v for k, v in beside.items() if v}
 
 
-def told(split: Split, accuracy: np.ndarray) -> dict[str, Any]:
-    """Return what belongs into the record beside the accuracies [episodes]: shares by name."""
-    if split.fixed is None:
-        return {}
-    by_episode = {name: 1 - float(value) for name, value in zip(split.fixed.names, accuracy, strict=True)}
-    return {"error": {"here": 1 - float(accuracy.mean()), **split.fixed.errors}, "error_of_each": by_episode}
+def told(split: Split, accuracy: np.ndarray, source: Source) -> dict[str, Any]:
+    """Return what belongs into the record beside the accuracies [episodes] of a source's first episodes."""
+    told: dict[str, Any] = {}
+    if split.fixed is not None:
+        by_episode = {name: 1 - float(value) for name, value in zip(split.fixed.names, accuracy, strict=True)}
+        told |= {"error": {"here": 1 - float(accuracy.mean()), **split.fixed.errors}, "error_of_each": by_episode}
+    if split.kin is not None and len(set(split.kin.source)) > 1:
+        told["sources"] = _by_source(split.kin, accuracy, source)
+    return told
+
+
+def _by_source(kin: Kin, accuracy: np.ndarray, source: Source) -> dict[str, dict[str, float]]:
+    """Return accuracy, its interval and the number of episodes of each data set."""
+    owners: list[str] = []
+    step = 0
+    while len(owners) < len(accuracy):
+        families = kin.family[source.indices(step).classes[:, 0]]
+        owners += [kin.source[f] for f in families.tolist()]
+        step += 1
+    values = {name: [] for name in dict.fromkeys(kin.source)}
+    for owner, value in zip(owners, accuracy.tolist(), strict=False):
+        values[owner].append(value)
+    results = {name: (*mean_ci95(own), len(own)) for name, own in values.items() if own}
+    return {name: dict(zip(("accuracy", "ci95", "episodes"), each, strict=True)) for name, each in results.items()}

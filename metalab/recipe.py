@@ -102,9 +102,10 @@ def settle(cfg: DictConfig) -> None:
             raise UserError(f"{key}: there is no such setting.{nearest(str(key), known)}")
     if check(cfg.seed, int, "seed") < 0:
         raise UserError(f"seed={cfg.seed}: expected a whole number, 0 or more")
-    for key in ("root", "cache"):
-        if cfg.data.get(key):
-            cfg.data[key] = str(Path(str(cfg.data[key])).expanduser().absolute())
+    for data in (cfg.data, *(cfg.data.get("members") or {}).values()):
+        for key in ("root", "cache"):
+            if data.get(key):
+                data[key] = str(Path(str(data[key])).expanduser().absolute())
 
 
 def recipe(cfg: DictConfig, engine: Mapping[str, Any] | None = None) -> Recipe:

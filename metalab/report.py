@@ -128,9 +128,15 @@ def _words(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         more = f" and {len(value) - 5} more" if len(value) > 5 else ""
         return f"{len(value)} classes: {', '.join(map(str, value[:5]))}{more}"
-    if isinstance(value, Mapping):  # shares by name
-        return ", ".join(f"{name} {100 * share:.1f} %" for name, share in value.items())
+    if isinstance(value, Mapping):  # shares, or accuracies, by name
+        return ", ".join(f"{name} {_share(item)}" for name, item in value.items())
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _share(item: Any) -> str:
+    if isinstance(item, Mapping):
+        return f"{_percent(item['accuracy'], item['ci95'])} of {item['episodes']} episodes"
+    return f"{100 * item:.1f} %"
 
 
 def _percent(mean: float, half: float) -> str:

@@ -143,7 +143,7 @@ def test_a_net_trained_on_vinyals_split_is_refused_there(split):
 
 def test_the_report_sets_the_error_beside_people_and_bpl(split):
     accuracy = np.linspace(0, 1, 20)
-    told = protocol.told(split, accuracy)
+    told = protocol.told(split, accuracy, Episodes(split, 20, 1, 1, 8, 0, "test", CPU))
     assert told["error"] == {"here": pytest.approx(0.5), "people": 0.045, "BPL": 0.033}
     assert list(told["error_of_each"]) == [f"run{i:02d}" for i in range(1, 21)]
     assert told["error_of_each"]["run20"] == 0

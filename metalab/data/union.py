@@ -1,0 +1,115 @@
+"""Several data sets at once: each episode is of one of them (as in Meta-Dataset, Triantafillou et al. 2020)."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metalab.config import build
+from metalab.data.kin import kin
+from metalab.data.matched import matched
+from metalab.errors import UserError
+from metalab.interfaces import Data, Kin, Split
+
+FORM = "+data@data.members.omniglot=omniglot +data@data.members.glyphs=glyphs"
+
+
+@dataclass(frozen=True)
+class Union:
+    """Join data sets, their images made [channels,size,size] and held in memory.
+
+    An episode is of member m with the share weights[m], 1 where it is not named, beside the others. A class that
+    stands in one member's training split and in another's validation split is an error.
+    """
+
+    members: dict[str, Any]
+    weights: dict[str, float]
+    size: int
+    channels: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= 512:
+            raise UserError(f"data.size={self.size}: expected 1 to 512 pixels; type data.size=84")
+        if self.channels not in (1, 3):
+            raise UserError(f"data.channels={self.channels}: expected 1 (grey) or 3 (RGB); type data.channels=3")
+        for name, weight in self.weights.items():
+            if name not in self.members or not weight > 0:
+                named = ", ".join(self.members) or "none"
+                raise UserError(
+                    f"data.weights.{name}={weight:g}: expected a number above 0 for a member, here: {named}"
+                )
+
+    def load(self, split: str) -> Split:
+        """Return the train, val or test classes of all members; UserError where one has none, or they overlap."""
+        if len(self.members) < 2:
+            raise UserError(f"data=union has {len(self.members)} members, 2 or more are expected: type {FORM}")
+        parts = {name: data.load(split) for name, data in self._data.items()}
+        for name, part in parts.items():
+            _check(name, part)
+        if split == "val":
+            self._refuse_shared(parts)
+        why = "as the union's other images"
+        fitted = {name: matched(part, self.channels, self.size, why) for name, part in parts.items()}
+        return _joined(fitted, self.weights)
+
+    @cached_property
+    def _data(self) -> dict[str, Data]:
+        return {name: build(node, f"data.members.{name}") for name, node in self.members.items()}
+
+    def _refuse_shared(self, val: dict[str, Split]) -> None:
+        for trained, data in self._data.items():
+            known = set(data.load("train").ids)
+            for name, part in val.items():
+                if shared := sorted(known & set(part.ids)):
+                    raise UserError(
+                        f"{len(shared)} validation classes of {name} stand in the training split of {trained}, "
+                        f"{shared[0]} the first: they cannot be members of one union; leave out {name} or {trained}"
+                    )
+
+
+def _check(name: str, part: Split) -> None:
+    """Raise UserError for what only a data set of its own can have."""
+    if part.fixed is not None:
+        raise UserError(f"{name} has episodes of its own and cannot be a member of a union: leave it out")
+    if part.random_turns:
+        raise UserError(
+            f"{name} turns its images at random, which the others do not: give data.members.{name} another protocol"
+        )
+    if part.group is not None:
+        raise UserError(f"data.members.{name}.group: a union does not group its images; type null")
+
+
+def _joined(parts: dict[str, Split], weights: dict[str, float]) -> Split:
+    splits = list(parts.values())
+    starts = torch.tensor([0, *(len(part.images) for part in splits[:-1])]).cumsum(0).tolist()
+    notes = [f"{name}: {part.note}" for name, part in parts.items() if part.note]
+    turned = any(part.turns is not None for part in splits)
+    return Split(
+        images=torch.cat([part.images for part in splits]),
+        first=torch.cat([part.first + start for part, start in zip(splits, starts, strict=True)]),
+        count=torch.cat([part.count for part in splits]),
+        ids=[class_id for part in splits for class_id in part.ids],
+        names=[f"{name}/{each}" for name, part in parts.items() for each in part.names],
+        files=[f"{name}/{file}" for name, part in parts.items() for file in part.files or [""] * len(part.images)],
+        turns=torch.cat([_turns(part) for part in splits]) if turned else None,
+        kin=_kin(parts, weights),
+        note="; ".join(notes),
+    )
+
+
+def _turns(part: Split) -> Tensor:
+    return torch.zeros_like(part.first) if part.turns is None else part.turns
+
+
+def _kin(parts: dict[str, Split], weights: dict[str, float]) -> Kin:
+    """Return the families of all: a member's own, else the whole member is one; each member has its weight."""
+    families, names, sources, shares = [], [], [], []
+    for name, part in parts.items():
+        own = part.kin if part.kin is not None else kin(part.names, name, lambda _, name=name: name)
+        families.append(own.family + len(names))
+        names += own.names
+        sources += [name] * len(own.names)
+        shares.append(own.weight * (weights.get(name, 1.0) / own.weight.sum()))
+    return Kin(torch.cat(families), names, sources, torch.cat(shares))
