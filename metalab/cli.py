@@ -11,6 +11,8 @@ from metalab import __version__
 from metalab.errors import UsageError, UserError
 
 if TYPE_CHECKING:  # --help and TAB must be quick: whatever is heavy is imported where it is used
+    from pathlib import Path
+
     from omegaconf import DictConfig
 
 COMMANDS = ("train", "eval")  # Hydra's; data is its own
@@ -43,6 +45,7 @@ out=FOLDER of check receives leaks.json, with all it found, and near.png, with t
 """
 
 _failed: list[str] = []  # the jobs of this process's sweep that failed
+_done: list[tuple["Path", list[str]]] = []  # folders of its evaluations, and what each was told
 
 
 def main() -> None:
@@ -68,6 +71,10 @@ def main() -> None:
         sys.stderr.write("metalab: stopped\n")
         sys.exit(130)
     finally:
+        if len(_done) > 1:
+            from metalab import matrix
+
+            matrix.write(_done)
         if _failed:
             sys.stderr.write("\n".join([f"metalab: {len(_failed)} of the sweep's jobs failed:", *_failed, ""]))
 
@@ -158,7 +165,9 @@ def _evaluate(cfg: "DictConfig") -> float:
         pairs = runs.compose_each(cfg.run)
         from metalab import evaluate  # only now: it loads torch, and there may be nothing to evaluate
 
-        return evaluate.run(pairs, runs.out())
+        accuracy = evaluate.run(pairs, runs.out())
+        _done.append((runs.out(), runs.words()))
+        return accuracy
 
 
 JOBS = {"train": _train, "eval": _evaluate}

@@ -113,6 +113,7 @@ def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
         **protocol.sizes(task),
         "split": evaluation.split,
         "data": cfg.data["_target_"].rpartition(".")[2].lower(),
+        "trained_on": saved["config"]["data"]["_target_"].rpartition(".")[2].lower(),
         "algo": how.name,
         "bn": bn if normed else None,
         "transductive": normed and bn == "batch",

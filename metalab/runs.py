@@ -73,6 +73,11 @@ def out() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
 
+def words() -> list[str]:
+    """Return the words of the command line that this job was made with, a sweep's values chosen."""
+    return list(HydraConfig.get().overrides.task)
+
+
 def _register(name: str, command: str, folders: list[Path], own: dict[str, Any]) -> None:
     """Give Hydra the folders' configurations as the option `name` of each group and a primary config that picks it."""
     for folder in folders:

@@ -1,0 +1,59 @@
+"""The matrix of a sweep of evaluations: what was trained down the side, what was tested on across the top."""
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+FACTS = ("run", "trained_on", "algo", "data", "split", "way", "shot", "query", "bn", "transductive", "episodes")
+NUMBERS = ("accuracy", "ci95")
+
+
+def write(jobs: Sequence[tuple[Path, Sequence[str]]], console: Console | None = None) -> Path:
+    """Write matrix.csv beside the jobs' folders, one line an evaluation, show the table and return the file's path.
+
+    jobs: each evaluation's folder, with its eval.json, and the words of the command line that it was made with.
+    """
+    asked = [[word for word in words if not word.startswith("run=")] for _, words in jobs]
+    common = set(asked[0]).intersection(*asked)
+    cells = []
+    for (folder, _), words in zip(jobs, asked, strict=True):
+        column = " ".join(word for word in words if word not in common) or "all"
+        held = json.loads((folder / "eval.json").read_text(encoding="utf-8"))
+        cells += [(column, record) for record in held.get("runs", [held])]
+    path = jobs[0][0].parent / "matrix.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(("words", *FACTS, *NUMBERS))
+        rows.writerows((column, *(record[key] for key in (*FACTS, *NUMBERS))) for column, record in cells)
+    (console or Console(highlight=False)).print(table(cells), Text(str(path)))
+    return path
+
+
+def table(cells: Sequence[tuple[str, dict[str, Any]]]) -> Table:
+    """Lay out the accuracies in per cent, a row a run and a column for each other choice; a dash: none."""
+    columns = list(dict.fromkeys(column for column, _ in cells))
+    rows: dict[str, dict[str, dict[str, Any]]] = {}
+    for column, record in cells:
+        rows.setdefault(record["run"], {})[column] = record
+    grid = Table(title="accuracy, %", title_justify="left")
+    for heading in ("trained on", *columns):
+        grid.add_column(heading, overflow="fold")
+    for run, found in rows.items():
+        one = next(iter(found.values()))
+        label = Text(f"{one['trained_on']}, {one['algo']}\n{run}")
+        grid.add_row(label, *(_shown(found.get(column)) for column in columns))
+    return grid
+
+
+def _shown(record: dict[str, Any] | None) -> str:
+    if record is None:
+        return "-"
+    half = record["ci95"] if record["ci95"] is not None else math.nan
+    return f"{100 * record['accuracy']:.2f} ± {100 * half:.2f}"
