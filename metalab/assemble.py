@@ -36,8 +36,11 @@ class Method:
     train_shot: int | None
     train_query: int | None
     steps: int = 0
+    mini_batch: int | None = None  # images; trains a plain classifier of all training classes; None: on episodes
 
     def __post_init__(self) -> None:
+        if self.mini_batch is not None and self.mini_batch < 2:
+            raise UserError(f"algo.mini_batch={self.mini_batch}: expected 2 images or more")
         if self.steps < 0 or self.meta_batch < 1:
             raise UserError(
                 f"algo.steps, algo.test_steps must be 0 or more, here {self.steps}; "

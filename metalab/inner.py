@@ -1,8 +1,11 @@
 """What gradient-based algorithms share: the parameters a task adapts, one step of SGD, and where the head starts."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metalab.errors import UserError
@@ -58,3 +61,51 @@ def start_head(learner: Learner, support: Batch, way: int, init: HeadInit) -> Le
         means = class_means(features, support.y, way)
         weight, bias = 2 * means, -means.square().sum(1)
     return learner.replace({"head.weight": weight, "head.bias": bias})
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Stochastic gradient descent as torch.optim.SGD has it."""
+
+    lr: float
+    momentum: float
+    dampening: float
+    weight_decay: float
+
+    def __post_init__(self) -> None:
+        positive("algo.lr", self.lr)
+        for key, value in {"momentum": self.momentum, "dampening": self.dampening}.items():
+            if not 0 <= value <= 1:
+                raise UserError(f"algo.{key}={value:g}: expected 0 to 1")
+        if self.weight_decay < 0:
+            raise UserError(f"algo.weight_decay={self.weight_decay:g}: expected 0 or more")
+
+
+Head = dict[str, Tensor]  # a classifier's weights, by name
+
+
+def fit_head(
+    logits: Callable[[Head, Tensor], Tensor],
+    head: Head,
+    features: Tensor,
+    y: Tensor,
+    epochs: int,
+    batch: int,
+    by: SGD,
+) -> Head:
+    """Return the head after so many epochs of SGD on frozen features [N,D], in batches in the order given.
+
+    logits(head, features) is [N,K]. The update is torch.optim.SGD's, weight decay and dampening included.
+    """
+    slope = torch.func.grad(lambda at, f, t: F.cross_entropy(logits(at, f), t))
+    velocity: Head | None = None
+    for _ in range(epochs):
+        for f, t in zip(features.split(batch), y.split(batch), strict=True):
+            gradient = slope(head, f, t)
+            gradient = {n: g + by.weight_decay * head[n] for n, g in gradient.items()}
+            if velocity is None:
+                velocity = gradient
+            else:
+                velocity = {n: by.momentum * velocity[n] + (1 - by.dampening) * g for n, g in gradient.items()}
+            head = {n: w - by.lr * velocity[n] for n, w in head.items()}
+    return head

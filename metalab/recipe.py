@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from metalab.assemble import Method, by_way, device, measured_objective, method, objective, parts_of, regularisation
 from metalab.check import check, nearest
 from metalab.config import Eval, Train, build, settings
+from metalab.data.batches import Batches
 from metalab.data.gather import resident
 from metalab.data.kin import most_classes
 from metalab.errors import UserError
@@ -21,6 +22,7 @@ from metalab.optim import Clip, Rate
 from metalab.regularisers import Penalised, Setting, Terms
 from metalab.sampling import Source, episode_source
 from metalab.task import Task
+from metalab.training_task import for_batches, resolved
 
 logger = logging.getLogger("metalab")
 
@@ -53,10 +55,13 @@ class Recipe:
     @property
     def meta_batch(self) -> int:
         """Episodes a meta-step."""
-        return (self.train.meta_batch or self.how.meta_batch) if self.task.fixed else 1
+        one = not self.task.fixed and self.how.mini_batch is None
+        return 1 if one else self.train.meta_batch or self.how.meta_batch
 
     def training(self, stream: str, tasks: int) -> Source:
         """Return training episodes; each stream draws others. UserError where the classes or images are too few."""
+        if self.how.mini_batch is not None:
+            return Batches(self.data["train"], self.how.mini_batch, tasks, self.seed, stream, self.device)
         t = self.task
         way, shot, query = t.train_way or t.way, t.train_shot or t.shot, t.train_query or t.query
         return self._episodes("train", way, shot, query, tasks, stream)
@@ -82,6 +87,8 @@ class Recipe:
             whole = self.terms.around(make, Setting(algorithm, how.steps, inner))(outer)
             return Penalised(whole, self.terms.penalty)
 
+        if how.mini_batch is not None:  # the way of training is fixed, whatever the task's
+            return made(self.trained, self.task.way)
         return by_way(self.task, self.trained, made)
 
     def measured(self) -> Objective:
@@ -126,7 +133,10 @@ def recipe(cfg: DictConfig, engine: Mapping[str, Any] | None = None) -> Recipe:
     data = {name: on_device(source.load(name), where) for name in ("train", "val")}
     train_split = data["train"]
     smallest, classes = int(train_split.count.min()) - task.unlabelled, most_classes(train_split) - task.distractors
-    task = resolved(task, how, classes, smallest)
+    if how.mini_batch is None:
+        task = resolved(task, how, classes, smallest)
+    else:
+        task = for_batches(task, how.name, len(train_split.ids))
     how, trained = method(cfg.algo, task.train_way or task.way, test=False)
     _check_variable(task, train, how)
     return Recipe(
@@ -149,7 +159,7 @@ def recipe(cfg: DictConfig, engine: Mapping[str, Any] | None = None) -> Recipe:
 
 
 def _check_variable(task: Task, train: Train, how: Method) -> None:
-    if task.fixed:
+    if task.fixed or how.mini_batch is not None:
         return
     if (train.meta_batch or 1) > 1:
         raise UserError(
@@ -162,32 +172,3 @@ def _check_variable(task: Task, train: Train, how: Method) -> None:
 def on_device(split: Split, where: torch.device) -> Split:
     """Move a split's images once, for all the episode sources that share them."""
     return replace(split, images=resident(split.images, where))
-
-
-def resolved(task: Task, how: Method, classes: int, images: int) -> Task:
-    """Fill in the training sizes: the user's, else what the algorithm recommends, else those of the test.
-
-    A recommendation that the data cannot give (classes, images of the smallest class) is cut and said; what the user
-    asks for is not: the sampler refuses it.
-    """
-    if not task.fixed:  # the same distribution in training as in the test
-        return replace(task, train_way=task.way, train_shot=task.shot, train_query=task.query)
-    shot, query = task.train_shot or task.shot, task.train_query or task.query
-    if task.train_shot is None and how.train_shot is not None:
-        least = (task.train_query or 1) if how.train_query else query
-        shot = _at_most("train_shot", how.train_shot, max(images - least, 1), f"{images} images of the smallest class")
-    if task.train_query is None and how.train_query is not None:
-        left = max(images - shot, 1)
-        query = _at_most(
-            "train_query", how.train_query, left, f"{images} images of the smallest class less {shot} shot"
-        )
-    way = task.train_way or task.way
-    if task.train_way is None and how.train_way is not None:
-        way = _at_most("train_way", how.train_way, classes, f"{classes} training classes")
-    return replace(task, train_way=way, train_shot=shot, train_query=query)
-
-
-def _at_most(key: str, recommended: int, most: int, what: str) -> int:
-    if recommended > most:
-        logger.info(f"algo.{key}={recommended} is more than the {what}: {most} is used")
-    return min(recommended, most)

@@ -3,12 +3,13 @@
 import torch
 
 from metalab.data.augment import Augment
+from metalab.data.batches import Batches
 from metalab.data.episodes import Episodes
 from metalab.data.variable import VariableEpisodes
 from metalab.interfaces import Split
 from metalab.task import Task
 
-Source = Episodes | VariableEpisodes
+Source = Episodes | VariableEpisodes | Batches
 
 
 def episode_source(

@@ -155,9 +155,10 @@ def _validation(r: Recipe, net: nn.Module, val: Source) -> Callable[[int], dict[
 
 
 def _forward(net: nn.Module, source: Source, step: int) -> Tensor:
-    """Pass one training episode's support, then its query, through the body, as training does."""
+    """Pass one training episode's support, if it has one, then its query, through the body, as training does."""
     support, query = source(step)
-    net("features", support.x[0])
+    if support.y.shape[1]:
+        net("features", support.x[0])
     return net("features", query.x[0])
 
 
@@ -172,10 +173,10 @@ def _record(cfg: DictConfig, r: Recipe, net: nn.Module, state: loop.State, out: 
 def _introduce(cfg: DictConfig, r: Recipe, net: nn.Module, log: Log, step: int) -> None:
     """Say what is about to be trained; write the configuration as text and hyper-parameters."""
     t, data = r.task, r.data["train"]
-    sizes = (
-        f"trains {t.train_way}-way {t.train_shot}-shot with {t.train_query} queries, "
-        f"tests {t.way}-way {t.shot}-shot with {t.query}"
-    )
+    how = f"{t.train_way}-way {t.train_shot}-shot with {t.train_query} queries"
+    if r.how.mini_batch is not None:
+        how = f"on mini-batches of {r.how.mini_batch} images of all its classes"
+    sizes = f"trains {how}, tests {t.way}-way {t.shot}-shot with {t.query}"
     if not t.fixed:
         sizes = f"way and shots drawn anew, up to {t.way}-way and {t.support} labelled images, with {t.query} queries"
     log.say(

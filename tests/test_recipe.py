@@ -6,8 +6,9 @@ import pytest
 from metalab.assemble import Method
 from metalab.data.episodes import Episodes
 from metalab.errors import UserError
-from metalab.recipe import recipe, resolved
+from metalab.recipe import recipe
 from metalab.task import Task
+from metalab.training_task import resolved
 
 STANDARD = Task(5, 1, 15, None, None, None)
 

@@ -27,6 +27,7 @@ from metalab.objectives.judge import cross_entropy
 
 ALGORITHMS = sorted(path.stem for path in (Path(conf_dir()) / "algo").glob("*.yaml"))
 GRADIENT = ["train.meta_batch=4", "train.steps=60", "optim.lr=0.01"]
+BATCHES = ["optim.lr=0.01", "task.train_way=null"]
 QUICK = {  # what makes seconds of it; an algorithm without an entry trains as its YAML says
     "maml": GRADIENT,
     "fomaml": GRADIENT,
@@ -38,6 +39,10 @@ QUICK = {  # what makes seconds of it; an algorithm without an entry trains as i
     "matching": ["optim.lr=0.01"],
     "boil": [*GRADIENT, "train.steps=40", "algo.steps=1"],
     "imaml": [*GRADIENT, "algo.lr=0.5", "algo.lam=0.5", "algo.steps=3", "algo.test_steps=3", "algo.cg_steps=1"],
+    "baseline": [*BATCHES, "algo.epochs=10"],
+    "baselinepp": [*BATCHES, "algo.epochs=10"],
+    "feature_extraction": BATCHES,
+    "finetune": [*BATCHES, "algo.test_steps=5", "algo.lr=0.001", "algo.head_init=prototype"],
     "mamlpp": [*GRADIENT, "train.steps=30", "algo.steps=2", "algo.test_steps=2"],
 }
 

@@ -1,0 +1,48 @@
+"""Fine-tuning: a plain classifier, then gradient descent on the support, over all of the net or its last layers."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from metalab.errors import UserError
+from metalab.inner import adapted, linear_head, positive, sgd, start_head
+from metalab.interfaces import Batch, Learner, Loss, Model
+
+
+@dataclass(frozen=True)
+class Finetune:
+    """Train body and head on all training classes; for a task, start a new head and descend the support's loss.
+
+    layers: how many of the body's last convolutions and linear layers, with the norms behind them, follow the head
+    (Dhillon et al. 2020 fine-tune all, sec. 3.1; Yosinski et al. 2014 the last n); null: all; 0: the head alone.
+    """
+
+    way: int
+    lr: float
+    layers: int | None
+    head_init: Literal["zero", "prototype"]
+
+    def __post_init__(self) -> None:
+        positive("algo.lr", self.lr)
+        if self.layers is not None and self.layers < 0:
+            raise UserError(f"algo.layers={self.layers}: expected 0 or more of the body's layers, or null for all")
+
+    def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
+        return {"head": linear_head(features, self.way)}
+
+    def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
+        learner = start_head(learner, support, self.way, self.head_init)
+        names = [*self._last(learner), *adapted(learner, ("head.",))]
+        yield learner
+        for _ in range(steps):
+            learner = sgd(learner, support, loss, self.lr, names, first_order=True)
+            yield learner
+
+    def _last(self, learner: Learner) -> list[str]:
+        body = adapted(learner, ("body.",))
+        weights = [i for i, n in enumerate(body) if learner.parameters()[n].dim() > 1]  # norms and biases have vectors
+        if self.layers is None or self.layers >= len(weights):
+            return body
+        return body[weights[-self.layers] :] if self.layers else []

@@ -1,0 +1,51 @@
+"""The sizes of the task that is trained on: the user's, the algorithm's recommendation, or those of the test."""
+
+import logging
+from dataclasses import replace
+
+from metalab.assemble import Method
+from metalab.errors import UserError
+from metalab.task import Task
+
+logger = logging.getLogger("metalab")
+
+
+def resolved(task: Task, how: Method, classes: int, images: int) -> Task:
+    """Fill in the training sizes: the user's, else what the algorithm recommends, else those of the test.
+
+    A recommendation that the data cannot give (classes, images of the smallest class) is cut and said; what the user
+    asks for is not: the sampler refuses it.
+    """
+    if not task.fixed:  # the same distribution in training as in the test
+        return replace(task, train_way=task.way, train_shot=task.shot, train_query=task.query)
+    shot, query = task.train_shot or task.shot, task.train_query or task.query
+    if task.train_shot is None and how.train_shot is not None:
+        least = (task.train_query or 1) if how.train_query else query
+        shot = _at_most("train_shot", how.train_shot, max(images - least, 1), f"{images} images of the smallest class")
+    if task.train_query is None and how.train_query is not None:
+        left = max(images - shot, 1)
+        query = _at_most(
+            "train_query", how.train_query, left, f"{images} images of the smallest class less {shot} shot"
+        )
+    way = task.train_way or task.way
+    if task.train_way is None and how.train_way is not None:
+        way = _at_most("train_way", how.train_way, classes, f"{classes} training classes")
+    return replace(task, train_way=way, train_shot=shot, train_query=query)
+
+
+def for_batches(task: Task, name: str, classes: int) -> Task:
+    """Return the task whose training way is all training classes; UserError where the user asks for episodes."""
+    for key in ("train_way", "train_shot", "train_query"):
+        value = {"train_way": task.train_way, "train_shot": task.train_shot, "train_query": task.train_query}[key]
+        if value is not None:
+            raise UserError(
+                f"task.{key}={value}: algo={name} trains on mini-batches of all {classes} training classes, not on "
+                f"episodes; type task.{key}=null and, for their size, algo.mini_batch"
+            )
+    return replace(task, train_way=classes)
+
+
+def _at_most(key: str, recommended: int, most: int, what: str) -> int:
+    if recommended > most:
+        logger.info(f"algo.{key}={recommended} is more than the {what}: {most} is used")
+    return min(recommended, most)

@@ -1,0 +1,209 @@
+"""The transfer baselines: heads against oracles, frozen features, and training by mini-batches in the one loop."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+import scipy.optimize
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metalab import checkpoint, train
+from metalab.algorithms.baseline import Baseline, linear
+from metalab.algorithms.baselinepp import BaselinePP, Cosine
+from metalab.algorithms.feature_extraction import FeatureExtraction, logistic_regression
+from metalab.algorithms.finetune import Finetune
+from metalab.engines.learn2learn import Learn2Learn, TaskLearner, task
+from metalab.engines.vectorised import Vectorised
+from metalab.errors import UserError
+from metalab.evaluate import outcome
+from metalab.inner import SGD, fit_head
+from metalab.interfaces import Algorithm, Batch, Episode
+from metalab.models.layers import estimate_running, running_statistics
+from metalab.models.net import Net
+from metalab.objectives.classify import Classify
+from metalab.objectives.judge import cross_entropy
+from metalab.objectives.query import QueryLoss
+from tests.algorithms.test_optimisation import WAY, episodes, far, net_of, objective, outer
+
+SGD_ = (2, 4, 0.01, 0.9, 0.9, 1e-3)  # epochs, batch, lr, momentum, dampening, weight decay
+CASES: dict[str, tuple[Algorithm, int]] = {
+    "baseline": (Baseline(WAY, *SGD_), 0),
+    "baselinepp": (BaselinePP(WAY, 2.0, *SGD_), 0),
+    "finetune": (Finetune(WAY, 0.01, None, "zero"), 2),
+    "finetune last": (Finetune(WAY, 0.01, 1, "prototype"), 2),
+    "feature_extraction": (FeatureExtraction(WAY, 1.0, 20), 0),
+}
+
+
+@pytest.fixture
+def support() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(10, 6, generator=generator, dtype=torch.float64), torch.arange(10) % 3
+
+
+def net(algorithm: Algorithm) -> Net:
+    made = net_of(algorithm)
+    estimate_running(made, [lambda: made("features", episodes().query.x[0])])
+    return made
+
+
+def mini_batches() -> Episode:
+    support, query = episodes()
+    return Episode(Batch(support.x[:, :0], support.y[:, :0], support.x[:, :0]), query)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_both_engines_train_and_test_alike(case):
+    algorithm, steps = CASES[case]
+    made, batch = net(algorithm), mini_batches()
+    (loop, slow), (fast, quick) = (
+        outer(engine, objective(Classify, algorithm, 0), made, batch) for engine in (Learn2Learn(), Vectorised(None))
+    )
+    assert (loop.loss - fast.loss).abs().max() < 1e-10
+    assert far(slow, quick) < 1e-10
+    aim = objective(QueryLoss, algorithm, steps)
+    expected, got = (outcome(engine, aim, made, episodes(), "running") for engine in (Learn2Learn(), Vectorised(None)))
+    assert (expected.loss - got.loss).abs().max() < 1e-10
+    assert (expected.loss - math.log(WAY)).abs().min() > 1e-6
+
+
+def test_the_classifiers_gradient_is_that_of_plain_training():
+    algorithm = CASES["baseline"][0]
+    made, batch = net(algorithm), mini_batches()
+    _, got = outer(Learn2Learn(), objective(Classify, algorithm, 0), made, batch)
+    made.zero_grad()
+    for x, y in zip(batch.query.x, batch.query.y, strict=True):
+        (F.cross_entropy(made("logits", x), y) / 2).backward()
+    assert far(got, {n: p.grad for n, p in made.named_parameters() if p.grad is not None}) < 1e-12
+
+
+def test_a_baselines_head_is_trained_as_torchs_sgd_does_with_dampening_and_decay(support):
+    x, y = support
+    head = nn.Linear(6, 3).double()
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    theirs = torch.optim.SGD(head.parameters(), lr=0.1, momentum=0.9, dampening=0.9, weight_decay=0.01)
+    for _ in range(5):
+        for start in range(0, 10, 4):  # 4, 4 and 2 images
+            theirs.zero_grad()
+            F.cross_entropy(head(x[start : start + 4]), y[start : start + 4]).backward()
+            theirs.step()
+    zero = {"weight": torch.zeros_like(head.weight), "bias": torch.zeros_like(head.bias)}
+    ours = fit_head(linear, zero, x, y, 5, 4, SGD(0.1, 0.9, 0.9, 0.01))
+    assert (ours["weight"] - head.weight).abs().max() < 1e-12
+    assert (ours["bias"] - head.bias).abs().max() < 1e-12
+    plain = fit_head(linear, zero, x, y, 5, 4, SGD(0.1, 0.9, 0.0, 0.01))
+    assert (plain["weight"] - head.weight).abs().max() > 1e-2
+
+
+def test_logistic_regression_is_the_minimum_that_scipy_finds(support):
+    x, y = F.normalize(support[0], dim=1), support[1]
+
+    def value(flat: np.ndarray) -> float:
+        w = torch.from_numpy(flat).view(3, 7)
+        return (w[:, :6].square().sum() / 2 + 2 * F.cross_entropy(x @ w[:, :6].T + w[:, 6], y, reduction="sum")).item()
+
+    found = scipy.optimize.minimize(value, np.zeros(21), tol=1e-12)
+    weight, bias = logistic_regression(x, y, 3, 2.0, 200)
+    ours = torch.cat([weight, bias[:, None]], 1)
+    assert value(ours.flatten().numpy()) <= found.fun + 1e-9
+    assert (ours - torch.from_numpy(found.x).view(3, 7)).abs().max() < 1e-4
+
+
+def test_baselines_features_are_frozen_and_in_eval_mode_at_test():
+    """The head learns on the features that the stored statistics give, whatever else is in the batch."""
+    algorithm = CASES["baseline"][0]
+    made, episode = net(algorithm), task(episodes(), 0)
+    with running_statistics():
+        learner = TaskLearner(made, False)
+        (model,) = algorithm.adapt(learner, episode.support, cross_entropy, 0)
+        together = model(episode.query.x)
+        alone = torch.cat([model(x[None]) for x in episode.query.x])
+    assert (together - alone).abs().max() < 1e-12
+    before = {n: p.clone() for n, p in made.state_dict().items()}
+    outcome(Learn2Learn(), objective(QueryLoss, algorithm, 0), made, episodes(), "running")
+    assert all(torch.equal(before[n], p) for n, p in made.state_dict().items())
+
+
+def test_baselineplusplus_has_the_cosine_of_features_and_weights_and_a_gain_a_class():
+    head = Cosine(4, WAY, 2.0).double()
+    x = torch.randn(5, 4, dtype=torch.float64)
+    with torch.no_grad():
+        head.gain.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    expected = 2 * torch.tensor([1.0, 2.0, 3.0]) * F.cosine_similarity(x[:, None], head.weight, dim=2)
+    assert (head(x) - expected).abs().max() < 1e-12
+    assert (head(3 * x) - expected).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("layers", "blocks"), [(0, set()), (1, {"3"}), (3, {"1", "2", "3"}), (None, set("0123")), (9, set("0123"))]
+)
+def test_finetune_changes_the_last_layers_and_the_head(layers, blocks):
+    algorithm = Finetune(WAY, 0.1, layers, "prototype")
+    learner = TaskLearner(net(algorithm), False)
+    with running_statistics():
+        models = list(algorithm.adapt(learner, task(episodes(), 0).support, cross_entropy, 2))
+    before, after = models[0].parameters(), models[-1].parameters()  # type: ignore[attr-defined]
+    changed = {n for n in before if not torch.equal(before[n], after[n])}
+    assert {n.split(".")[1] for n in changed if n.startswith("body.")} == blocks
+    assert {"head.weight", "head.bias"} <= changed
+    for block in blocks:
+        assert {f"body.{block}.0.weight", f"body.{block}.1.weight", f"body.{block}.1.bias"} <= changed
+
+
+def test_finetuning_lowers_the_supports_loss():
+    algorithm, support = Finetune(WAY, 0.01, None, "zero"), task(episodes(), 0).support
+    with running_statistics():
+        losses = [
+            cross_entropy(m, support).item()
+            for m in algorithm.adapt(TaskLearner(net(algorithm), False), support, cross_entropy, 5)
+        ]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[0] == pytest.approx(math.log(WAY))
+
+
+def test_training_way_is_all_training_classes_and_the_baseline_starts_another_run(small, tmp_path):
+    """Phases compose: a baseline's body is the start of MAML, and MAML's of a fine-tuning."""
+    train.run(small("algo=baseline", "task.train_way=null", "algo.epochs=1"), tmp_path / "baseline")
+    saved = checkpoint.load(tmp_path / "baseline" / "last.pt")
+    assert saved["train_way"] == 40
+    assert saved["net"]["head.weight"].shape[0] == 40
+    words = ("train.steps=1", "train.meta_batch=1", "train.val_every=1")
+    train.run(small("algo=maml", f"train.init={tmp_path / 'baseline'}", *words), tmp_path / "maml")
+    again = ("algo=finetune", "task.train_way=null", f"train.init={tmp_path / 'maml'}", "algo.test_steps=1")
+    train.run(small(*again, "optim.lr=1e-9", *words), tmp_path / "fine")
+    maml, fine = (checkpoint.load(tmp_path / name / "last.pt")["net"] for name in ("maml", "fine"))
+    assert (maml["body.0.0.weight"] - fine["body.0.0.weight"]).abs().max() < 1e-6
+
+
+def test_a_run_on_mini_batches_resumes_bit_for_bit(small, tmp_path):
+    words = ("algo=feature_extraction", "task.train_way=null", "algo.iterations=2")
+    train.run(small(*words), tmp_path / "whole")
+    train.run(small(*words, "train.steps=2"), tmp_path / "cut")
+    train.run(small(*words, f"resume={tmp_path / 'cut'}"), tmp_path / "cut")
+    whole, cut = (checkpoint.load(tmp_path / name / "last.pt")["net"] for name in ("whole", "cut"))
+    assert all(torch.equal(whole[n], cut[n]) for n in whole)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("task.train_way=5",), "task.train_way=5: algo=baseline trains on mini-batches of all 40 training classes"),
+        (("task.train_shot=1",), "task.train_shot=1: algo=baseline trains on mini-batches"),
+        (("algo.mini_batch=1",), "algo.mini_batch=1: expected 2 images or more"),
+        (("algo.dampening=2",), "algo.dampening=2: expected 0 to 1"),
+        (("algo.weight_decay=-1",), "algo.weight_decay=-1: expected 0 or more"),
+        (("algo.epochs=0",), "algo.epochs=0: expected a number above 0"),
+        (("train.bn=support",), "train.bn=support: a mini-batch has no support"),
+        (
+            ("algo=finetune", "algo.layers=-1"),
+            "algo.layers=-1: expected 0 or more of the body's layers, or null for all",
+        ),
+    ],
+)
+def test_what_mini_batches_cannot_give_is_refused(words, message, small, tmp_path):
+    with pytest.raises(UserError, match=re.escape(message)):
+        train.run(small("algo=baseline", "task.train_way=null", *words), tmp_path)
