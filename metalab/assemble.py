@@ -37,6 +37,8 @@ class Method:
     train_query: int | None
     steps: int = 0
     mini_batch: int | None = None  # images; trains a plain classifier of all training classes; None: on episodes
+    episode_loss: str = "metalab.objectives.judge.cross_entropy"  # of the queries in training; a Loss
+    besides: str | None = None  # a further objective that metalab eval reports, in episodes of the training's shots
 
     def __post_init__(self) -> None:
         if self.mini_batch is not None and self.mini_batch < 2:
@@ -46,6 +48,9 @@ class Method:
                 f"algo.steps, algo.test_steps must be 0 or more, here {self.steps}; "
                 f"algo.meta_batch 1 or more, here {self.meta_batch}"
             )
+        if self.besides is not None:
+            locate(self.besides, "algo.besides")  # a mistyped path is told before any work
+        locate(self.episode_loss, "algo.episode_loss")
 
 
 def taken(engine: Engine) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`metalab eval`: rebuild a run from its best checkpoint and measure it on many episodes of unseen classes."""
 
 import logging
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,18 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from metalab import checkpoint, protocol, report
+from metalab import assemble, checkpoint, protocol, report
 from metalab.assemble import by_way, device, measured_objective, method, network, regularisation, robust_objective
 from metalab.attacks import records as robust
+from metalab.besides import Shares, besides, shape
 from metalab.config import Eval, build, settings
+from metalab.data.episodes import Episodes
 from metalab.data.identity import known
 from metalab.data.matched import matched
 from metalab.errors import UserError
 from metalab.interfaces import Engine, Episode, EpisodeSource, Objective, Split, TaskResult
 from metalab.models.layers import BatchStatNorm, Normalise, running_statistics
+from metalab.objectives.judge import cross_entropy
 from metalab.recipe import settle
 from metalab.sampling import episode_source
 from metalab.task import Task
@@ -107,6 +111,7 @@ def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
     objective = by_way(task, tested, lambda algo, way: measured_objective(algo, how.steps, bn, way, terms))
     logger.info(f"{folder}: {evaluation.episodes} episodes of {len(split.ids)} {evaluation.split} classes, bn={bn}")
     accuracy, loss = measure(engine, objective, net, source, evaluation.episodes, bn)
+    further = _further(cfg, task, evaluation, split, lambda other, episodes: outcome(engine, other, net, episodes, bn))
     normed = any(isinstance(m, BatchStatNorm) for m in net.modules())
     row = {
         "run": str(folder),
@@ -123,6 +128,7 @@ def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
         "loss": float(loss.mean()),
         "checkpoint": str(folder / "best.pt"),
     }
+    row |= further
     notes = {split.note, saved["data"]["note"]}
     if attacks.built:
         torch.manual_seed(cfg.seed)  # of the random starts
@@ -136,3 +142,16 @@ def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
     row |= {"overlap": shared} if shared else {}
     row |= protocol.told(split, accuracy, source)
     return row, accuracy
+
+
+def _further(
+    cfg: DictConfig, task: Task, evaluation: Eval, split: Split, run: Callable[[Objective, Episode], TaskResult]
+) -> Shares:
+    """Return what the algorithm's further objective shows; nothing where it names none or the data gives episodes."""
+    how, tested = method(cfg.algo, task.way, test=True)
+    if how.besides is None or split.fixed is not None:
+        return {}
+    sizes, tasks = shape(task, how, split), min(evaluation.batch, evaluation.episodes)
+    source = Episodes(split, task.way, sizes.shot, sizes.query, tasks, cfg.seed, evaluation.split, device(cfg.device))
+    other = assemble.objective(how.besides, tested, how.steps, cross_entropy, cross_entropy, evaluation.bn or how.bn)
+    return besides(lambda episodes: run(other, episodes), source, evaluation.episodes)

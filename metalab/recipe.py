@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from metalab.assemble import Method, by_way, device, measured_objective, method, objective, parts_of, regularisation
 from metalab.check import check, nearest
-from metalab.config import Eval, Train, build, settings
+from metalab.config import Eval, Train, build, locate, settings
 from metalab.data.batches import Batches
 from metalab.data.gather import resident
 from metalab.data.kin import most_classes
@@ -77,7 +77,8 @@ class Recipe:
 
     def objective(self) -> Objective:
         """Return what a meta-step differentiates."""
-        inner, outer = self.terms.inner(cross_entropy), self.terms.outer(cross_entropy)
+        inner = self.terms.inner(cross_entropy)
+        outer = self.terms.outer(locate(self.how.episode_loss, "algo.episode_loss"))
         how, bn = self.how, self.train.bn or "batch"
 
         def made(algorithm: Algorithm, way: int) -> Objective:

@@ -134,9 +134,10 @@ def _words(value: Any) -> str:
 
 
 def _share(item: Any) -> str:
-    if isinstance(item, Mapping):
-        return f"{_percent(item['accuracy'], item['ci95'])} of {item['episodes']} episodes"
-    return f"{100 * item:.1f} %"
+    if not isinstance(item, Mapping):
+        return f"{100 * item:.1f} %"
+    episodes = f" of {item['episodes']} episodes" if "episodes" in item else ""
+    return _percent(item["accuracy"], item["ci95"]) + episodes
 
 
 def _percent(mean: float, half: float) -> str:
@@ -177,3 +178,7 @@ def _write_scalars(out: Path, records: Sequence[Mapping[str, Any]]) -> None:
         for index, record in enumerate(records):
             writer.add_scalar(f"{record['split']}/accuracy", record["accuracy"], index)
             writer.add_scalar(f"{record['split']}/ci95", record["ci95"], index)
+            groups = [(name, value) for name, value in record.items() if isinstance(value, Mapping)]
+            for name, share in ((f"{group}/{n}", share) for group, shares in groups for n, share in shares.items()):
+                if isinstance(share, Mapping):
+                    writer.add_scalar(f"{record['split']}/{name}", share["accuracy"], index)

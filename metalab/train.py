@@ -5,21 +5,22 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, nn
+from torch import nn
 
 from metalab import checkpoint, loop, provenance, resume
 from metalab.any_way import check_any_way
 from metalab.assemble import by_way, image_shape, network, normalisation, taken
 from metalab.data import identity
+from metalab.engines.learn2learn import TaskLearner, task
 from metalab.errors import UserError
 from metalab.evaluate import measure
-from metalab.interfaces import Split
+from metalab.interfaces import Algorithm, Learner, Split
 from metalab.log import Log
-from metalab.models.layers import estimate_running
+from metalab.models.layers import BatchStatNorm, estimate_running
 from metalab.objectives.curve import Curve
 from metalab.objectives.judge import PREDICTIONS, cross_entropy
 from metalab.optim import Outer
@@ -138,7 +139,7 @@ def _validation(r: Recipe, net: nn.Module, val: Source) -> Callable[[int], dict[
     training = r.training("running", tasks=1)
     images = sum(part.y.shape[1] for part in training(0))
     passes: list[Callable[[], object]] = [
-        partial(_forward, net, training, i) for i in range(max(1, RUNNING_IMAGES // images))
+        partial(_forward, net, r.trained, training, i) for i in range(max(1, RUNNING_IMAGES // images))
     ]
     test = r.measured()
     if not r.task.fixed:
@@ -154,12 +155,17 @@ def _validation(r: Recipe, net: nn.Module, val: Source) -> Callable[[int], dict[
     return validate
 
 
-def _forward(net: nn.Module, source: Source, step: int) -> Tensor:
-    """Pass one training episode's support, if it has one, then its query, through the body, as training does."""
-    support, query = source(step)
-    if support.y.shape[1]:
-        net("features", support.x[0])
-    return net("features", query.x[0])
+def _forward(net: nn.Module, algorithm: Algorithm, source: Source, step: int) -> None:
+    """Pass one training episode's support, if it has one, then its query, through the body and norms behind it."""
+    support, query = task(source(step), 0)
+    behind = [m for name, part in net.named_children() if name != "body" for m in part.modules()]
+    if any(isinstance(m, BatchStatNorm) for m in behind):
+        model, *_ = algorithm.adapt(cast(Learner, TaskLearner(net, False)), support, cross_entropy, 0)
+        model(query.x)
+        return
+    if support.y.shape[0]:
+        net("features", support.x)
+    net("features", query.x)
 
 
 def _record(cfg: DictConfig, r: Recipe, net: nn.Module, state: loop.State, out: Path) -> None:

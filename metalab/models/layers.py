@@ -9,14 +9,17 @@ from torch import Tensor, nn
 
 from metalab.models.norm import normalised
 
-_first: ContextVar[int | None] = ContextVar("first", default=None)
+_first: ContextVar[tuple[int, int | None] | None] = ContextVar("first", default=None)
 _running: ContextVar[bool] = ContextVar("running", default=False)
 
 
 @contextmanager
-def statistics_of_first(images: int) -> Iterator[None]:
-    """Let every BatchStatNorm take its statistics from the first images of a batch and apply them to all of it."""
-    token = _first.set(images)
+def statistics_of_first(images: int, of: int | None = None) -> Iterator[None]:
+    """Let every BatchStatNorm take its statistics from the first images of a batch and apply them to all of it.
+
+    of: how many images there are, where a batch may have several rows for each (its pairs with the classes).
+    """
+    token = _first.set((images, of))
     try:
         yield
     finally:
@@ -71,7 +74,9 @@ class BatchStatNorm(nn.Module):
         running, first = _running.get(), _first.get()
         if not running and first is None:
             return normalised(x, self.weight, self.bias, self.eps)
-        mean, var = (self.running_mean, self.running_var) if running else batch_statistics(x[:first])
+        images, of = first or (None, None)
+        rows = images if images is None or of is None else images * len(x) // of
+        mean, var = (self.running_mean, self.running_var) if running else batch_statistics(x[:rows])
         scale = self.weight * torch.rsqrt(var + self.eps)
         shape = (1, -1) + (1,) * (x.dim() - 2)
         return torch.addcmul((self.bias - mean * scale).view(shape), x, scale.view(shape))

@@ -24,7 +24,7 @@ def together(model: Model, support: Tensor, x: Tensor) -> Tensor:
 
 def by_support(model: Model, support: Tensor, x: Tensor) -> Tensor:
     """Predict with the batch-norm statistics of the support pass: no image leans on another query."""
-    with statistics_of_first(len(support)):
+    with statistics_of_first(len(support), len(support) + len(x)):
         return model(torch.cat([support, x]))[len(support) :]
 
 

@@ -5,7 +5,7 @@ A regulariser's terms() says what it changes; what it does not name stays as it 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import reduce
 from typing import NamedTuple, Protocol
 
 import torch
@@ -116,4 +116,4 @@ def chain(wraps: list[Callable[[Loss], Loss]]) -> Callable[[Loss], Loss]:
     """Return the wraps one after another; same_loss where there are none."""
     if not wraps:
         return same_loss
-    return partial(reduce, lambda inside, wrap: wrap(inside), wraps)
+    return lambda loss: reduce(lambda inside, wrap: wrap(inside), wraps, loss)

@@ -1,0 +1,24 @@
+"""Losses of an episode beside cross-entropy, as algo.episode_loss names them."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from metalab.interfaces import Batch, Model
+from metalab.metric import members
+
+
+def targets(logits: Tensor, y: Tensor) -> Tensor:
+    """Return 1 for the class of each image and 0 for the others, as the logits [N,K] are."""
+    return members(y, logits.shape[-1]).to(logits.dtype)
+
+
+def mean_squared_error(model: Model, batch: Batch) -> Tensor:
+    """Return the mean of (sigmoid(logit) - target)^2 (Relation networks, Sung et al. 2018, eq. 2)."""
+    logits = model(batch.x)
+    return F.mse_loss(logits.sigmoid(), targets(logits, batch.y))
+
+
+def binary_cross_entropy(model: Model, batch: Batch) -> Tensor:
+    """Return the mean cross-entropy of each class on its own, yes or no."""
+    logits = model(batch.x)
+    return F.binary_cross_entropy_with_logits(logits, targets(logits, batch.y))

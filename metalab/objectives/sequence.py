@@ -1,0 +1,52 @@
+"""The objective of memory networks: every image of a sequence is named, its label is told with the next."""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from metalab.errors import UserError
+from metalab.interfaces import Episode, Learner, Loss, TaskResult
+from metalab.objectives.judge import Prediction, judged
+
+SHOWN = (1, 2, 5, 10)  # the presentations of a class that papers report; the 2nd is one-shot
+
+
+@runtime_checkable
+class SequenceAlgorithm(Protocol):
+    @property
+    def way(self) -> int: ...
+    def answers(self, learner: Learner, x: Tensor, y: Tensor) -> Tensor: ...  # images and labels in order -> logits
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """The loss on each image of the shuffled support, a sequence of way x shot presentations (Santoro et al. 2016).
+
+    scalars presentations/n: the accuracy on the n-th image of each class: n - 1 of its labels were told before. The
+    query is not used, and nor is predict: whether batch norm sees the whole sequence at once is up to the mode.
+    """
+
+    algorithm: SequenceAlgorithm
+    steps: int
+    inner: Loss
+    outer: Loss
+    predict: Prediction
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.algorithm, SequenceAlgorithm):
+            raise UserError(
+                f"the objective Sequence takes an algorithm that reads sequences (mann), not {self.algorithm}"
+            )
+
+    def __call__(self, learner: Learner, episode: Episode, progress: Tensor) -> TaskResult:
+        support = episode.support
+        result = judged(lambda x: self.algorithm.answers(learner, x, support.y), support, self.outer)
+        before = (support.y[:, None] == support.y).tril(-1).sum(1)  # of the same class
+        shots = support.y.shape[0] // self.algorithm.way
+        shown = {
+            f"presentations/{n}": (result.correct & (before == n - 1)).sum() / self.algorithm.way
+            for n in SHOWN
+            if n <= shots
+        }
+        return result._replace(scalars=result.scalars | shown)

@@ -1,0 +1,251 @@
+"""MANN: the memory worked by hand, what is told when, accuracy by presentation, and what it answers."""
+
+import json
+import re
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from metalab import evaluate, train
+from metalab.algorithms.mann import MANN
+from metalab.algorithms.protonet import ProtoNet
+from metalab.engines.vectorised import Vectorised
+from metalab.errors import UserError
+from metalab.interfaces import Batch, Episode
+from metalab.memory import State, start_state, turn
+from metalab.models.layers import Normalise
+from metalab.models.net import Net
+from metalab.models.pixels import Pixels
+from metalab.objectives.judge import cross_entropy, together
+from metalab.objectives.query import QueryLoss
+from metalab.objectives.sequence import Sequence
+from tests.algorithms.metric_cases import SIZE, WAY, apart, episodes, learner_of, net_of, one
+
+
+def mann(learned=False, sharpness=1.0, slots=7, reads=2):
+    return MANN(WAY, 6, slots, 5, reads, 0.95, sharpness, learned)
+
+
+def pixels_net(algorithm):
+    return net_of(algorithm, body=Pixels(6).build(1, SIZE))
+
+
+def row(*values):
+    return torch.tensor([[list(values)]], dtype=torch.float64)
+
+
+def test_the_memory_by_hand():
+    """Two rows of two numbers, one head, two steps; every number below is worked out on paper."""
+    start = State(
+        torch.zeros(1, 1),
+        torch.zeros(1, 1),
+        torch.tensor([[[3.0, 4.0], [0.0, 2.0]]], dtype=torch.float64),
+        row(1.0, 0.0),
+        torch.tensor([[0.5, 1.0]], dtype=torch.float64),
+        torch.zeros(1, 2),
+    )
+    # Row 0 is least used: it is zeroed. The gate 0.75 writes 0.75 where the head read (row 0) and 0.25 to the least
+    # used (row 0, too): row 0 becomes the content (1, 0), row 1 stays (0, 2).
+    state = turn(start, row(0.0, 1.0), row(1.0, 0.0), row(0.75), 0.95, 1.0)
+    assert torch.allclose(state.rows, torch.tensor([[[1.0, 0.0], [0.0, 2.0]]]).double())
+    # The key (0, 1) has cosine 0 with row 0 and 1 with row 1; read after the writing: softmax(0, 1).
+    e = torch.e
+    assert torch.allclose(state.weights, row(1 / (1 + e), e / (1 + e)))
+    assert torch.allclose(state.read, torch.tensor([[1 / (1 + e), 2 * e / (1 + e)]]).double())
+    # usage = 0.95 usage + what was read + what was written
+    usage = torch.tensor([[0.475 + 1 / (1 + e) + 1, 0.95 + e / (1 + e)]]).double()
+    assert torch.allclose(state.usage, usage)
+    # Now row 1 is least used (1.681 against 1.744): it is zeroed, and gets half of the content and half of what the
+    # head's last weights say; row 0 gets its half of those.
+    again = turn(state, row(1.0, 0.0), row(0.0, 4.0), row(0.5), 0.95, 1.0)
+    w0, w1 = 1 / (1 + e), e / (1 + e)
+    assert torch.allclose(again.rows, torch.tensor([[[1.0, 2 * w0], [0.0, 2 * w1 + 2]]]).double())
+
+
+def test_the_least_used_row_is_that_of_the_step_before_and_heads_take_different_rows():
+    rows = torch.ones(4, 2).double()
+    state = start_state(rows, 1, 2)._replace(usage=torch.tensor([[0.3, 0.1, 0.9, 0.2]]).double())
+    contents = torch.tensor([[[5.0, 0.0], [0.0, 7.0]]]).double()
+    after = turn(state, contents, contents, torch.zeros(1, 2, 1).double(), 0.95, 1.0)
+    expected = torch.tensor([[[1.0, 1.0], [5.0, 0.0], [1.0, 1.0], [1.0, 8.0]]]).double()  # only row 1 was zeroed
+    assert torch.allclose(after.rows, expected)
+
+
+def test_fresh_rows_are_taken_one_after_another():
+    state = start_state(torch.full((5, 2), 1e-6).double(), 1, 1)
+    for step in range(4):
+        content = row(1.0 + step, 1.0)
+        state = turn(state, content, content, row(0.0), 0.95, 1.0)
+    assert torch.allclose(state.rows[0, :4, 0], torch.tensor([1.0, 2.0, 3.0, 4.0]).double())
+
+
+@pytest.mark.parametrize("t", range(5))
+def test_the_label_of_an_image_is_told_one_step_later_and_never_before_it_is_asked(t):
+    algorithm = mann()
+    net, support = pixels_net(algorithm), one(episodes(shot=2)).support
+    other = support.y.clone()
+    other[t] = (other[t] + 1) % WAY
+    before, after = (algorithm.answers(learner_of(net), support.x, y) for y in (support.y, other))
+    assert torch.equal(before[: t + 1], after[: t + 1])
+    assert (before[t + 1] - after[t + 1]).abs().max() > 1e-6
+
+
+def test_what_is_given_is_the_image_with_the_label_before_and_zeros_at_first(monkeypatch):
+    algorithm = mann()
+    net, support = pixels_net(algorithm), one(episodes(shot=2)).support
+    seen = []
+    real = MANN._step
+    monkeypatch.setattr(
+        MANN, "_step", lambda self, learner, given, s: (seen.append(given), real(self, learner, given, s))[1]
+    )
+    algorithm.answers(learner_of(net), support.x, support.y)
+    given = torch.cat(seen)
+    assert torch.equal(given[:, :-WAY], net("features", support.x).flatten(1))
+    assert torch.equal(given[:, -WAY:], torch.cat([torch.zeros(1, WAY), torch.eye(WAY)[support.y[:-1]]]).double())
+
+
+def test_the_loss_is_that_of_every_presentation():
+    algorithm = mann()
+    net, episode = pixels_net(algorithm), one(episodes(shot=4))
+    objective = Sequence(algorithm, 0, cross_entropy, cross_entropy, together)
+    result = objective(learner_of(net), episode, torch.zeros(()))  # type: ignore[arg-type]
+    answers = algorithm.answers(learner_of(net), episode.support.x, episode.support.y)
+    assert result.loss == torch.nn.functional.cross_entropy(answers, episode.support.y)
+    assert len(result.correct) == 4 * WAY
+
+
+class Parrot:
+    """Knows a class from its second presentation on, and a class's first image is always named 0."""
+
+    way = WAY
+
+    def answers(self, learner, x, y):
+        before = (y[:, None] == y).tril(-1).any(1)
+        return torch.eye(WAY)[torch.where(before, y, 0)] + 0 * y[:, None]
+
+
+def test_accuracy_is_counted_by_how_often_a_class_came_before():
+    episode = one(episodes(shot=10))
+    result = Sequence(Parrot(), 0, cross_entropy, cross_entropy, together)(None, episode, None)  # type: ignore[arg-type]
+    shown = {k: float(v) for k, v in result.scalars.items() if k != "loss"}
+    assert shown == {
+        "presentations/1": pytest.approx(1 / WAY),
+        "presentations/2": 1.0,
+        "presentations/5": 1.0,
+        "presentations/10": 1.0,
+    }
+    fewer = Sequence(Parrot(), 0, cross_entropy, cross_entropy, together)(None, one(episodes(shot=4)), None)  # type: ignore[arg-type]
+    assert set(fewer.scalars) == {"loss", "presentations/1", "presentations/2"}
+
+
+def test_each_query_is_answered_behind_the_support_as_if_it_were_alone():
+    algorithm = mann()
+    net, (support, query) = pixels_net(algorithm), one(episodes())
+    (model,) = algorithm.adapt(learner_of(net), support, cross_entropy, 0)
+    together_ = model(query.x)
+    for i, x in enumerate(query.x):
+        sequence = torch.cat([support.x, x[None]]), torch.cat([support.y, query.y[i : i + 1]])
+        assert torch.allclose(algorithm.answers(learner_of(net), *sequence)[-1], together_[i], atol=1e-12)
+
+
+def drawn(tasks: int, shot: int, generator: torch.Generator) -> Episode:
+    """Two classes, each a picture of 4x4 random bits that no other task has, in random order."""
+    y = torch.arange(2).repeat(tasks, shot)
+    y = y.gather(1, torch.rand(y.shape, generator=generator).argsort(1))
+    bits = torch.randint(0, 2, (tasks, 2, 1, 4, 4), generator=generator).float()
+    batch = Batch(bits[torch.arange(tasks)[:, None], y], y, bits[:, :0])
+    return Episode(batch, batch)
+
+
+def test_it_learns_to_bind_labels_to_pictures_it_has_never_seen():
+    """Five ways of real pictures take it tens of thousands of episodes; two of random bits 200 meta-steps."""
+    torch.manual_seed(0)
+    algorithm = MANN(2, 32, 4, 16, 2, 0.95, 10.0, False)
+    net = Net(
+        Normalise([0.5], [0.5]), Pixels(4).build(1, 4), torch.nn.Sequential(), algorithm.parts(torch.nn.ReLU(), 16)
+    )
+    objective = Sequence(algorithm, 0, cross_entropy, cross_entropy, together)
+    optimiser = torch.optim.Adam(net.parameters(), 0.02)
+    generator, engine = torch.Generator().manual_seed(1), Vectorised(None)
+    one_shot = QueryLoss(algorithm, 0, cross_entropy, cross_entropy, together)
+    asked = drawn(200, 1, torch.Generator().manual_seed(2))
+    assert engine.evaluate(one_shot, net, asked).correct.float().mean() < 0.6
+    for _ in range(200):
+        optimiser.zero_grad()
+        engine.grad(objective, net, drawn(32, 2, generator), torch.zeros(()))
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
+        optimiser.step()
+    assert engine.evaluate(one_shot, net, asked).correct.float().mean() > 0.65
+
+
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("objective", [Sequence, QueryLoss])
+def test_both_engines_agree(objective, learned):
+    algorithm = mann(learned)
+    net = pixels_net(algorithm)
+    kind = objective(algorithm, 0, cross_entropy, cross_entropy, together)
+    far, gradient = apart(kind, net, episodes(shot=4))
+    assert far < 1e-10
+    assert all(g.isfinite().all() for g in gradient.values())
+    assert ("memory.rows" in gradient) == learned
+    assert not learned or gradient["memory.rows"].abs().max() > 0
+
+
+def test_the_memory_starts_as_1e_6_or_as_learned():
+    for learned in (False, True):
+        net = pixels_net(mann(learned))
+        rows = next(mann(learned)._states(learner_of(net), *one(episodes()).support[:2])).rows
+        fresh = net.get_parameter("memory.rows") if learned else torch.full((7, 5), 1e-6)
+        untouched = (rows[0] - fresh).abs().amax(1) < 1e-12
+        assert untouched.sum() >= 7 - 2  # two heads have written
+
+
+def test_pixels_are_20x20_of_the_whole_image():
+    body = Pixels(20).build(1, 28)
+    x = torch.rand(2, 1, 28, 28)
+    small = torch.nn.functional.interpolate(x, (20, 20), mode="bilinear", antialias=True)
+    torch.testing.assert_close(body(x), small.flatten(1)[..., None, None])
+    assert not list(body.parameters())
+    with pytest.raises(UserError, match=r"backbone.size=0: expected 1 pixel or more"):
+        Pixels(0)
+
+
+def test_eval_reports_accuracy_by_presentation_beside_the_common_protocol(small, tmp_path, capsys):
+    words = ("algo=mann", "algo.slots=8", "algo.controller=8", "algo.reads=2", "task.train_shot=null", "train.steps=1")
+    cfg = small(*words, "train.meta_batch=1", "engine=vectorised", "train.val_every=1")
+    train.run(cfg, tmp_path / "run")
+    cfg.data.absent = ""
+    capsys.readouterr()
+    evaluate.run([(tmp_path / "run", cfg)], tmp_path / "eval")
+    record = json.loads((tmp_path / "eval" / "eval.json").read_text())
+    assert set(record["presentations"]) == {"1", "2", "5", "10"}
+    assert all(0 <= share["accuracy"] <= 1 and share["ci95"] >= 0 for share in record["presentations"].values())
+    second = record["presentations"]["2"]
+    told = capsys.readouterr().out
+    assert re.search(rf"presentations\s+1 .* %, 2 {100 * second['accuracy']:.2f} ± {100 * second['ci95']:.2f} %", told)
+    events = EventAccumulator(str(tmp_path / "eval")).Reload()
+    assert events.Scalars("test/presentations/2")[0].value == pytest.approx(second["accuracy"])
+    assert (record["shot"], record["query"]) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("algo.reads=9", "algo.slots=8"),
+            "algo.slots=8, algo.width=40, algo.reads=9, algo.decay=0.95: expected 1 head",
+        ),
+        (("algo.decay=2",), "algo.decay=2: expected 1 head or more and a row for each, a width of 1 or more, and a"),
+        (("algo.controller=0",), "algo.controller=0: expected a number above 0"),
+        (("algo.besides=metalab.nothing.Here",), "algo.besides=metalab.nothing.Here"),
+    ],
+)
+def test_a_value_out_of_range_is_refused(words, message, small, tmp_path):
+    with pytest.raises(UserError, match=re.escape(message)):
+        train.run(small("algo=mann", *words), tmp_path)
+
+
+def test_a_sequence_takes_an_algorithm_that_reads_one():
+    with pytest.raises(UserError, match="takes an algorithm that reads sequences"):
+        Sequence(ProtoNet(3), 0, cross_entropy, cross_entropy, together)  # type: ignore[arg-type]
