@@ -86,10 +86,9 @@ def regularisation(node: Mapping[str, Any], steps: int, objective: str | None = 
     for name, part in parts.items():
         terms = part.terms()
         if terms.inner is not same_loss and not steps:
-            given = [f"{key}={value}" for key, value in vars(part).items() if key in ("inner", "where")]
+            key, off = ("where", "outer") if "where" in vars(part) else ("inner", 0)
             raise UserError(
-                f"reg.{name}.{given[0]} works on inner steps and this algorithm has none; set "
-                f"reg.{name}.{'inner=0' if given[0].startswith('inner') else 'where=outer'}"
+                f"reg.{name}.{key} works on inner steps and this algorithm has none; set reg.{name}.{key}={off}"
             )
         if terms.query and not on_query:
             raise UserError(f"reg.{name} works on the loss of the query, from which this algorithm does not learn")

@@ -65,22 +65,24 @@ def records(attacks: Attacks, results: Iterable[TaskResult], episodes: int) -> l
         for k in right:
             right[k].append(result.scalars[f"right/{k}"].cpu())
             zero[k].append(result.scalars[f"zero/{k}"].cpu())
-    whole = {k: torch.cat(parts)[:episodes] for k, parts in right.items()}  # bool [episodes,N]
     made = []
     for (name, eps), attack in attacks.built.items():
         k = key(name, eps)
         dead = torch.cat(zero[k])[:episodes].double().mean().item()
-        made.append(_record(attacks, name, eps, attack.steps, whole[k], None if math.isnan(dead) else dead))
+        steps, share = attack.steps, None if math.isnan(dead) else dead
+        made.append(_record(attacks, name, eps, steps, right[k], episodes, share))
     names = {name for name, _ in attacks.built}
     for eps in dict.fromkeys(eps for _, eps in attacks.built) if len(names) > 1 else []:
-        worst = torch.stack([whole[key(name, eps)] for name in sorted(names)]).all(0)
-        made.append(_record(attacks, "all", eps, None, worst, None))
+        batches = zip(*(right[key(name, eps)] for name in names), strict=True)
+        worst = [torch.stack(batch).all(0) for batch in batches]
+        made.append(_record(attacks, "all", eps, None, worst, episodes, None))
     return made
 
 
 def _record(
-    attacks: Attacks, name: str, eps: float, steps: int | None, right: Tensor, zero: float | None
+    attacks: Attacks, name: str, eps: float, steps: int | None, right: list[Tensor], episodes: int, zero: float | None
 ) -> dict[str, Any]:
-    accuracy, ci95 = mean_ci95(right.double().mean(1).numpy())
+    """right: bool [T,N] of each meta-batch; N may differ, where the way does."""
+    accuracy, ci95 = mean_ci95(torch.cat([batch.double().mean(1) for batch in right])[:episodes].numpy())
     shared = {"norm": attacks.shared.norm, "on": attacks.shared.on, "eps": eps, "steps": steps}
     return {"name": name, **shared, "accuracy": accuracy, "ci95": ci95, "zero_gradients": zero}

@@ -20,7 +20,7 @@ from metalab.interfaces import Batch
 from metalab.models.layers import running_statistics
 from metalab.objectives.judge import PREDICTIONS, cross_entropy
 from metalab.objectives.robust import Robust
-from tests.engines.test_vectorised import CASES, episodes, net_of
+from tests.attacks.nets import CASES, episodes, net_of
 
 RUNS = {
     "protonet": ("train.steps=20", "train.val_every=20"),
@@ -122,7 +122,7 @@ def robust(case: str, bn: str, **given) -> Robust:
 @pytest.mark.parametrize("case", ["maml", "anil", "reptile", "protonet"])
 @pytest.mark.parametrize("bn", ["support", "running"])
 def test_both_engines_find_the_same(case, bn, on):
-    objective, net = robust(case, bn, on=on), net_of(CASES[case][0], "conv4").eval()
+    objective, net = robust(case, bn, on=on), net_of(CASES[case][0]).eval()
     a, b = (evaluate.outcome(e, objective, net, episodes(), bn) for e in (Learn2Learn(), Vectorised(None)))
     assert torch.equal(a.correct, b.correct)
     assert set(a.scalars) == {"loss", "right/pgd", "right/f", "zero/pgd", "zero/f"}
@@ -133,7 +133,7 @@ def test_both_engines_find_the_same(case, bn, on):
 def test_an_attack_differentiates_the_mode_that_predicts(bn, alone):
     """The gradient of one query's loss reaches the other queries in batch mode alone."""
     algorithm, _, steps = CASES["maml"]
-    net = net_of(algorithm, "conv4")
+    net = net_of(algorithm)
     support, query = task(episodes(), 0)
     learner = TaskLearner(net, False)
     *_, model = algorithm.adapt(learner, support, cross_entropy, steps)  # type: ignore[arg-type]
@@ -149,7 +149,7 @@ def test_an_attack_differentiates_the_mode_that_predicts(bn, alone):
 
 def test_a_support_attack_raises_the_loss_of_the_unadapted_model():
     algorithm = CASES["maml"][0]
-    net = net_of(algorithm, "conv4")
+    net = net_of(algorithm)
     support = task(episodes(), 0).support
     learner = TaskLearner(net, False)
     objective = robust("maml", "running", on="support")

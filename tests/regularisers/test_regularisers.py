@@ -19,20 +19,20 @@ from metalab.errors import UserError
 from metalab.interfaces import Batch, Engine, Episode, Loss, Objective
 from metalab.objectives.judge import cross_entropy, together
 from metalab.regularisers import Penalised, Regulariser, Setting, combine
-from metalab.regularisers.adversarial import AdvFGSM, AdvPGD, attacked_loss
+from metalab.regularisers.adversarial import AdvFGSM, AdvPGD, How, On, Where, attacked_loss
 from metalab.regularisers.features import DropBlock
 from metalab.regularisers.images import Noise
 from metalab.regularisers.mixing import CutMix, Mixup, share_of, table
 from metalab.regularisers.outputs import Confidence, Entropy, LabelSmoothing
 from metalab.regularisers.weights import L2, GradientNorm
-from tests.engines.test_vectorised import CASES, PROGRESS, episodes, net_of
+from tests.attacks.nets import CASES, PROGRESS, episodes, net_of
 
 
-def fgsm(on="query", where="outer", how="replace", weight=1.0, random_start=False, eps=20.0) -> AdvFGSM:
-    return AdvFGSM(eps, "linf", None, random_start, "cross_entropy", on, where, how, weight)
+def fgsm(on: On = "query", where: Where = "outer", how: How = "replace", weight=1.0, random_start=False) -> AdvFGSM:
+    return AdvFGSM(20.0, "linf", None, random_start, "cross_entropy", on, where, how, weight)
 
 
-def pgd(on="query", how="replace", random_start=False) -> AdvPGD:
+def pgd(on: On = "query", how: How = "replace", random_start=False) -> AdvPGD:
     return AdvPGD(20.0, "linf", 3, 7.0, random_start, "margin", on, "outer", how, 0.5)
 
 
@@ -49,7 +49,7 @@ def objective(case: str, regularisers: list[Regulariser]) -> Objective:
 
 
 def found(engine: Engine, case: str, regularisers: list[Regulariser]) -> tuple[Tensor, dict[str, Tensor]]:
-    net = net_of(CASES[case][0], "conv4")
+    net = net_of(CASES[case][0])
     result = engine.grad(objective(case, regularisers), net, episodes(), PROGRESS)
     return result.loss, {n: p.grad for n, p in net.named_parameters() if p.grad is not None}
 
@@ -110,7 +110,7 @@ def test_what_draws_gives_a_finite_gradient_of_another_loss_on_both_engines(name
 def one():
     algorithm, _, steps = CASES["maml"]
     episode = task(episodes(), 0)
-    learner = TaskLearner(net_of(algorithm, "conv4"), True)
+    learner = TaskLearner(net_of(algorithm), True)
     return algorithm, steps, episode, learner
 
 
@@ -344,7 +344,7 @@ def test_what_works_on_the_query_is_refused_where_it_is_not_learned_from(option,
     ("words", "message"),
     [
         (["where=inner"], "reg.adv_fgsm.where=inner with reg.adv_fgsm.on=query: the inner steps see the support alone"),
-        (["where=inner", "on=support"], "reg.adv_fgsm.where=inner works on inner steps and this algorithm has none"),
+        (["where=inner", "on=support"], "reg.adv_fgsm.where works on inner steps and this algorithm has none"),
         (["how=trades"], "reg.adv_fgsm.how=trades with reg.adv_fgsm.random_start=false: at the image itself KL is"),
         (["how=trades", "on=both"], "reg.adv_fgsm.how=trades with reg.adv_fgsm.on=both: it compares one model's"),
         (["on=crossed", "how=add"], "reg.adv_fgsm.on=crossed is the mean of its two halves"),

@@ -134,7 +134,7 @@ L2_NODE = {"_target_": "metalab.regularisers.weights.L2", "weight": 0.1, "inner"
 
 
 def test_inner_l2_is_refused_where_there_are_no_inner_steps():
-    message = "reg.l2.inner=0.2 works on inner steps and this algorithm has none; set reg.l2.inner=0"
+    message = "reg.l2.inner works on inner steps and this algorithm has none; set reg.l2.inner=0"
     with pytest.raises(UserError, match=re.escape(message)):
         regularisation({"l2": L2_NODE}, steps=0)
     regularisation({"l2": L2_NODE}, steps=1)
