@@ -19,6 +19,7 @@ from metalab.config import Eval, build, settings
 from metalab.data.episodes import Episodes
 from metalab.data.identity import known
 from metalab.data.matched import matched
+from metalab.engines.auto import Work, chosen
 from metalab.errors import UserError
 from metalab.interfaces import Engine, Episode, EpisodeSource, Objective, Split, TaskResult
 from metalab.models.layers import BatchStatNorm, Normalise, running_statistics
@@ -101,11 +102,13 @@ def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
     bn = evaluation.bn or how.bn
     attacks = robust.asked(cfg.attack, evaluation.eps)
     robust.refuse_transductive(attacks, bn)
-    engine = build(cfg.engine, "engine")
+    built = build(cfg.engine, "engine")
     net = rebuilt(cfg, saved).to(where)
     shared = overlap(split, saved["classes"], evaluation, folder)
     split = matched(split, saved["shape"][0], saved["shape"][1])
     tasks = min(evaluation.batch, evaluation.episodes)
+    images = task.way * (task.shot + task.query)
+    engine = chosen(built, Work(where.type, None, saved["shape"][1], tasks, images, how.steps))
     source = episode_source(task, split, tasks, cfg.seed, evaluation.split, where)
     terms = regularisation(cfg.reg, how.steps)
     objective = by_way(task, tested, lambda algo, way: measured_objective(algo, how.steps, bn, way, terms))

@@ -15,6 +15,7 @@ from metalab.config import Eval, Train, build, locate, settings
 from metalab.data.batches import Batches
 from metalab.data.gather import resident
 from metalab.data.kin import most_classes
+from metalab.engines.auto import Work, chosen
 from metalab.errors import UserError
 from metalab.interfaces import Algorithm, Engine, Loss, Objective, Split
 from metalab.objectives.judge import cross_entropy
@@ -57,6 +58,14 @@ class Recipe:
         """Episodes a meta-step."""
         one = not self.task.fixed and self.how.mini_batch is None
         return 1 if one else self.train.meta_batch or self.how.meta_batch
+
+    @property
+    def work(self) -> Work:
+        """What engine=auto goes by."""
+        t = self.task
+        images = (t.train_way or t.way) * ((t.train_shot or t.shot) + (t.train_query or t.query))
+        size = self.data["train"].images.shape[-1]
+        return Work(self.device.type, self.how.name, size, self.meta_batch, images, self.how.steps)
 
     def training(self, stream: str, tasks: int) -> Source:
         """Return training episodes; each stream draws others. UserError where the classes or images are too few."""
@@ -140,7 +149,7 @@ def recipe(cfg: DictConfig, engine: Mapping[str, Any] | None = None) -> Recipe:
         task = for_batches(task, how.name, len(train_split.ids))
     how, trained = method(cfg.algo, task.train_way or task.way, test=False)
     _check_variable(task, train, how)
-    return Recipe(
+    made = Recipe(
         task=task,
         train=train,
         eval=evaluation,
@@ -157,6 +166,7 @@ def recipe(cfg: DictConfig, engine: Mapping[str, Any] | None = None) -> Recipe:
         data=data,
         device=where,
     )
+    return replace(made, engine=chosen(runs, made.work))
 
 
 def _check_variable(task: Task, train: Train, how: Method) -> None:

@@ -25,11 +25,11 @@ def test_sizes_of_training_are_the_users_else_the_algorithms_else_the_tests():
 
 def test_a_recommended_way_above_the_classes_uses_them_all_and_says_so(small, caplog):
     caplog.set_level(logging.INFO, "metalab")
-    r = recipe(small("task.train_way=null", "algo.train_way=60"))
+    r = recipe(small("task.train_way=null", "algo.train_way=60", "engine=learn2learn"))
     assert r.task.train_way == r.trained.way == 40  # type: ignore[attr-defined]
     assert caplog.messages == ["algo.train_way=60 is more than the 40 training classes: 40 is used"]
     caplog.clear()
-    assert recipe(small("task.train_way=null")).task.train_way == 20
+    assert recipe(small("task.train_way=null", "engine=learn2learn")).task.train_way == 20
     assert caplog.messages == []
 
 

@@ -64,6 +64,7 @@ def test_the_checkpoint_is_self_contained(trained, small):
         "state",
         "random",
         "classes",
+        "engine",
         "config",
         "train_way",
         "shape",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from metalab._learn2learn import clone_module
+from metalab.engines.precision import Precision, computing
 from metalab.engines.state import store
 from metalab.interfaces import Batch, Episode, Learner, Objective, TaskResult
 
@@ -90,14 +91,17 @@ def laid_out(learner: TaskLearner) -> TaskLearner:
 class Learn2Learn:
     """Run the tasks of a meta-batch one after another."""
 
+    precision: Precision = "float32"
+
     def grad(self, objective: Objective, net: nn.Module, episodes: Episode, progress: Tensor) -> TaskResult:
         tasks = episodes.query.y.shape[0]
         results = []
-        for t in range(tasks):
-            learner = laid_out(TaskLearner(net, True))  # a clone: .grad comes to the net alone
-            result = objective(cast(Learner, learner), task(episodes, t), progress)
-            (result.loss / tasks).backward()
-            results.append(TaskResult(result.loss.detach(), result.correct, result.scalars, result.state))
+        with computing(self.precision, episodes.query.x.device):
+            for t in range(tasks):
+                learner = laid_out(TaskLearner(net, True))  # a clone: .grad comes to the net alone
+                result = objective(cast(Learner, learner), task(episodes, t), progress)
+                (result.loss / tasks).backward()
+                results.append(TaskResult(result.loss.detach(), result.correct, result.scalars, result.state))
         joined = stack(results)
         store(net, joined.state)
         return joined
@@ -105,6 +109,6 @@ class Learn2Learn:
     def evaluate(self, objective: Objective, net: nn.Module, episodes: Episode) -> TaskResult:
         fixed = laid_out(TaskLearner(net, False).replace({n: p.detach() for n, p in net.named_parameters()}))
         progress = torch.ones((), device=episodes.query.x.device)
-        with torch.no_grad():
+        with torch.no_grad(), computing(self.precision, episodes.query.x.device):
             tasks = range(episodes.query.y.shape[0])
             return stack([objective(cast(Learner, fixed), task(episodes, t), progress) for t in tasks])

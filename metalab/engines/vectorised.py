@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from metalab.engines.precision import Precision, computing
 from metalab.engines.state import store
 from metalab.errors import UserError
 from metalab.interfaces import Batch, Episode, Learner, Objective, TaskResult
@@ -59,6 +60,7 @@ class Vectorised:
     """Run the tasks of a meta-batch together, at most `chunk` at a time; a chunk that does not fit is halved."""
 
     chunk: int | None  # null: all tasks at once
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         if self.chunk is not None and self.chunk < 1:
@@ -81,13 +83,14 @@ class Vectorised:
             return detached(result)
 
         tasks = episodes.query.y.shape[0]
-        result = self._chunked(work, episodes)
+        with computing(self.precision, episodes.query.x.device):
+            result = self._chunked(work, episodes)
         store(net, result.state)
         return result
 
     def evaluate(self, objective: Objective, net: nn.Module, episodes: Episode) -> TaskResult:
         progress = torch.ones((), device=episodes.query.x.device)
-        with torch.no_grad():
+        with torch.no_grad(), computing(self.precision, episodes.query.x.device):
             return self._chunked(lambda chunk: self._run(objective, net, chunk, progress), episodes)
 
     def _run(self, objective: Objective, net: nn.Module, episodes: Episode, progress: Tensor) -> TaskResult:

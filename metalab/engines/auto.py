@@ -1,0 +1,93 @@
+"""The choice of an engine by measurements that ship with the package: a run and its repetition choose alike."""
+
+import csv
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from metalab.engines.learn2learn import Learn2Learn
+from metalab.engines.precision import Precision
+from metalab.engines.vectorised import Vectorised
+from metalab.interfaces import Engine
+
+TABLE = Path(__file__).parent / "measured.csv"  # written by the command that stands in its first line
+GAIN = 1.05  # how much faster than task by task it must have been
+logger = logging.getLogger("metalab")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one meta-step does, as far as the choice looks at it."""
+
+    device: str  # cpu or cuda
+    algo: str | None  # an algorithm's name, as reports have it; None: an evaluation
+    size: int  # pixels, height and width
+    tasks: int
+    images: int  # support and query of one task
+    steps: int  # inner steps; 0: a metric method
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement: milliseconds of a meta-step task by task, and with so many tasks at once."""
+
+    work: Work
+    chunk: int | None
+    learn2learn: float
+    vectorised: float
+
+    def near(self, work: Work) -> bool:
+        """Whether the row says something about this work: up to half or twice its size, four times its number."""
+        mine = self.work
+        within = ((mine.size, work.size, 1.5), (mine.tasks, work.tasks, 4.0), (mine.images, work.images, 2.0))
+        alike = mine.device == work.device and (mine.steps == 0) == (work.steps == 0)
+        return alike and all(abs(math.log(a / b)) <= math.log(most) for a, b, most in within)
+
+
+@dataclass(frozen=True)
+class Auto:
+    """Take the engine that was faster where it was measured, and learn2learn's where nothing near was."""
+
+    precision: Precision
+
+    def choose(self, work: Work) -> Engine:
+        """Return the engine for this work and say which it is; the same work gives the same engine everywhere."""
+        if work.device == "cuda":
+            logger.info(
+                "engine=auto takes vectorised: the table has no row measured on a GPU, where one task after another "
+                "is bound by the launches of its kernels"
+            )
+            return Vectorised(None, self.precision)
+        near = [row for row in table() if row.near(work)]
+        near = [row for row in near if row.work.algo == work.algo] or near
+        gains = [row.learn2learn / row.vectorised for row in near]
+        if not near or min(gains) < GAIN:
+            why = (
+                f"vectorised was measured at {min(gains):.2f} times its speed" if near else "nothing near was measured"
+            )
+            logger.info(f"engine=auto takes learn2learn: {why}")
+            return Learn2Learn(self.precision)
+        chunk = near[gains.index(min(gains))].chunk
+        at_once = "all tasks" if chunk is None else f"{chunk} tasks"
+        logger.info(f"engine=auto takes vectorised, {at_once} at once: {min(gains):.2f} times learn2learn's speed")
+        return Vectorised(chunk, self.precision)
+
+
+def chosen(built: Engine | Auto, work: Work) -> Engine:
+    """Return what cfg.engine builds, and in the place of engine=auto the engine that it takes for this work."""
+    return built.choose(work) if isinstance(built, Auto) else built
+
+
+def table(path: Path = TABLE) -> list[Row]:
+    """Read the measurements; lines that start with # say where they come from."""
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    return [
+        Row(
+            Work(r["device"], r["algo"], int(r["size"]), int(r["tasks"]), int(r["images"]), int(r["steps"])),
+            int(r["chunk"]) if r["chunk"] else None,
+            float(r["learn2learn_ms"]),
+            float(r["vectorised_ms"]),
+        )
+        for r in csv.DictReader(lines)
+    ]

@@ -1,0 +1,146 @@
+"""Time a meta-step: learn2learn as a user would write it, engine=learn2learn and engine=vectorised, side by side.
+
+One process, the same weights and episodes, turn by turn, medians after a warm-up, full float32 without TF32; on a GPU
+other precisions are rows of their own. Writes bench.md and bench.csv; --table also what engine=auto goes by.
+"""
+
+import argparse
+import csv
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench_cases import ALGORITHMS, CASES, LOOP, SMOKE, USER, contestants, work
+from bench_meters import amount, ceiling, clocked, peak
+from torch import Tensor
+
+from metalab.engines.auto import TABLE, Auto, Row, table
+from metalab.engines.vectorised import Vectorised
+from metalab.provenance import processor
+
+COLUMNS = ["case", "algo", "engine", "ms", "low", "high", "tasks_per_s", "peak_mb", "ceiling_share", "speed", "auto"]
+
+
+def race(
+    runs: dict[str, Callable[[], Tensor]], device: torch.device, repeats: int, warm: int
+) -> dict[str, list[float]]:
+    """Return the milliseconds of each repeat, the contestants taking turns."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for repeat in range(warm + repeats):
+        for name, run in runs.items():
+            spent = clocked(run, device)
+            if repeat >= warm:
+                times[name].append(spent)
+    return times
+
+
+def measured(given: argparse.Namespace, device: torch.device, top: float) -> tuple[list[dict[str, Any]], list[str]]:
+    """Race all cases; return a row for each contestant, and a line on what each meta-step has to do."""
+    rows: list[dict[str, Any]] = []
+    sizes: list[str] = []
+    cases = SMOKE if given.smoke else {name: CASES[name] for name in given.case or CASES}
+    precisions = ["tf32", "bf16"] if device.type == "cuda" else []
+    for name, case in cases.items():
+        for algo in given.algo or ALGORITHMS:
+            runs = contestants(case, algo, device, precisions)  # type: ignore[arg-type]
+            operations, moved = amount(runs[USER])
+            sizes.append(f"{name} {algo}: {operations / 1e9:.3g} GFLOP, {moved / 1e9:.3g} GB a meta-step")
+            print(sizes[-1], flush=True)
+            times = race(runs, device, given.repeats, given.warm)
+            taken = Auto("float32").choose(work(case, algo, device))
+            chosen = LOOP if not isinstance(taken, Vectorised) else "engine=vectorised"
+            chosen += f" engine.chunk={taken.chunk}" if isinstance(taken, Vectorised) and taken.chunk else ""
+            for engine, spent in times.items():
+                middle = statistics.median(spent)
+                low, _, high = statistics.quantiles(spent, n=4) if len(spent) > 1 else (middle,) * 3
+                numbers = (middle, low, high, 1000 * case.tasks / middle, peak(runs[engine], device))
+                share = operations / (middle / 1000) / top
+                speed = statistics.median(times[USER]) / middle
+                values = [name, algo, engine, *numbers, share, speed, "auto" if engine == chosen else ""]
+                rows.append(dict(zip(COLUMNS, values, strict=True)))
+                print(shown(rows[-1]), flush=True)
+    return rows, sizes
+
+
+def shown(row: dict[str, Any]) -> str:
+    """Return a row of the table."""
+    cells = [
+        f"{v:.3g}" if isinstance(v, float) and v < 100 else f"{v:.0f}" if isinstance(v, float) else v
+        for v in row.values()
+    ]
+    return "| " + " | ".join("" if cell is None else str(cell) for cell in cells) + " |"
+
+
+def shipped(rows: list[dict[str, Any]], device: torch.device, old: list[Row]) -> str:
+    """Return the table that engine=auto goes by, with these measurements in the place of the same ones before."""
+    found = {row.work: (row.chunk, row.learn2learn, row.vectorised) for row in old}
+    for row in rows:
+        if row["engine"] == LOOP:
+            alike = [r for r in rows if (r["case"], r["algo"]) == (row["case"], row["algo"])]
+            best = min(
+                (r for r in alike if "vectorised" in r["engine"] and "precision" not in r["engine"]),
+                key=lambda r: r["ms"],
+            )
+            chunk = best["engine"].partition("engine.chunk=")[2]
+            key = work({**CASES, **SMOKE}[row["case"]], row["algo"], device)
+            found[key] = (int(chunk) if chunk else None, row["ms"], best["ms"])
+    head = [
+        "# python scripts/bench.py --table",
+        "device,algo,size,tasks,images,steps,chunk,learn2learn_ms,vectorised_ms",
+    ]
+    body = [
+        f"{w.device},{w.algo},{w.size},{w.tasks},{w.images},{w.steps},{chunk or ''},{loop:.1f},{fast:.1f}"
+        for w, (chunk, loop, fast) in found.items()
+    ]
+    return "\n".join([*head, *body]) + "\n"
+
+
+def main() -> None:
+    """Run it: python scripts/bench.py [--smoke] [--case NAME] [--algo NAME] [--table]."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", action="append", choices=CASES, help="one of the cases, may be repeated; all")
+    parser.add_argument("--algo", action="append", choices=ALGORITHMS, help="may be repeated; all")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU")
+    parser.add_argument("--repeats", type=int, default=20, help="that are counted")
+    parser.add_argument("--warm", type=int, default=2, help="repeats before, that are not")
+    parser.add_argument("--out", type=Path, default=Path("outputs/bench"), help="folder of bench.md and bench.csv")
+    parser.add_argument(
+        "--table", nargs="?", type=Path, const=TABLE, help="update the table of engine=auto, or this copy"
+    )
+    parser.add_argument("--smoke", action="store_true", help="a tiny case, once: does it run?")
+    given = parser.parse_args()
+    if given.smoke:
+        given.repeats, given.warm = 1, 0
+    torch.set_num_threads(given.threads)
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    device = torch.device(given.device)
+    top = ceiling(device, given.smoke)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{processor()}, {given.threads} threads"
+    print(f"{name}, torch {torch.__version__}, matmul {top / 1e9:.0f} GFLOP/s, {given.repeats} repeats", flush=True)
+    rows, sizes = measured(given, device, top)
+    given.out.mkdir(parents=True, exist_ok=True)
+    with (given.out / "bench.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    lines = [
+        f"{name}, torch {torch.__version__}, matmul {top / 1e9:.0f} GFLOP/s, {given.repeats} repeats",
+        "",
+        *sizes,
+        "",
+    ]
+    lines += ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|", *map(shown, rows)]
+    (given.out / "bench.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if given.table:
+        given.table.write_text(
+            shipped(rows, device, table(given.table) if given.table.exists() else []), encoding="utf-8"
+        )
+    print(f"wrote {given.out / 'bench.md'}" + (f" and {given.table}" if given.table else ""))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""What bench.py races: the cases, and each contestant with the same weights and episodes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from bench_loop import cnn4, user_loop
+from torch import Tensor, nn
+
+from metalab.algorithms.anil import ANIL
+from metalab.algorithms.maml import MAML
+from metalab.algorithms.protonet import ProtoNet
+from metalab.engines.auto import Work
+from metalab.engines.learn2learn import Learn2Learn
+from metalab.engines.precision import Precision
+from metalab.engines.vectorised import Vectorised
+from metalab.interfaces import Batch, Engine, Episode
+from metalab.models.backbones import Conv4
+from metalab.models.layers import Normalise
+from metalab.models.net import Net
+from metalab.objectives.judge import cross_entropy, together
+from metalab.objectives.query import QueryLoss
+
+USER, LOOP = "learn2learn, by hand", "engine=learn2learn"
+
+
+@dataclass(frozen=True)
+class Case:
+    """tasks of way x (shot + query) images [channels,size,size], inner steps, filters of conv4."""
+
+    tasks: int
+    way: int
+    shot: int
+    query: int
+    channels: int
+    size: int
+    steps: int
+    filters: int
+
+
+CASES = {
+    "omniglot 5w1s x 32 x 1": Case(32, 5, 1, 1, 1, 28, 1, 64),
+    "omniglot 20w1s x 16 x 5": Case(16, 20, 1, 1, 1, 28, 5, 64),
+    "miniimagenet 5w1s x 4 x 5": Case(4, 5, 1, 15, 3, 84, 5, 32),
+    "miniimagenet 5w5s x 4 x 5": Case(4, 5, 5, 15, 3, 84, 5, 32),
+    "miniimagenet 5w1s x 32 x 5": Case(32, 5, 1, 15, 3, 84, 5, 32),
+}
+SMOKE = {"smoke 2w1s x 3 x 2": Case(3, 2, 1, 1, 1, 16, 2, 4)}
+ALGORITHMS = {
+    "maml": lambda way: MAML(way, 0.01, False, "learned"),
+    "fomaml": lambda way: MAML(way, 0.01, True, "learned"),
+    "anil": lambda way: ANIL(way, 0.01, False, "learned"),
+    "protonet": ProtoNet,
+}
+
+
+def episodes(case: Case, device: torch.device) -> Episode:
+    """Return random images, already on the device."""
+    generator = torch.Generator().manual_seed(0)
+
+    def batch(each: int) -> Batch:
+        x = torch.rand(case.tasks, case.way * each, case.channels, case.size, case.size, generator=generator)
+        y = torch.arange(case.way).repeat(case.tasks, each)
+        return Batch(x.to(device), y.to(device), x[:, :0].to(device))
+
+    return Episode(batch(case.shot), batch(case.query))
+
+
+def contestants(
+    case: Case, algo: str, device: torch.device, precisions: list[Precision]
+) -> dict[str, Callable[[], Tensor]]:
+    """Return what is raced: name -> one meta-step's gradient, which returns the mean loss."""
+    torch.manual_seed(0)
+    algorithm: Any = ALGORITHMS[algo](case.way)
+    body = Conv4(case.filters, 4, False, False).build(case.channels, case.size)
+    features = case.filters * (case.size // 16) ** 2
+    parts = algorithm.parts(body, features)
+    net = Net(Normalise([0.0] * case.channels, [1.0] * case.channels), body, nn.Sequential(), parts).to(device)
+    batch, progress = episodes(case, device), torch.zeros((), device=device)
+    objective = QueryLoss(algorithm, case.steps, cross_entropy, cross_entropy, together)
+    theirs = cnn4(net, case.way, case.filters, case.channels, features)
+
+    def by(engine: Engine) -> Callable[[], Tensor]:
+        def run() -> Tensor:
+            net.zero_grad()
+            return engine.grad(objective, net, batch, progress).loss.mean()
+
+        return run
+
+    found = {USER: user_loop(algo, theirs, batch, 0.01, case.steps), LOOP: by(Learn2Learn())}
+    chunks = [None] + ([4] if device.type == "cpu" and case.tasks > 4 else [])
+    for chunk in chunks:
+        name = "engine=vectorised" + (f" engine.chunk={chunk}" if chunk else "")
+        found |= {name: by(Vectorised(chunk))}
+    return found | {f"engine=vectorised engine.precision={p}": by(Vectorised(None, p)) for p in precisions}
+
+
+def work(case: Case, algo: str, device: torch.device) -> Work:
+    """Return what engine=auto goes by."""
+    steps = 0 if algo == "protonet" else case.steps
+    return Work(device.type, algo, case.size, case.tasks, case.way * (case.shot + case.query), steps)

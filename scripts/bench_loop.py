@@ -1,0 +1,68 @@
+"""The loop a user would write with learn2learn at its best: its classes, its CNN4, nothing read back in the loop."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metalab._learn2learn import learn2learn
+from metalab.interfaces import Episode
+
+
+def cnn4(net: nn.Module, way: int, filters: int, channels: int, features: int) -> Any:
+    """Return learn2learn's CNN4 with the weights of our conv4."""
+    made = learn2learn.vision.models.cnn4.CNN4(
+        way, hidden_size=filters, channels=channels, max_pool=True, embedding_size=features
+    )
+    ours = dict(net.named_parameters())
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            parts = name.split(".")
+            layer = {"conv": 0, "normalize": 1}.get(parts[-2])
+            mine = f"head.{parts[-1]}" if layer is None else f"body.{parts[-3]}.{layer}.{parts[-1]}"
+            if mine in ours:  # a metric method has no head
+                parameter.copy_(ours[mine])
+    return made.to(next(net.parameters()).device)
+
+
+def user_loop(algo: str, net: Any, episodes: Episode, lr: float, steps: int) -> Callable[[], Tensor]:
+    """Return a function that puts the meta-gradient into net's .grad and returns the mean loss."""
+    (x, y, _), (query, target, _) = episodes
+    tasks, support = y.shape
+    meta: Any = None
+    if algo in ("maml", "fomaml"):
+        meta = learn2learn.algorithms.MAML(net, lr=lr, first_order=algo == "fomaml")
+    elif algo == "anil":
+        meta = learn2learn.algorithms.MAML(net.classifier, lr=lr)
+
+    def whole(t: int) -> Tensor:
+        learner = meta.clone()
+        for _ in range(steps):
+            learner.adapt(F.cross_entropy(learner(x[t]), y[t]))
+        return F.cross_entropy(learner(query[t]), target[t])
+
+    def head(t: int) -> Tensor:
+        learner, features = meta.clone(), net.features(torch.cat([x[t], query[t]]))  # one pass, as its example has it
+        for _ in range(steps):
+            learner.adapt(F.cross_entropy(learner(features[:support]), y[t]))
+        return F.cross_entropy(learner(features[support:]), target[t])
+
+    def metric(t: int) -> Tensor:
+        features = net.features(torch.cat([x[t], query[t]]))
+        model = learn2learn.nn.PrototypicalClassifier(features[:support], y[t], distance="euclidean")
+        return F.cross_entropy(model(features[support:]), target[t])
+
+    one = {"anil": head, "protonet": metric}.get(algo, whole)
+
+    def run() -> Tensor:
+        net.zero_grad()
+        losses = []
+        for t in range(tasks):
+            loss = one(t) / tasks
+            loss.backward()
+            losses.append(loss.detach())
+        return torch.stack(losses).sum()
+
+    return run

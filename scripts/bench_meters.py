@@ -1,0 +1,63 @@
+"""What bench.py measures with: the clock, the memory, the operations, the bytes and the device's ceiling."""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+
+class Bytes(TorchDispatchMode):
+    """Count the bytes that operations read and write, each as if nothing stayed in a cache; views are free."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            self.total += sum(t.numel() * t.element_size() for t in tree_leaves((args, out)) if isinstance(t, Tensor))
+        return out
+
+
+def clocked(run: Callable[[], object], device: torch.device) -> float:
+    """Return the milliseconds of one call, all of its work on the device included."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    began = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return 1000 * (time.perf_counter() - began)
+
+
+def peak(run: Callable[[], object], device: torch.device) -> float | None:
+    """Return the most MB that one call held on a GPU; the CPU's allocator does not count."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.reset_peak_memory_stats(device)
+    run()
+    return torch.cuda.max_memory_allocated(device) / 2**20
+
+
+def ceiling(device: torch.device, smoke: bool) -> float:
+    """Return the operations a second of a large float32 matrix product: what this device can do."""
+    side = 64 if smoke else 8192 if device.type == "cuda" else 2048
+    a = torch.rand(side, side, device=device)
+    times = [clocked(lambda: a @ a, device) for _ in range(8)]
+    return 2 * side**3 / (statistics.median(times[2:]) / 1000)
+
+
+def amount(run: Callable[[], Tensor]) -> tuple[float, float]:
+    """Return the operations and the bytes of one call."""
+    with FlopCounterMode(display=False) as operations:
+        run()
+    with Bytes() as moved:
+        run()
+    return float(operations.get_total_flops()), float(moved.total)

@@ -1,0 +1,101 @@
+"""engine=auto goes by the table that ships, says what it took, and takes it again; precisions are refused by name."""
+
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+
+from metalab import checkpoint, train
+from metalab.engines import auto
+from metalab.engines.auto import Auto, Row, Work, chosen, table
+from metalab.engines.learn2learn import Learn2Learn
+from metalab.engines.precision import computing
+from metalab.engines.vectorised import Vectorised
+from metalab.errors import UserError
+
+WORK = Work("cpu", "maml", 28, 32, 10, 1)
+ROWS = [
+    Row(WORK, 4, 120.0, 100.0),
+    Row(replace(WORK, algo="anil"), None, 99.0, 100.0),
+    Row(replace(WORK, algo="protonet", steps=0), None, 130.0, 100.0),
+    Row(replace(WORK, size=84), None, 50.0, 100.0),
+]
+
+
+@pytest.fixture
+def rows(monkeypatch):
+    monkeypatch.setattr(auto, "table", lambda: ROWS)
+
+
+@pytest.mark.parametrize(
+    ("work", "engine"),
+    [
+        (WORK, Vectorised(4)),
+        (replace(WORK, tasks=16, images=20), Vectorised(4)),
+        (replace(WORK, algo="anil"), Learn2Learn()),
+        (replace(WORK, algo="mine"), Learn2Learn()),  # not all rows near agree
+        (replace(WORK, algo=None, steps=0), Vectorised(None)),
+        (replace(WORK, size=84), Learn2Learn()),
+        (replace(WORK, images=100), Learn2Learn()),  # nothing near
+        (replace(WORK, tasks=1), Learn2Learn()),
+        (replace(WORK, device="cuda", size=84), Vectorised(None)),
+    ],
+)
+def test_it_takes_what_was_faster_where_it_was_measured(work, engine, rows):
+    assert Auto("float32").choose(work) == engine
+
+
+def test_it_says_what_it_took_and_why(rows, caplog):
+    caplog.set_level(logging.INFO, "metalab")
+    for work in (WORK, replace(WORK, size=84), replace(WORK, tasks=1), replace(WORK, device="cuda")):
+        Auto("float32").choose(work)
+    assert caplog.messages == [
+        "engine=auto takes vectorised, 4 tasks at once: 1.20 times learn2learn's speed",
+        "engine=auto takes learn2learn: vectorised was measured at 0.50 times its speed",
+        "engine=auto takes learn2learn: nothing near was measured",
+        "engine=auto takes vectorised: the table has no row measured on a GPU, where one task after another is bound "
+        "by the launches of its kernels",
+    ]
+
+
+def test_no_row_of_the_shipped_table_is_more_than_5_percent_slower_than_learn2learn():
+    for row in table():
+        taken = Auto("float32").choose(row.work)
+        spent = row.vectorised if isinstance(taken, Vectorised) else row.learn2learn
+        assert spent <= 1.05 * row.learn2learn, row
+
+
+def test_a_named_engine_is_left_alone():
+    assert chosen(Learn2Learn(), WORK) == Learn2Learn()
+
+
+def test_a_run_and_its_resumption_take_the_same(small, tmp_path, monkeypatch, caplog):
+    words = ("algo=maml", "train.meta_batch=2", "algo.test_steps=1")
+    work = Work("cpu", "maml", 16, 2, 5 * (1 + 3), 1)
+    monkeypatch.setattr(auto, "table", lambda: [Row(work, 2, 2.0, 1.0)])
+    caplog.set_level(logging.INFO, "metalab")
+    train.run(small(*words), tmp_path)
+    assert caplog.text.count("engine=auto takes vectorised, 2 tasks at once") == 1
+    taken = {"_target_": "metalab.engines.vectorised.Vectorised", "chunk": 2, "precision": "float32"}
+    assert checkpoint.load(tmp_path / "last.pt")["engine"] == taken
+    monkeypatch.setattr(auto, "table", lambda: [])  # another version's table
+    train.run(small(*words, "train.steps=6", f"resume={tmp_path}"), tmp_path)
+    assert checkpoint.load(tmp_path / "last.pt")["engine"] == taken
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+@pytest.mark.parametrize("engine", ["auto", "learn2learn", "vectorised"])
+def test_a_precision_that_needs_a_gpu_is_refused_without_one(engine, precision, small, tmp_path):
+    expected = rf"^engine\.precision={precision} needs a CUDA device, this is cpu: type float32$"
+    with pytest.raises(UserError, match=expected):
+        train.run(small(f"engine={engine}", f"engine.precision={precision}"), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_full_float32_is_set_and_what_was_set_comes_back(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    with computing("float32", torch.device("cpu")):
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cuda.matmul.allow_tf32
+    assert torch.backends.cudnn.allow_tf32
