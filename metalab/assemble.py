@@ -14,6 +14,7 @@ from metalab.errors import UserError
 from metalab.interfaces import Algorithm, Batch, Engine, Loss, Model, Objective, Split
 from metalab.models.layers import Normalise
 from metalab.models.net import Net
+from metalab.models.pretrained import Headless, Torchvision
 from metalab.objectives.by_way import ByWay
 from metalab.objectives.judge import PREDICTIONS, cross_entropy
 from metalab.objectives.robust import Robust
@@ -149,7 +150,19 @@ def body(node: Mapping[str, Any], channels: int, size: int) -> tuple[nn.Module, 
 def network(backbone: Mapping[str, Any], algorithm: Algorithm, drop: nn.Module, normalise: Normalise, size: int) -> Net:
     """Build the net that is meta-learned for square images of `size`."""
     inside, features = body(backbone, normalise.mean.numel(), size)
+    if isinstance(inside, Headless) and inside.expects:  # weights from elsewhere have a normalisation of their own
+        normalise = inside.expects[0]
     return Net(normalise, inside, drop, algorithm.parts(inside, features))
+
+
+def pretrained(backbone: Mapping[str, Any], net: Net) -> set[str]:
+    """Give the body the weights that the backbone's node names, if any; return the ids of the classes they saw."""
+    what = build(backbone, "backbone")
+    if not isinstance(what, Torchvision):
+        return set()
+    ids = what.seen()
+    what.load(net.body)
+    return ids
 
 
 def image_shape(split: Split) -> tuple[int, int]:

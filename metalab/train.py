@@ -13,7 +13,7 @@ from torch import nn
 
 from metalab import checkpoint, loop, provenance, resume
 from metalab.any_way import check_any_way
-from metalab.assemble import by_way, image_shape, network, normalisation, taken
+from metalab.assemble import by_way, image_shape, network, normalisation, pretrained, taken
 from metalab.data import identity
 from metalab.engines.learn2learn import TaskLearner, task
 from metalab.errors import UserError
@@ -79,9 +79,13 @@ def _begin(cfg: DictConfig, r: Recipe, saved: dict[str, Any] | None) -> tuple[nn
     train, classes = r.data["train"], identity.marks(r.data["train"])
     drop = r.terms.drop or nn.Sequential()
     net = network(cfg.backbone, r.trained, drop, normalisation(train.images), image_shape(train)[1])
+    if saved is None:
+        known = pretrained(cfg.backbone, net)
+        refuse_known(r.data["val"], known, f"backbone.weights={cfg.backbone.get('weights')}")
+        classes |= known
     if saved is None and r.train.init is not None:
         known = resume.warm_start(net, r.train.init)
-        refuse_known(r.data["val"], known, r.train.init)
+        refuse_known(r.data["val"], known, f"train.init={r.train.init}")
         classes |= known
     net.to(r.device)
     outer = Outer(r.optimiser.build(list(net.parameters())), r.rate, r.clip, r.train.steps)
@@ -123,13 +127,13 @@ def fingerprint(r: Recipe) -> dict[str, str]:
     return {name: hashlib.sha256(repr(parts).encode()).hexdigest() for name, parts in held.items()}
 
 
-def refuse_known(val: Split, known: set[str], init: str) -> None:
+def refuse_known(val: Split, known: set[str], source: str) -> None:
     """Raise UserError where validation classes were trained on by the warm start: they would choose best.pt."""
     shared = identity.known(val, known)
     if shared:
         more = f" and {len(shared) - 5} more" if len(shared) > 5 else ""
         raise UserError(
-            f"train.init={init} was trained on {len(shared)} of the {len(set(val.ids))} validation classes: "
+            f"{source} was trained on {len(shared)} of the {len(set(val.ids))} validation classes: "
             f"{', '.join(shared[:5])}{more}. Give the split that it was trained with"
         )
 
