@@ -1,0 +1,144 @@
+"""torchattacks and foolbox on the same adapted model, which is not transductive: they find what our attacks find."""
+
+from collections.abc import Callable
+from typing import Any
+
+import foolbox
+import pytest
+import torch
+import torchattacks
+from torch import Tensor, nn
+
+from metalab.algorithms.protonet import ProtoNet
+from metalab.attacks.apgd import APGD
+from metalab.attacks.fgsm import FGSM
+from metalab.attacks.pgd import PGD
+from metalab.attacks.steps import Attack
+from metalab.data.episodes import Episodes
+from metalab.engines.learn2learn import TaskLearner, task
+from metalab.interfaces import Batch, Model
+from metalab.models.backbones import Conv4
+from metalab.models.layers import Normalise, estimate_running, running_statistics
+from metalab.models.net import Net
+from metalab.objectives.judge import cross_entropy
+from metalab.objectives.robust import withstood
+
+EPS, STEPS = 20 / 255, 10
+CPU = torch.device("cpu")
+
+
+class Adapted(nn.Module):
+    """A task's model as the module that the oracles want."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model, self.device = model, nn.Parameter(torch.zeros(()))  # torchattacks reads the device off a parameter
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+@pytest.fixture(scope="module")
+def net(tiny) -> Net:
+    """A ProtoNet after some steps on the tiny data, with running statistics."""
+    torch.manual_seed(0)
+    net = Net(Normalise([0.3], [0.3]), Conv4(8, 3, False, False).build(1, 16), nn.Sequential(), {})
+    optimiser = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9)
+    source = Episodes(tiny["train"], 5, 1, 5, 1, 0, "train", CPU)
+    for step in range(80):
+        support, query = task(source(step), 0)
+        [model] = ProtoNet(5).adapt(TaskLearner(net, True), support, cross_entropy, 0)  # type: ignore[arg-type]
+        optimiser.zero_grad()
+        cross_entropy(model, query).backward()
+        optimiser.step()
+    estimate_running(net, [lambda i=i: net("features", source(100 + i).query.x[0]) for i in range(20)])
+    return net.eval()
+
+
+def theirs(kind: Any, **given: Any) -> Callable[[Model, Batch], Tensor]:
+    """Return what an attack of torchattacks leaves right; its set_mode would put our net into eval mode anyway."""
+
+    def left(model: Model, query: Batch) -> Tensor:
+        wrapped = Adapted(model).eval()
+        x = kind(wrapped, **given)(query.x, query.y)
+        assert (x - query.x).abs().max() <= EPS + 1e-5
+        return model(x).argmax(1) == query.y
+
+    return left
+
+
+def foolbox_left(attack: Any) -> Callable[[Model, Batch], Tensor]:
+    def left(model: Model, query: Batch) -> Tensor:
+        wrapped = foolbox.PyTorchModel(Adapted(model).eval(), bounds=(0, 1), device="cpu")
+        x = attack(wrapped, query.x, query.y, epsilons=EPS)[1]
+        return model(x).argmax(1) == query.y
+
+    return left
+
+
+def ours(attack: Attack, last: bool) -> Callable[[Model, Batch], Tensor]:
+    """Return what ours leaves right: at the end alone, as the oracles judge, or at all it tried, as reports do."""
+
+    def left(model: Model, query: Batch) -> Tensor:
+        if last:
+            return model(attack(model, query.x, query.y)).argmax(1) == query.y
+        return withstood(attack, model, query, [])
+
+    return left
+
+
+STEP = EPS / 4
+PAIRS = {
+    "fgsm": (FGSM(EPS, "linf", None, False, "cross_entropy"), theirs(torchattacks.FGSM, eps=EPS)),
+    "pgd": (
+        PGD(EPS, "linf", STEPS, STEP, True, 1, "cross_entropy"),
+        theirs(torchattacks.PGD, eps=EPS, alpha=STEP, steps=STEPS, random_start=True),
+    ),
+    "apgd": (
+        APGD(EPS, "linf", STEPS, 1, "cross_entropy", 0),
+        theirs(torchattacks.APGD, eps=EPS, steps=STEPS, n_restarts=1, loss="ce"),
+    ),
+    "foolbox_fgsm": (
+        FGSM(EPS, "linf", None, False, "cross_entropy"),
+        foolbox_left(foolbox.attacks.FGSM(random_start=False)),
+    ),
+    "foolbox_pgd": (
+        PGD(EPS, "linf", STEPS, STEP, True, 1, "cross_entropy"),
+        foolbox_left(foolbox.attacks.LinfPGD(abs_stepsize=STEP, steps=STEPS, random_start=True)),
+    ),
+}
+
+
+def compare(net: Net, source: Episodes, episodes: int, name: str) -> tuple[float, float, float]:
+    """Return the accuracy in points under our attack at its end, at all it tried, and under the oracle."""
+    torch.manual_seed(0)
+    attack, oracle = PAIRS[name]
+    sums = torch.zeros(3)
+    with running_statistics():
+        for step in range(episodes):
+            support, query = task(source(step), 0)
+            learner = TaskLearner(net, False).replace({n: p.detach() for n, p in net.named_parameters()})
+            [model] = ProtoNet(5).adapt(learner, support, cross_entropy, 0)  # type: ignore[arg-type]
+            kept = [f(model, query).float().mean() for f in (ours(attack, True), ours(attack, False), oracle)]
+            sums += torch.stack(kept)
+    return tuple((100 * sums / episodes).tolist())  # type: ignore[return-value]
+
+
+def judge(found: tuple[float, float, float], name: str, allowed: float) -> None:
+    end, tried, oracle = found
+    clean_like = end if "apgd" not in name else tried
+    assert abs(clean_like - oracle) <= allowed, found
+    assert oracle >= tried - allowed, found  # no oracle breaks more than ours does
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_oracles_agree_on_some_episodes(name, net, tiny):
+    source = Episodes(tiny["test"], 5, 1, 7, 1, 0, "test", CPU)
+    judge(compare(net, source, 8, name), name, 3.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAIRS)
+def test_oracles_agree_within_a_point_over_200_episodes(name, net, tiny):
+    source = Episodes(tiny["test"], 5, 1, 7, 1, 0, "test", CPU)
+    judge(compare(net, source, 200, name), name, 1.0)
