@@ -31,9 +31,18 @@ class Train:
     init: str | None
     bn: Literal["batch", "support"] | None
     log_every: int
+    workers: int | None = None
 
     def __post_init__(self) -> None:
-        least = {"steps": 1, "meta_batch": 1, "val_every": 1, "val_episodes": 2, "patience": 1, "log_every": 1}
+        least = {
+            "steps": 1,
+            "meta_batch": 1,
+            "val_every": 1,
+            "val_episodes": 2,
+            "patience": 1,
+            "log_every": 1,
+            "workers": 0,
+        }
         at_least("train", self, least)
         if self.minutes is not None and not self.minutes > 0:
             raise UserError(f"train.minutes={self.minutes:g}: expected more than 0, or null for no limit")

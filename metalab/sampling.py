@@ -1,12 +1,14 @@
 """Which sampler gives the episodes of a task."""
 
 import torch
+from torch import Tensor
 
+from metalab.data.ahead import Ahead
 from metalab.data.augment import Augment
 from metalab.data.batches import Batches
 from metalab.data.episodes import Episodes
 from metalab.data.variable import VariableEpisodes
-from metalab.interfaces import Split
+from metalab.interfaces import EpisodeSource, Split
 from metalab.task import Task
 
 Source = Episodes | VariableEpisodes | Batches
@@ -20,3 +22,13 @@ def episode_source(
         return VariableEpisodes(split, task.way, task.shot, task.query, task.support, seed, stream, where, augment)
     beside = (task.unlabelled, task.distractors)
     return Episodes(split, task.way, task.shot, task.query, tasks, seed, stream, where, *beside, augment)
+
+
+def prefetched(source: Source, images: Tensor, workers: int | None, where: torch.device) -> EpisodeSource:
+    """Return the source with `workers` threads that make its episodes ahead; 0: as it is.
+
+    None: 2 where the images are not on the GPU that trains, 0 else.
+    """
+    if workers is None:
+        workers = 2 if where.type != images.device.type else 0
+    return Ahead(source, workers) if workers else source

@@ -26,7 +26,7 @@ from metalab.objectives.judge import PREDICTIONS, cross_entropy
 from metalab.optim import Outer
 from metalab.recipe import Recipe, recipe, settle
 from metalab.report import mean_ci95
-from metalab.sampling import Source
+from metalab.sampling import Source, prefetched
 from metalab.show import show
 
 logger = logging.getLogger("metalab")
@@ -49,6 +49,7 @@ def run(cfg: DictConfig, out: Path) -> float:
         logger.info(f"{out} has ended: {over}. Nothing is done; to go on, raise that limit as well as resume=")
         return state.best_accuracy or 0.0
     episodes, val = r.training("train", r.meta_batch), r.validation()
+    episodes = prefetched(episodes, r.data["train"].images, r.train.workers, r.device)
     net, outer, classes = _begin(cfg, r, saved)
     validate = _validation(r, net, val)
     validate(2)  # what cannot be tested fails here, before any training

@@ -82,7 +82,8 @@ class Episodes:
         return Draw(*draw), numbers
 
     def _drawn(self, number: int) -> tuple[int, Draw, Tensor]:
-        if self._block is None or self._block[0] != number:
+        block = self._block  # once: another thread may be at another block
+        if block is None or block[0] != number:
             where = self._gather.home
             if self.split.fixed is not None:
                 draw = given(self.split, self.split.fixed)
@@ -90,8 +91,9 @@ class Episodes:
                 draw = drawn(self.split, self._sizes, self._size, generator(self.seed, self.stream, f"{number}"))
             shape = (*draw.image.shape, NUMBERS) if self.augment is not None else (self._size, 0)
             numbers = torch.rand(shape, generator=generator(self.seed, self.stream, f"{number}/augment"))
-            self._block = number, Draw(*(t.to(where) for t in draw)), numbers.to(where)
-        return self._block
+            block = number, Draw(*(t.to(where) for t in draw)), numbers.to(where)
+            self._block = block
+        return block
 
 
 def generator(seed: int, stream: str, name: str) -> torch.Generator:
