@@ -1,9 +1,11 @@
 """CIFAR-FS and FC100: every copy of CIFAR-100 gives the same classes and images; numbers on the real data."""
 
+import hashlib
 import io
 import os
 import pickle
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,12 @@ import torch
 import torchvision
 from PIL import Image
 
-from metalab.data import download
+from metalab.data import cifar100, download
 from metalab.data.cifar100 import ARCHIVE, CLASSES, DOWNLOAD, FC100, FOLDER, CifarFS
+from metalab.data.download import Published
 from metalab.data.sources import SPLITS, class_list
 from metalab.errors import UserError
+from tests.data.test_download import Server, send
 
 SHARED = os.environ.get("METALAB_SHARED_DATA")
 real = pytest.mark.skipif(not SHARED, reason="METALAB_SHARED_DATA is unset: there is no real CIFAR-100 to test on")
@@ -114,6 +118,25 @@ def test_the_download_is_torchvisions_and_an_unreachable_one_says_what_to_do(tmp
     assert all(url in str(caught.value) for url in DOWNLOAD.urls)
     assert "put into one folder as it comes, and type data.root=/that/folder" in str(caught.value)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
+
+
+def test_a_download_is_used_once_its_checksum_holds(tmp_path, monkeypatch):
+    archive(tmp_path / "source")
+    raw = (tmp_path / "source" / ARCHIVE).read_bytes()
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    server = Server()
+    server.script = [lambda request: send(request, raw[:99], len(raw)), lambda request: send(request, raw)]
+    file = Published(ARCHIVE, (server.url,), f"md5:{hashlib.md5(raw).hexdigest()}")
+    monkeypatch.setattr(download, "ATTEMPTS", 2)
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(cifar100, "CIFAR_FS", replace(cifar100.CIFAR_FS, downloads=(file,)))
+    assert len(CifarFS(None, str(tmp_path / "cache")).load("train").ids) == 64
+    monkeypatch.setattr(cifar100, "CIFAR_FS", replace(cifar100.CIFAR_FS, downloads=(file._replace(checksum="md5:0"),)))
+    with pytest.raises(UserError, match=r"its checksum is md5:\w+, the published one is md5:0"):
+        CifarFS(None, str(tmp_path / "other")).load("train")
+    assert [path for path in (tmp_path / "other").rglob("*") if path.is_file() and path.suffix != ".lock"] == []
+    server.http.shutdown()
+    server.http.server_close()
 
 
 def test_a_missing_class_and_a_foreign_folder_are_named(tmp_path):

