@@ -114,7 +114,7 @@ def test_show_draws_every_class(command_line, images, tmp_path, what):
     path = tmp_path / "pictures" / "a.png"
     words = (f"data.root={images}", "data.size=16", f"what={what}", f"out={path}", "split=val")
     code, said = command_line("data", "show", "folder", *words, "task.query=2")
-    assert (code, said.splitlines()[-1]) == (0, str(path))
+    assert (code, str(path) in said.splitlines()) == (0, True)
     with Image.open(path) as page:
         rows = 6 if what == "sheet" else 5
         assert page.size[1] == sheet.GAP + rows * (4 * 16 + sheet.GAP + sheet.LABEL)
