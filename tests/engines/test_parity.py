@@ -38,6 +38,9 @@ def recipes(small: Callable[..., DictConfig], algo: str, size: int) -> list[Reci
     """
     words = [*SIZES, "task.train_shot=2", "task.train_query=2", f"data.size={size}", f"algo={algo}"]
     own = small(*words).algo
+    if "mini_batch" in own:  # it trains on mini-batches of all classes, not on episodes
+        words = [w for w in words if not w.startswith("task.train_")]
+        words += ["algo.mini_batch=6", *(f"task.train_{key}=null" for key in ("way", "shot", "query"))]
     words += [
         f"algo.{key}={most}" for key, most in (("lr", 0.05), ("steps", 2), ("cg_steps", 2)) if own.get(key, 0) > most
     ]
