@@ -11,7 +11,7 @@ from metalab.recipe import resolved
 from metalab.report import mean_ci95
 from metalab.task import Task
 
-Shares = dict[str, dict[str, dict[str, float]]]  # group, name -> accuracy and ci95, as in eval.json
+Shares = dict[str, dict[str, dict[str, float]]]  # group, name -> accuracy, ci95 and episodes, as in eval.json
 
 
 def shape(task: Task, how: Method, split: Split) -> Task:
@@ -34,5 +34,5 @@ def besides(run: Callable[[Episode], TaskResult], source: EpisodeSource, episode
     for name, values in found.items():
         group, _, own = name.partition("/")
         accuracy, ci95 = mean_ci95(torch.cat(values)[:episodes].numpy())
-        shares.setdefault(group, {})[own] = {"accuracy": accuracy, "ci95": ci95}
+        shares.setdefault(group, {})[own] = {"accuracy": accuracy, "ci95": ci95, "episodes": episodes}
     return shares

@@ -16,7 +16,6 @@ from metalab.assemble import by_way, device, measured_objective, method, network
 from metalab.attacks import records as robust
 from metalab.besides import Shares, besides, shape
 from metalab.config import Eval, build, settings
-from metalab.data.episodes import Episodes
 from metalab.data.identity import known
 from metalab.data.matched import matched
 from metalab.engines.auto import Work, chosen
@@ -152,9 +151,9 @@ def _further(
 ) -> Shares:
     """Return what the algorithm's further objective shows; nothing where it names none or the data gives episodes."""
     how, tested = method(cfg.algo, task.way, test=True)
-    if how.besides is None or split.fixed is not None:
+    if how.besides is None or split.fixed is not None or not task.fixed:
         return {}
-    sizes, tasks = shape(task, how, split), min(evaluation.batch, evaluation.episodes)
-    source = Episodes(split, task.way, sizes.shot, sizes.query, tasks, cfg.seed, evaluation.split, device(cfg.device))
+    tasks, where = min(evaluation.batch, evaluation.episodes), device(cfg.device)
+    source = episode_source(shape(task, how, split), split, tasks, cfg.seed, evaluation.split, where)
     other = assemble.objective(how.besides, tested, how.steps, cross_entropy, cross_entropy, evaluation.bn or how.bn)
     return besides(lambda episodes: run(other, episodes), source, evaluation.episodes)

@@ -13,7 +13,7 @@ from torch import nn
 
 from metalab import checkpoint, loop, provenance, resume
 from metalab.any_way import check_any_way
-from metalab.assemble import by_way, image_shape, network, normalisation, pretrained, taken
+from metalab.assemble import at_way, by_way, image_shape, network, normalisation, pretrained, taken
 from metalab.data import identity
 from metalab.engines.learn2learn import TaskLearner, task
 from metalab.errors import UserError
@@ -161,14 +161,15 @@ def _validation(r: Recipe, net: nn.Module, val: Source) -> Callable[[int], dict[
 
 
 def _forward(net: nn.Module, algorithm: Algorithm, source: Source, step: int) -> None:
-    """Pass one training episode's support, if it has one, then its query, through the body and norms behind it."""
+    """Pass one training episode's support, if it has one, then its query, through the net's norms, as training does."""
     support, query = task(source(step), 0)
     behind = [m for name, part in net.named_children() if name != "body" for m in part.modules()]
-    if any(isinstance(m, BatchStatNorm) for m in behind):
-        model, *_ = algorithm.adapt(cast(Learner, TaskLearner(net, False)), support, cross_entropy, 0)
+    if any(isinstance(m, BatchStatNorm) for m in behind) and len(support.y):
+        learner, here = cast(Learner, TaskLearner(net, False)), at_way(algorithm, int(support.y.max()) + 1)
+        model, *_ = here.adapt(learner, support, cross_entropy, 0)
         model(query.x)
         return
-    if support.y.shape[0]:
+    if len(support.y):
         net("features", support.x)
     net("features", query.x)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -23,6 +23,8 @@ class PairAlgorithm(Protocol):
 @dataclass(frozen=True)
 class Pairs:
     """The algorithm's pair loss over all pairs of a query and a support image."""
+
+    LEARNS_FROM_QUERY: ClassVar[bool] = False  # from pairs, whose loss no regulariser of the classes' loss fits
 
     algorithm: PairAlgorithm
     steps: int
