@@ -1,28 +1,47 @@
-"""Prototypical networks: Snell, Swersky, Zemel 2017, algorithm 1."""
+"""Prototypical networks: Snell, Swersky, Zemel 2017, algorithm 1; with unlabelled images: Ren et al. 2018, sec. 3.1."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
+from metalab.errors import UserError
 from metalab.inner import class_means
 from metalab.interfaces import Batch, Learner, Loss, Model
+from metalab.metric import members, squared_distances
 
 
 @dataclass(frozen=True)
 class ProtoNet:
-    """Classify by the squared Euclidean distance to the mean of each class's support features (eq. 1 and 2)."""
+    """Classify by the squared Euclidean distance to the mean of each class's support features (eq. 1 and 2).
+
+    refine: steps of soft k-means in which the unlabelled images of the episode (task.unlabelled), each by its share of
+    each class, move the prototypes (Ren et al. 2018, eq. 3 and 4; theirs is 1 step). Without such images it does
+    nothing.
+    """
 
     way: int
+    refine: int = 1
+
+    def __post_init__(self) -> None:
+        if self.refine < 0:
+            raise UserError(f"algo.refine={self.refine}: expected 0 steps or more")
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
         return {}
 
     def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
-        prototypes = class_means(learner.features(support.x).flatten(1), support.y, self.way)
+        known = learner.features(support.x).flatten(1)
+        prototypes = class_means(known, support.y, self.way)
+        if support.unlabelled.shape[0] and self.refine:
+            prototypes = self._refined(prototypes, known, support, learner.features(support.unlabelled).flatten(1))
+        yield lambda x: -squared_distances(learner.features(x).flatten(1), prototypes)
 
-        def model(x: Tensor) -> Tensor:
-            features = learner.features(x).flatten(1)
-            return -(features[:, None] - prototypes).square().sum(-1)
-
-        yield model
+    def _refined(self, prototypes: Tensor, known: Tensor, support: Batch, others: Tensor) -> Tensor:
+        images, labelled = torch.cat([known, others]), members(support.y, self.way).to(known.dtype)
+        for _ in range(self.refine):
+            shares = (-squared_distances(others, prototypes)).softmax(1)  # [U,K]
+            weights = torch.cat([labelled, shares])
+            prototypes = (weights / weights.sum(0)).T @ images
+        return prototypes
