@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from metalab import assemble, checkpoint, protocol, report
+from metalab import assemble, borrow, checkpoint, protocol, report
 from metalab.assemble import by_way, device, measured_objective, method, network, regularisation, robust_objective
 from metalab.attacks import records as robust
 from metalab.besides import Shares, besides, shape
@@ -66,14 +66,9 @@ def rebuilt(cfg: DictConfig, saved: dict[str, Any]) -> nn.Module:
     how, trained = method(cfg.algo, saved["train_way"], test=False)
     drop = regularisation(cfg.reg, how.steps).drop or nn.Sequential()
     net = network(cfg.backbone, trained, drop, Normalise([0.0] * channels, [1.0] * channels), size)
-    own, given = net.state_dict(), saved["net"]
-    misfits = [k for k in {**own, **given} if k not in own or k not in given or own[k].shape != given[k].shape]
-    if misfits:
-        raise UserError(
-            f"the checkpoint does not fit algo={how.name} and the backbone as given now: {len(misfits)} tensors "
-            f"differ, the first is {misfits[0]}; leave out algo and backbone, they come from the run"
-        )
-    net.load_state_dict(given)
+    if borrow.fitted(net, how, saved):
+        train = build(cfg.data, "data").load("train")
+        borrow.measure_centre(net, matched(train, channels, size), cfg.eval.bn or how.bn)
     return net
 
 

@@ -20,7 +20,7 @@ from metalab.errors import UserError
 from metalab.evaluate import measure
 from metalab.interfaces import Algorithm, Learner, Split
 from metalab.log import Log
-from metalab.models.layers import BatchStatNorm, estimate_running
+from metalab.models.layers import BatchStatNorm, Centre, estimate_running
 from metalab.objectives.curve import Curve
 from metalab.objectives.judge import PREDICTIONS, cross_entropy
 from metalab.optim import Outer
@@ -164,9 +164,10 @@ def _forward(net: nn.Module, algorithm: Algorithm, source: Source, step: int) ->
     """Pass one training episode's support, if it has one, then its query, through the net's norms, as training does."""
     support, query = task(source(step), 0)
     behind = [m for name, part in net.named_children() if name != "body" for m in part.modules()]
-    if any(isinstance(m, BatchStatNorm) for m in behind) and len(support.y):
-        learner, here = cast(Learner, TaskLearner(net, False)), at_way(algorithm, int(support.y.max()) + 1)
-        model, *_ = here.adapt(learner, support, cross_entropy, 0)
+    if any(isinstance(m, BatchStatNorm | Centre) for m in behind):
+        first = support if len(support.y) else query  # a mini-batch: its features count, not its classes
+        learner, here = cast(Learner, TaskLearner(net, False)), at_way(algorithm, int(first.y.max()) + 1)
+        model, *_ = here.adapt(learner, first, cross_entropy, 0)
         model(query.x)
         return
     if len(support.y):

@@ -82,6 +82,19 @@ class BatchStatNorm(nn.Module):
         return torch.addcmul((self.bias - mean * scale).view(shape), x, scale.view(shape))
 
 
+class Centre(nn.Module):
+    """Take the mean of the training images' features from features [N,D]; estimate_running measures it."""
+
+    running_mean: Tensor
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - self.running_mean
+
+
 def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean and the biased variance [D] of x [N,D] or [N,D,h,w] over all but the features."""
     over = [0, *range(2, x.dim())]
@@ -106,12 +119,12 @@ def convert(module: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def estimate_running(net: nn.Module, passes: list[Callable[[], object]]) -> None:
-    """Set the running statistics of every BatchStatNorm to the mean over passes of its batch statistics.
+    """Set the running statistics of every BatchStatNorm and Centre to the mean over passes of its batches'.
 
     Each pass calls the net on one batch or more; the plain average over batches is what torch.optim.swa_utils.update_bn
     computes with momentum None. Variances are unbiased there and here.
     """
-    norms = [m for m in net.modules() if isinstance(m, BatchStatNorm)]
+    norms = [m for m in net.modules() if isinstance(m, BatchStatNorm | Centre)]
     seen: dict[int, list[tuple[Tensor, Tensor]]] = {id(m): [] for m in norms}
 
     def collect(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -129,4 +142,5 @@ def estimate_running(net: nn.Module, passes: list[Callable[[], object]]) -> None
     for m in norms:
         means, variances = zip(*seen[id(m)], strict=True)
         m.running_mean.copy_(torch.stack(means).mean(0))
-        m.running_var.copy_(torch.stack(variances).mean(0))
+        if isinstance(m, BatchStatNorm):
+            m.running_var.copy_(torch.stack(variances).mean(0))

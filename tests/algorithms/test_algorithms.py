@@ -39,6 +39,7 @@ QUICK = {  # what makes seconds of it; an algorithm without an entry trains as i
     "matching": ["optim.lr=0.01"],
     "boil": [*GRADIENT, "train.steps=40", "algo.steps=1"],
     "imaml": [*GRADIENT, "algo.lr=0.5", "algo.lam=0.5", "algo.steps=3", "algo.test_steps=3", "algo.cg_steps=1"],
+    "simpleshot": BATCHES,
     "baseline": [*BATCHES, "algo.epochs=10"],
     "baselinepp": [*BATCHES, "algo.epochs=10"],
     "feature_extraction": BATCHES,
@@ -201,5 +202,6 @@ def test_an_algorithm_is_at_most_60_lines_of_code_on_interfaces_and_torch(path):
         "metalab.pairloss",
         "metalab.recurrent",
         "metalab.memory",
+        "metalab.models.layers",
         "metalab.models.relation",
     }
