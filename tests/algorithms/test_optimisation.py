@@ -11,6 +11,7 @@ from metalab.algorithms.boil import BOIL
 from metalab.algorithms.imaml import IMAML
 from metalab.algorithms.maml import MAML
 from metalab.algorithms.mamlpp import MAMLPP
+from metalab.algorithms.metacurvature import MetaCurvature
 from metalab.engines.learn2learn import Learn2Learn, TaskLearner, task
 from metalab.engines.vectorised import Vectorised
 from metalab.interfaces import Algorithm, Batch, Engine, Episode, Objective, TaskResult
@@ -68,6 +69,7 @@ CASES = {
     "imaml damped": (IMAML(WAY, 0.1, 2.0, 5, 1.0), Implicit, 3, 0.0),
     "boil": (BOIL(WAY, 0.5, False, "learned"), QueryLoss, 2, 0.0),
     "boil prototype": (BOIL(WAY, 0.01, False, "prototype"), QueryLoss, 2, 0.0),
+    "metacurvature": (MetaCurvature(WAY, 0.1, False), QueryLoss, 2, 0.0),
     "mamlpp at first": (MAMLPP(WAY, 0.125, 2, 0.5, 0.3), MultiStep, 3, 0.1),
     "mamlpp at last": (MAMLPP(WAY, 0.125, 2, 0.5, 0.3), MultiStep, 3, 0.9),
 }
@@ -246,3 +248,23 @@ def test_mamlpps_loss_is_the_weighted_sum_of_the_query_losses_after_each_step():
     one, two = (maml_gradient(net, steps, False)[0].loss for steps in (1, 2))
     assert (result.loss - (0.25 * one + 0.75 * two)).abs().max() < 1e-12
     assert (result.scalars["loss"] - two).abs().max() < 1e-12
+
+
+# Meta-curvature
+
+
+def test_meta_curvature_starts_as_maml_and_its_matrices_multiply_each_side_of_a_gradient():
+    algorithm, batch = MetaCurvature(WAY, 0.1, False), task(episodes(), 0).support
+    net = net_of(algorithm)
+    start = TaskLearner(net, False)
+    *_, ours = algorithm.adapt(start, batch, cross_entropy, 2)
+    *_, plain = MAML(WAY, 0.1, False, "learned").adapt(start, batch, cross_entropy, 2)
+    assert far(ours.parameters(), plain.parameters()) < 1e-12  # type: ignore[attr-defined]
+    conv = net.get_submodule("curvature.body/1/0/weight")
+    with torch.no_grad():
+        for p in conv.parameters():
+            p.add_(torch.randn_like(p))
+    out, into, place = (dict(conv.named_parameters())[n] for n in ("mc_in", "mc_out", "mc_f"))
+    g = torch.randn(4, 4, 3, 3, dtype=torch.float64)
+    expected = torch.einsum("oa,abf,bi,fg->oig", out, g.flatten(2), into, place.T).view_as(g)
+    assert (conv(g) - expected).abs().max() < 1e-12
