@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metalab.descent import Descent
 from metalab.errors import UserError
 from metalab.interfaces import Batch, Learner, Loss
 
@@ -25,11 +26,13 @@ def adapted(learner: Learner, prefixes: tuple[str, ...] = ("body.", "head.")) ->
     return [name for name in learner.parameters() if name.startswith(prefixes)]
 
 
-def sgd(learner: Learner, batch: Batch, loss: Loss, lr: float, names: list[str], first_order: bool) -> Learner:
-    """Take one inner step theta' = theta - lr grad L(theta) on the named parameters (MAML, eq. 1)."""
+def descend(
+    learner: Learner, batch: Batch, loss: Loss, how: Descent, names: list[str], first_order: bool
+) -> tuple[Learner, Descent]:
+    """Take one inner step on the named parameters; with sgd theta' = theta - lr grad L(theta) (MAML, eq. 1)."""
     gradient = learner.grad(lambda at: loss(at, batch), names, first_order)
-    parameters = learner.parameters()
-    return learner.replace({n: parameters[n] - lr * gradient[n] for n in names})
+    stepped, how = how.step(learner.parameters(), gradient)
+    return learner.replace(stepped), how
 
 
 def class_means(features: Tensor, y: Tensor, way: int) -> Tensor:

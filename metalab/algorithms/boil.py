@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from metalab.inner import HeadInit, adapted, linear_head, positive, sgd, start_head
+from metalab.descent import Descent, Inner
+from metalab.inner import HeadInit, adapted, descend, linear_head, positive, start_head
 from metalab.interfaces import Batch, Learner, Loss, Model
 
 
@@ -17,6 +18,7 @@ class BOIL:
     lr: float
     first_order: bool
     head_init: HeadInit
+    inner: Inner = "sgd"
 
     def __post_init__(self) -> None:
         positive("algo.lr", self.lr)
@@ -27,7 +29,8 @@ class BOIL:
     def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
         learner = start_head(learner, support, self.way, self.head_init)
         names = adapted(learner, ("body.",))
+        how = Descent(self.inner, self.lr)
         yield learner
         for _ in range(steps):
-            learner = sgd(learner, support, loss, self.lr, names, self.first_order)
+            learner, how = descend(learner, support, loss, how, names, self.first_order)
             yield learner

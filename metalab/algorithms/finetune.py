@@ -6,8 +6,9 @@ from typing import Literal
 
 from torch import nn
 
+from metalab.descent import Descent, Inner
 from metalab.errors import UserError
-from metalab.inner import adapted, linear_head, positive, sgd, start_head
+from metalab.inner import adapted, descend, linear_head, positive, start_head
 from metalab.interfaces import Batch, Learner, Loss, Model
 
 
@@ -23,6 +24,7 @@ class Finetune:
     lr: float
     layers: int | None
     head_init: Literal["zero", "prototype"]
+    inner: Inner = "sgd"
 
     def __post_init__(self) -> None:
         positive("algo.lr", self.lr)
@@ -35,9 +37,10 @@ class Finetune:
     def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
         learner = start_head(learner, support, self.way, self.head_init)
         names = [*self._last(learner), *adapted(learner, ("head.",))]
+        how = Descent(self.inner, self.lr)
         yield learner
         for _ in range(steps):
-            learner = sgd(learner, support, loss, self.lr, names, first_order=True)
+            learner, how = descend(learner, support, loss, how, names, first_order=True)
             yield learner
 
     def _last(self, learner: Learner) -> list[str]:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from metalab.inner import HeadInit, adapted, linear_head, positive, sgd, start_head
+from metalab.descent import Descent, Inner
+from metalab.inner import HeadInit, adapted, descend, linear_head, positive, start_head
 from metalab.interfaces import Batch, Learner, Loss, Model
 
 
@@ -21,6 +22,7 @@ class MAML:
     lr: float
     first_order: bool
     head_init: HeadInit
+    inner: Inner = "sgd"
 
     def __post_init__(self) -> None:
         positive("algo.lr", self.lr)
@@ -31,7 +33,8 @@ class MAML:
     def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
         learner = start_head(learner, support, self.way, self.head_init)
         names = adapted(learner)
+        how = Descent(self.inner, self.lr)
         yield learner
         for _ in range(steps):
-            learner = sgd(learner, support, loss, self.lr, names, self.first_order)
+            learner, how = descend(learner, support, loss, how, names, self.first_order)
             yield learner

@@ -198,6 +198,7 @@ def test_an_algorithm_is_at_most_60_lines_of_code_on_interfaces_and_torch(path):
     assert {m for m in imported if m and m.startswith("metalab")} <= {
         "metalab.interfaces",
         "metalab._learn2learn",
+        "metalab.descent",
         "metalab.inner",
         "metalab.errors",
         "metalab.metric",

@@ -1,6 +1,7 @@
 """iMAML, BOIL and MAML++: values against oracles, and the same gradients on both engines, in float64."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -101,8 +102,8 @@ def dense(algorithm: IMAML, net: Net, episode: Episode, steps: int) -> Gradient:
         tensors = {n: piece.view_as(p) for (n, p), piece in zip(at.items(), pieces, strict=True)}
         return F.cross_entropy(torch.func.functional_call(net, tensors, ("logits", batch.x)), batch.y)
 
-    hessian = torch.func.hessian(lambda v: loss(v, episode.support))(flat)
-    right = torch.func.grad(lambda v: loss(v, episode.query))(flat)
+    hessian: Any = torch.autograd.functional.hessian(lambda v: loss(v, episode.support), flat)
+    right: Any = torch.autograd.functional.jacobian(lambda v: loss(v, episode.query), flat)
     matrix = (1 + algorithm.cg_damping) * torch.eye(len(flat), dtype=flat.dtype) + hessian / algorithm.lam
     solved = torch.linalg.solve(matrix, right).split([p.numel() for p in at.values()])
     return {n: piece.view_as(p) for (n, p), piece in zip(at.items(), solved, strict=True)}

@@ -1,0 +1,62 @@
+"""The inner optimisers: torch.optim's rules as pure functions, which the outer loop can differentiate."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Inner = Literal["sgd", "adam", "adamw", "adagrad", "rmsprop"]
+Tensors = dict[str, Tensor]  # by a parameter's name
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What an optimiser divides the mean gradient by, with torch.optim's default values."""
+
+    mean: float = 0.0  # decay of the mean gradient; 0: the gradient itself
+    square: float | None = None  # decay of the mean square; None: nothing is divided; 1: squares are summed
+    unbiased: bool = False  # whether both means are corrected for their start at 0
+    decay: float = 0.0  # decoupled weight decay
+    eps: float = 1e-8  # added to the root
+
+
+RULES: dict[Inner, Rule] = {
+    "sgd": Rule(),
+    "adam": Rule(mean=0.9, square=0.999, unbiased=True),
+    "adamw": Rule(mean=0.9, square=0.999, unbiased=True, decay=0.01),
+    "adagrad": Rule(square=1.0, eps=1e-10),
+    "rmsprop": Rule(square=0.99),
+}
+
+
+@dataclass(frozen=True)
+class Descent:
+    """One task's inner optimiser after `taken` steps; a step gives the new parameters and the next Descent."""
+
+    inner: Inner
+    lr: float
+    taken: int = 0
+    means: Tensors = field(default_factory=dict)
+    squares: Tensors = field(default_factory=dict)
+
+    def step(self, theta: Tensors, gradient: Tensors) -> tuple[Tensors, "Descent"]:
+        """Return the parameters that have a gradient after one step, and the optimiser after it."""
+        rule, taken = RULES[self.inner], self.taken + 1
+        none = {n: torch.zeros_like(g) for n, g in gradient.items()}
+        means = {n: rule.mean * self.means.get(n, none[n]) + (1 - rule.mean) * g for n, g in gradient.items()}
+        lr = self.lr / (1 - rule.mean**taken) if rule.unbiased else self.lr
+        kept = {n: (1 - self.lr * rule.decay) * theta[n] for n in gradient}
+        if rule.square is None:
+            return {n: kept[n] - lr * means[n] for n in gradient}, Descent(self.inner, self.lr, taken, means)
+        share = 1.0 if rule.square == 1 else 1 - rule.square
+        squares = {n: rule.square * self.squares.get(n, none[n]) + share * g.square() for n, g in gradient.items()}
+        right = 1 - rule.square**taken if rule.unbiased else 1.0
+        new = {n: kept[n] - lr * means[n] / (_root(squares[n] / right) + rule.eps) for n in gradient}
+        return new, Descent(self.inner, self.lr, taken, means, squares)
+
+
+def _root(x: Tensor) -> Tensor:
+    """Return the square root, whose slope is 0 at 0 in place of infinite: dead units have gradients of 0."""
+    there = x > 0
+    return torch.where(there, torch.where(there, x, 1.0).sqrt(), 0.0)
