@@ -78,12 +78,12 @@ def method(node: Mapping[str, Any], way: int, test: bool) -> tuple[Method, Algor
     return settings(Method, how, "algo"), build(own, "algo", way=way)
 
 
-def regularisation(node: Mapping[str, Any], steps: int, objective: str | None = None) -> Terms:
-    """Build the regularisers of cfg.reg; UserError where one would do nothing: no inner steps, or (given the
-    objective's path) a training loss that leaves the query's out.
+def regularisation(node: Mapping[str, Any], steps: int, trains: Method | None = None) -> Terms:
+    """Build the regularisers of cfg.reg; UserError where one would do nothing: no inner steps, or, given how it is
+    trained, a training loss that leaves out the query, or mini-batches without a support.
     """
     parts = {name: build(part, f"reg.{name}") for name, part in node.items()}
-    on_query = objective is None or vars(locate(objective, "algo.objective")).get("LEARNS_FROM_QUERY", True)
+    on_query = trains is None or vars(locate(trains.objective, "algo.objective")).get("LEARNS_FROM_QUERY", True)
     for name, part in parts.items():
         terms = part.terms()
         if terms.inner is not same_loss and not steps:
@@ -93,6 +93,8 @@ def regularisation(node: Mapping[str, Any], steps: int, objective: str | None = 
             )
         if terms.query and not on_query:
             raise UserError(f"reg.{name} works on the loss of the query, from which this algorithm does not learn")
+        if terms.support and trains is not None and trains.mini_batch is not None:
+            raise UserError(f"reg.{name} works on the support, and this algorithm trains on mini-batches, without one")
     return combine(list(parts.values()))
 
 

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from metalab.assemble import Method, by_way, device, measured_objective, method, objective, parts_of, regularisation
 from metalab.check import check, nearest
 from metalab.config import Eval, Train, build, locate, settings
+from metalab.data.augment import Augment
 from metalab.data.batches import Batches
 from metalab.data.gather import resident
 from metalab.data.kin import most_classes
@@ -70,7 +71,8 @@ class Recipe:
     def training(self, stream: str, tasks: int) -> Source:
         """Return training episodes; each stream draws others. UserError where the classes or images are too few."""
         if self.how.mini_batch is not None:
-            return Batches(self.data["train"], self.how.mini_batch, tasks, self.seed, stream, self.device)
+            data, images = self.data["train"], self.how.mini_batch
+            return Batches(data, images, tasks, self.seed, stream, self.device, self._augment(stream))
         t = self.task
         way, shot, query = t.train_way or t.way, t.train_shot or t.shot, t.train_query or t.query
         return self._episodes("train", way, shot, query, tasks, stream)
@@ -82,7 +84,11 @@ class Recipe:
 
     def _episodes(self, split: str, way: int, shot: int, query: int, tasks: int, stream: str) -> Source:
         sized = replace(self.task, way=way, shot=shot, query=query)
-        return episode_source(sized, self.data[split], tasks, self.seed, stream, self.device)
+        return episode_source(sized, self.data[split], tasks, self.seed, stream, self.device, self._augment(stream))
+
+    def _augment(self, stream: str) -> Augment | None:
+        """Return what is done to the images that are trained on; statistics and validation see them as they are."""
+        return self.terms.augment if stream == "train" else None
 
     def objective(self) -> Objective:
         """Return what a meta-step differentiates."""
@@ -137,7 +143,7 @@ def recipe(cfg: DictConfig, engine: Mapping[str, Any] | None = None) -> Recipe:
     optimiser, runs = build(rest, "optim"), build(cfg.engine if engine is None else engine, "engine")
     how, _ = method(cfg.algo, task.way, test=False)
     at_test, tested = method(cfg.algo, task.way, test=True)
-    terms = regularisation(cfg.reg, how.steps, how.objective)
+    terms = regularisation(cfg.reg, how.steps, how)
     rate, clip = settings(Rate, rate, "optim"), settings(Clip, clip, "optim")
     source = build(cfg.data, "data")
     data = {name: on_device(source.load(name), where) for name in ("train", "val")}

@@ -81,7 +81,7 @@ def terms(use: Use, attack: FGSM | PGD) -> Terms:
         return Terms(inner=on_loss)
     if use.on == "query":
         return Terms(outer=on_loss, query=True)
-    return Terms(around=around, query=use.on != "support")
+    return Terms(around=around, query=use.on != "support", support=True)
 
 
 def attacked_loss(loss: Loss, attack: FGSM | PGD, how: How, weight: float) -> Loss:

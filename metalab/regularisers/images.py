@@ -1,4 +1,4 @@
-"""Changed images in training: random noise, the control for adversarial training."""
+"""Changed images in training: augmentation, and random noise, the control for adversarial training."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,8 +7,25 @@ import torch
 from torch import Tensor
 
 from metalab.attacks.build import On, in_range
+from metalab.data.augment import Augment
 from metalab.interfaces import Episode, Learner
 from metalab.regularisers.terms import Changed, Make, Setting, Terms
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Crop, mirror, recolour and turn each image of support and query by a draw of its own; see Augment."""
+
+    crop: int  # pixels
+    flip: float
+    jitter: float
+    rotation: float  # degrees
+
+    def __post_init__(self) -> None:
+        self.terms()
+
+    def terms(self) -> Terms:
+        return Terms(augment=Augment(self.crop, self.flip, self.jitter, self.rotation))
 
 
 @dataclass(frozen=True)

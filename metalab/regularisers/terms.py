@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from metalab.data.augment import Augment
 from metalab.interfaces import Algorithm, Episode, Learner, Loss, Objective, TaskResult
 
 Make = Callable[[Loss], Objective]  # the loss on the query -> the objective with that loss
@@ -47,7 +48,9 @@ class Terms(NamedTuple):
     around: Callable[[Make, Setting], Make] = same_objective  # the objective of a whole episode, in training
     penalty: Callable[[Learner], Tensor | None] = nothing  # added to the outer loss, a function of the start theta
     drop: nn.Module | None = None  # behind the body, in training only
+    augment: Augment | None = None  # what the sampler does to the images, in training
     query: bool = False  # it does nothing where the loss on the query is not differentiated
+    support: bool = False  # it does nothing where there is no support
 
 
 class Regulariser(Protocol):
@@ -108,6 +111,7 @@ def combine(regularisers: list[Regulariser]) -> Terms:
         around=around,
         penalty=penalty,
         drop=nn.Sequential(*drops),
+        augment=next((t.augment for t in terms if t.augment is not None), None),
         query=any(t.query for t in terms),
     )
 

@@ -63,7 +63,7 @@ class GradientNorm:
         def around(make: Make, setting: Setting) -> Make:
             return lambda outer: Squared(make(outer), setting, self.weight)
 
-        return Terms(around=around)
+        return Terms(around=around, support=True)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from metalab.models.net import Net
 from metalab.objectives.judge import cross_entropy
 from metalab.objectives.robust import withstood
 
-EPS, STEPS = 20 / 255, 10
+EPS, STEPS = 8 / 255, 10
 CPU = torch.device("cpu")
 
 

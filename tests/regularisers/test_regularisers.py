@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from metalab import train
-from metalab.assemble import regularisation
+from metalab.assemble import method, regularisation
 from metalab.attacks.fgsm import FGSM
 from metalab.attacks.losses import divergence
 from metalab.attacks.pgd import PGD
@@ -18,6 +18,7 @@ from metalab.engines.vectorised import Vectorised
 from metalab.errors import UserError
 from metalab.interfaces import Batch, Engine, Episode, Loss, Objective
 from metalab.objectives.judge import cross_entropy, together
+from metalab.recipe import recipe
 from metalab.regularisers import Penalised, Regulariser, Setting, combine
 from metalab.regularisers.adversarial import AdvFGSM, AdvPGD, How, On, Where, attacked_loss
 from metalab.regularisers.features import DropBlock
@@ -326,18 +327,36 @@ def test_every_option_trains_on_the_vectorised_engine(small, tmp_path):
         train.run(small(f"reg={option}", "engine=vectorised", *ONE_STEP), tmp_path / option)
 
 
-def built(words: list[str], small, steps: int, path: str | None = None):
-    return regularisation(small(*words).reg, steps, path)
+def built(words: list[str], small, steps: int, algo: str | None = None):
+    cfg = small(*words, *([f"algo={algo}"] if algo else []))
+    return regularisation(cfg.reg, steps, method(cfg.algo, 5, test=False)[0] if algo else None)
 
 
 @pytest.mark.parametrize("option", ["label_smoothing", "mixup", "noise", "adv_fgsm", "adv_pgd"])
 def test_what_works_on_the_query_is_refused_where_it_is_not_learned_from(option, small):
-    path = "metalab.objectives.distance.ParameterDistance"
     message = f"reg.{option} works on the loss of the query, from which this algorithm does not learn"
     with pytest.raises(UserError, match=re.escape(message)):
-        built([f"reg={option}"], small, 5, path)
-    built([f"reg={option}"], small, 5, "metalab.objectives.query.QueryLoss")
-    built(["reg=adv_fgsm", "reg.adv_fgsm.on=support"], small, 5, path)
+        built([f"reg={option}"], small, 5, "reptile")
+    built([f"reg={option}"], small, 5, "maml")
+    built(["reg=adv_fgsm", "reg.adv_fgsm.on=support"], small, 5, "reptile")
+
+
+def test_what_works_on_the_support_is_refused_where_there_is_none(small):
+    message = "works on the support, and this algorithm trains on mini-batches, without one"
+    for words in (["reg=gradient_norm"], ["reg=adv_pgd", "reg.adv_pgd.on=both"]):
+        with pytest.raises(UserError, match=message):
+            built(words, small, 5, "baseline")
+    built(["reg=adv_pgd"], small, 5, "baseline")
+
+
+def test_augmentation_reaches_the_images_that_are_trained_on_alone(small):
+    plain, changed = (recipe(small(*words)) for words in ((), ("reg=augment", "reg.augment.crop=2")))
+    for part in (0, 1):
+        assert not torch.equal(plain.training("train", 2)(0)[part].x, changed.training("train", 2)(0)[part].x)
+        assert torch.equal(plain.training("running", 2)(0)[part].x, changed.training("running", 2)(0)[part].x)
+        assert torch.equal(plain.validation()(0)[part].x, changed.validation()(0)[part].x)
+    with pytest.raises(UserError, match=r"reg.augment.flip=2: expected a number from 0 to 1"):
+        recipe(small("reg=augment", "reg.augment.flip=2"))
 
 
 @pytest.mark.parametrize(
