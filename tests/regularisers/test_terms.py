@@ -7,9 +7,10 @@ from torch import nn
 
 from metalab.assemble import regularisation
 from metalab.data.episodes import Episodes
+from metalab.descent import Descent
 from metalab.engines.learn2learn import Learn2Learn, TaskLearner, task
 from metalab.errors import UserError
-from metalab.inner import sgd
+from metalab.inner import descend
 from metalab.models.net import Net
 from metalab.objectives.judge import cross_entropy, together
 from metalab.objectives.query import QueryLoss
@@ -46,7 +47,7 @@ class OneStep:
 
     def adapt(self, learner, support, loss, steps):
         for _ in range(steps):
-            learner = sgd(learner, support, loss, 0.1, ["head.weight", "head.bias"], False)
+            learner, _ = descend(learner, support, loss, Descent("sgd", 0.1), ["head.weight", "head.bias"], False)
         yield learner
 
 
