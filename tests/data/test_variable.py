@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from metalab import evaluate, train
+from metalab.data.augment import Augment
 from metalab.data.kin import kin
 from metalab.data.variable import VariableEpisodes, drawn_shots
 from metalab.errors import UserError
@@ -70,6 +71,16 @@ def test_they_are_a_function_of_seed_stream_and_step():
         assert other.indices(9).image.shape != later[0].image.shape or not torch.equal(
             other.indices(9).image, later[0].image
         )
+
+
+def test_augmented_images_are_of_the_same_choice_and_a_function_of_the_step():
+    plain = make()
+    augmented = VariableEpisodes(plain.split, 50, 100, 4, 500, 0, "train", CPU, Augment(1, 0.5, 0.2, 10))
+    a, b = plain(7), augmented(7)
+    assert all(map(torch.equal, plain.indices(7), augmented.indices(7)))
+    assert torch.equal(a.query.y, b.query.y)
+    assert not torch.allclose(a.query.x, b.query.x)
+    assert torch.equal(augmented(7).support.x, b.support.x)
 
 
 def test_shots_by_hand():
