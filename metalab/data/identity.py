@@ -9,7 +9,7 @@ from metalab.interfaces import Split
 
 def marks(split: Split) -> set[str]:
     """Return what a checkpoint that was trained on the split carries: the ids of its classes and images."""
-    return {*split.ids, *split.image_ids}
+    return {*split.ids, *filter(None, split.image_ids)}
 
 
 def known(split: Split, trained: Collection[str]) -> list[str]:
@@ -23,7 +23,7 @@ def known(split: Split, trained: Collection[str]) -> list[str]:
     for k, class_id in enumerate(split.ids):
         first, count = int(split.first[k]), int(split.count[k])
         if class_id in trained or any(seen[first : first + count]):
-            found.add(split.names[k] if split.image_ids else class_id)
+            found.add(split.names[k] if any(split.image_ids[first : first + count]) else class_id)
     return sorted(found)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from metalab.config import build
+from metalab.data.identity import known, marks
 from metalab.data.kin import kin
 from metalab.data.matched import matched
 from metalab.errors import UserError
@@ -60,9 +61,9 @@ class Union:
 
     def _refuse_shared(self, val: dict[str, Split]) -> None:
         for trained, data in self._data.items():
-            known = set(data.load("train").ids)
+            trained_on = marks(data.load("train"))
             for name, part in val.items():
-                if shared := sorted(known & set(part.ids)):
+                if shared := known(part, trained_on):
                     raise UserError(
                         f"{len(shared)} validation classes of {name} stand in the training split of {trained}, "
                         f"{shared[0]} the first: they cannot be members of one union; leave out {name} or {trained}"
@@ -93,6 +94,7 @@ def _joined(parts: dict[str, Split], weights: dict[str, float]) -> Split:
         ids=[class_id for part in splits for class_id in part.ids],
         names=[f"{name}/{each}" for name, part in parts.items() for each in part.names],
         files=[f"{name}/{file}" for name, part in parts.items() for file in part.files or [""] * len(part.images)],
+        image_ids=[image for part in splits for image in part.image_ids or [""] * len(part.images)],
         turns=torch.cat([_turns(part) for part in splits]) if turned else None,
         kin=_kin(parts, weights),
         note="; ".join(notes),

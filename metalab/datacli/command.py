@@ -113,7 +113,7 @@ def _parted(verb: str, words: list[str]) -> tuple[dict[str, str], list[str]]:
     own, given = {}, []
     for word in words:
         key, equals, value = word.partition("=")
-        root = key.lstrip("+~").partition(".")[0]
+        root = key.lstrip("+~").partition(".")[0].partition("@")[0]  # +data@data.members.omniglot=omniglot
         if equals and value and key in OWN.get(verb, ()):
             own[key] = value
         elif equals and ((root == "data" and key != "data") or (verb == "show" and root in ("task", "seed"))):

@@ -11,6 +11,7 @@ from PIL import Image
 from metalab import evaluate, train
 from metalab.config import build
 from metalab.data.identity import known, marks, refuse_copies
+from metalab.data.union import Union
 from metalab.errors import UserError
 from metalab.interfaces import Split
 
@@ -30,6 +31,10 @@ def test_a_class_is_known_by_its_id_or_by_one_image():
     other = split(["folder:9x", "folder:3c"], ["image:3", "image:7", "image:8", "image:9"])
     assert known(mine, marks(other)) == ["b", "c"]
     assert known(mine, {"image:33", "cub:a"}) == []
+    both = split(["cub:b", "folder:1a"], ["", "", "image:0", "image:1"])  # as a union has it
+    assert marks(both) == {"cub:b", "folder:1a", "image:0", "image:1"}
+    assert known(both, {"cub:b", "image:1"}) == ["a", "cub:b"]
+    assert known(both, {"cub:c", "image:9"}) == []
 
 
 def test_copies_in_two_splits_are_refused_with_their_names_or_noted():
@@ -44,6 +49,20 @@ def test_copies_in_two_splits_are_refused_with_their_names_or_noted():
         refuse_copies(images, False)
     assert refuse_copies(images, True) == "1 images stand in two splits"
     assert refuse_copies({"train": images["train"], "val": images["val"]}, False) == ""
+
+
+def test_a_union_keeps_the_identity_of_its_images(tmp_path):
+    draw(tmp_path / "mine", 0)
+    folder = {
+        "_target_": "metalab.data.folder.Folder",
+        "root": str(tmp_path / "mine"),
+        "cache": str(tmp_path / "cache"),
+    }
+    folder |= {"size": 16, "channels": 1, "ratios": [0.64, 0.16, 0.20], "seed": 0, "strict": False}
+    tiny = {"_target_": "tiny_parts.Tiny", "images": 4, "size": 16, "channels": 1, "seed": 0, "absent": ""}
+    train = Union({"mine": folder, "tiny": tiny}, {}, 16, 1).load("train")
+    assert known(train, {train.image_ids[5]}) == ["mine/train1"]
+    assert train.image_ids[24:] == [""] * (len(train.images) - 24)
 
 
 def draw(root: Path, seed: int) -> None:
