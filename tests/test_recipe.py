@@ -87,7 +87,7 @@ def test_overrides_of_the_algorithms_own_choices(small):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("reg=l2", "reg.l2.inner=0.1"), "reg.l2.inner=0.1 works on inner steps and this algorithm has none"),
+        (("reg=l2", "reg.l2.inner=0.1"), "reg.l2.inner works on inner steps and this algorithm has none"),
         (("optim.lr=0",), "optim.lr=0: expected a number above 0"),
         (("train.bn=one",), "train.bn=one (text): expected one of batch, support or null, as in train.bn=batch"),
         (("device=tpu",), "device=tpu is not here; choose one of: auto, cpu"),
