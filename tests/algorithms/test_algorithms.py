@@ -40,6 +40,7 @@ QUICK = {  # what makes seconds of it; an algorithm without an entry trains as i
     "boil": [*GRADIENT, "train.steps=40", "algo.steps=1"],
     "imaml": [*GRADIENT, "algo.lr=0.5", "algo.lam=0.5", "algo.steps=3", "algo.test_steps=3", "algo.cg_steps=1"],
     "simpleshot": BATCHES,
+    "covamnet": ["optim.lr=0.01", "train.steps=120"],
     "baseline": [*BATCHES, "algo.epochs=10"],
     "baselinepp": [*BATCHES, "algo.epochs=10"],
     "feature_extraction": BATCHES,

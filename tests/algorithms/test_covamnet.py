@@ -1,0 +1,32 @@
+"""CovaMNet: torch's covariance of each class's local descriptors."""
+
+import torch
+import torch.nn.functional as F
+
+from metalab.algorithms.covamnet import CovaMNet
+from metalab.objectives.judge import cross_entropy, together
+from metalab.objectives.query import QueryLoss
+from tests.algorithms.metric_cases import WAY, apart, episodes, learner_of, net_of, one
+
+
+def test_a_query_is_measured_by_the_covariance_of_each_classs_descriptors():
+    algorithm = CovaMNet(WAY)
+    net, (support, query) = net_of(algorithm, pooled=2), one(episodes(shot=2))
+    maps, asked = (net("features", x).flatten(2).mT for x in (support.x, query.x))  # [N,16,4]
+    assert maps.shape[1:] == (16, 4)
+    weights = net.get_parameter("joined.weight")[0]
+    expected = torch.empty(len(asked), WAY).double()
+    for k in range(WAY):
+        covariance = torch.cov(maps[support.y == k].flatten(0, 1).T)
+        for n, descriptors in enumerate(F.normalize(asked, dim=2)):
+            expected[n, k] = sum(w * x @ covariance @ x for w, x in zip(weights, descriptors, strict=True))
+    (model,) = algorithm.adapt(learner_of(net), support, cross_entropy, 0)
+    assert torch.allclose(model(query.x), expected, atol=1e-12)
+
+
+def test_both_engines_agree():
+    algorithm = CovaMNet(WAY)
+    net = net_of(algorithm, pooled=2)
+    far, gradient = apart(QueryLoss(algorithm, 0, cross_entropy, cross_entropy, together), net, episodes())
+    assert far < 1e-10
+    assert gradient["joined.weight"].abs().max() > 0
