@@ -12,7 +12,9 @@ from metalab import checkpoint
 from metalab.assemble import parts_of
 from metalab.check import show
 from metalab.config import Train, find_run, settings
+from metalab.data import identity
 from metalab.errors import UserError
+from metalab.interfaces import Split
 from metalab.optim import Rate
 
 MAY_CHANGE = ("train.steps", "train.minutes", "train.patience", "device")
@@ -92,6 +94,17 @@ def warm_start(net: nn.Module, run: str) -> set[str]:
         + (f"; not taken: {', '.join(sorted(unused - afresh))}" if unused - afresh else "")
     )
     return set(saved["classes"])
+
+
+def refuse_known(val: Split, known: set[str], source: str) -> None:
+    """Raise UserError where validation classes were trained on by the warm start: they would choose best.pt."""
+    shared = identity.known(val, known)
+    if shared:
+        more = f" and {len(shared) - 5} more" if len(shared) > 5 else ""
+        raise UserError(
+            f"{source} was trained on {len(shared)} of the {len(set(val.ids))} validation classes: "
+            f"{', '.join(shared[:5])}{more}. Give the split that it was trained with"
+        )
 
 
 def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

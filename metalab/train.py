@@ -16,9 +16,8 @@ from metalab.any_way import check_any_way
 from metalab.assemble import at_way, by_way, image_shape, network, normalisation, pretrained, taken
 from metalab.data import identity
 from metalab.engines.learn2learn import TaskLearner, task
-from metalab.errors import UserError
 from metalab.evaluate import measure
-from metalab.interfaces import Algorithm, Learner, Split
+from metalab.interfaces import Algorithm, Learner
 from metalab.log import Log
 from metalab.models.layers import BatchStatNorm, Centre, estimate_running
 from metalab.objectives.curve import Curve
@@ -82,11 +81,11 @@ def _begin(cfg: DictConfig, r: Recipe, saved: dict[str, Any] | None) -> tuple[nn
     net = network(cfg.backbone, r.trained, drop, normalisation(train.images), image_shape(train)[1])
     if saved is None:
         known = pretrained(cfg.backbone, net)
-        refuse_known(r.data["val"], known, f"backbone.weights={cfg.backbone.get('weights')}")
+        resume.refuse_known(r.data["val"], known, f"backbone.weights={cfg.backbone.get('weights')}")
         classes |= known
     if saved is None and r.train.init is not None:
         known = resume.warm_start(net, r.train.init)
-        refuse_known(r.data["val"], known, f"train.init={r.train.init}")
+        resume.refuse_known(r.data["val"], known, f"train.init={r.train.init}")
         classes |= known
     net.to(r.device)
     outer = Outer(r.optimiser.build(list(net.parameters())), r.rate, r.clip, r.train.steps)
@@ -126,17 +125,6 @@ def fingerprint(r: Recipe) -> dict[str, str]:
     """Return a hash of which images of which classes each split holds."""
     held = {name: (split.ids, split.count.tolist(), split.files) for name, split in r.data.items()}
     return {name: hashlib.sha256(repr(parts).encode()).hexdigest() for name, parts in held.items()}
-
-
-def refuse_known(val: Split, known: set[str], source: str) -> None:
-    """Raise UserError where validation classes were trained on by the warm start: they would choose best.pt."""
-    shared = identity.known(val, known)
-    if shared:
-        more = f" and {len(shared) - 5} more" if len(shared) > 5 else ""
-        raise UserError(
-            f"{source} was trained on {len(shared)} of the {len(set(val.ids))} validation classes: "
-            f"{', '.join(shared[:5])}{more}. Give the split that it was trained with"
-        )
 
 
 def _validation(r: Recipe, net: nn.Module, val: Source) -> Callable[[int], dict[str, float]]:
