@@ -232,7 +232,7 @@ def test_mamlpps_rates_are_one_a_tensor_and_step_and_the_last_serves_later_steps
 
 def test_mamlpps_multi_step_weights_are_annealed_as_the_papers_code_does():
     """Its loop by hand: 5 steps, 10 of 100 epochs; afterwards the last step's loss alone."""
-    for epoch in (0, 1, 5, 9):
+    for epoch in (0, 1, 5, 9, 9.9):
         others = max(1 / 5 - epoch / 5 / 10, 0.03 / 5)
         last = min(1 / 5 + epoch * 4 / 5 / 10, 1 - 4 * 0.03 / 5)
         weights = step_weights(5, torch.tensor(epoch / 100, dtype=torch.float64), 0.1)

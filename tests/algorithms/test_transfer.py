@@ -99,6 +99,16 @@ def test_a_baselines_head_is_trained_as_torchs_sgd_does_with_dampening_and_decay
     assert (plain["weight"] - head.weight).abs().max() > 1e-2
 
 
+@pytest.mark.parametrize(
+    "kind", [Baseline(WAY, 100, 4, 0.5, 0.9, 0.9, 0.0), BaselinePP(WAY, 5.0, 100, 4, 0.5, 0.9, 0.9, 0.0)]
+)
+def test_a_tasks_head_learns_the_support_by_its_features(kind):
+    made, support = net(kind), task(episodes(), 0).support
+    with running_statistics():
+        (model,) = kind.adapt(TaskLearner(made, False), support, cross_entropy, 0)
+        assert cross_entropy(model, support) < 0.9 * math.log(WAY)
+
+
 def test_logistic_regression_is_the_minimum_that_scipy_finds(support):
     x, y = F.normalize(support[0], dim=1), support[1]
 
