@@ -18,7 +18,7 @@ from metalab import pictures
 CURVE = (0, 8, 16, 26, 51, 77)  # 255ths
 AT = 51  # what is trained on and what the table is of
 METHODS = {
-    "protonet": "algo=protonet",
+    "protonet": "algo=protonet task.train_way=10",
     "maml": "algo=maml train.meta_batch=4 task.train_query=5 optim.lr=0.003 train.bn=support eval.bn=support",
 }
 TRAININGS = {
@@ -32,6 +32,7 @@ TRAININGS = {
     "rmaml": f"reg=adv_fgsm reg.adv_fgsm.eps={AT} reg.adv_fgsm.random_start=true reg.adv_fgsm.how=add "
     "reg.adv_fgsm.weight=0.2",
 }
+WARM = ("fgsm", "aq", "adml", "rmaml")  # go on from natural's weights: from random ones AQ hardly learns at this size
 MARK = "<!-- what follows is made by scripts/robustness.py -->"  # what stands above it is kept
 SMOKE = "device=cpu backbone.filters=4 task.query=2 train.val_episodes=2 eval.batch=2"
 
@@ -46,7 +47,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("outputs/robustness"), help="where runs and results lie")
     parser.add_argument("--doc", type=Path, help="the table; default: robustness.md in --out")
     parser.add_argument("--data", default="data=glyphs", help="overrides that choose the data")
-    parser.add_argument("--steps", type=int, default=2000, help="meta-steps of each training")
+    parser.add_argument("--steps", type=int, default=1500, help="meta-steps of each training")
     parser.add_argument("--episodes", type=int, default=600, help="test episodes of each evaluation")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop, and save, after so many")
     parser.add_argument(
@@ -78,8 +79,7 @@ def make(row: str, given: argparse.Namespace, end: float) -> None:
     if (folder / "last.pt").exists():
         metalab(["train", f"resume={folder}", f"train.steps={given.steps}"], end)
     else:
-        words = [*train_words(row, given), f"hydra.run.dir={folder}"]
-        metalab(["train", *words], end)
+        metalab(["train", *train_words(row, given), f"hydra.run.dir={folder}"], end)
     attack = ["attack=pgd", f"eval.eps=[{','.join(map(str, CURVE))}]", f"eval.episodes={given.episodes}"]
     small = ["eval.batch=2", "attack.pgd.steps=2"] if given.smoke else []
     metalab(["eval", f"run={folder}", *attack, *small, f"hydra.run.dir={folder / 'eval'}"], end)
@@ -89,6 +89,7 @@ def train_words(row: str, given: argparse.Namespace) -> list[str]:
     """Return the overrides of a row's training, as the table prints them."""
     method, training = row.split("/")
     small = SMOKE.split() if given.smoke else []
+    small += [f"train.init={given.out / method / 'natural'}"] if training in WARM else []
     steps = [f"train.steps={given.steps}", f"train.val_every={max(given.steps // 10, 1)}"]
     return [*given.data.split(), *METHODS[method].split(), *TRAININGS[training].split(), *steps, *small]
 

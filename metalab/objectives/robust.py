@@ -37,8 +37,10 @@ class Robust:
         for name, attack in self.attacks.items():
             still, dead = right, []
             for given in [support] if self.on == "query" else self._supports(learner, support, attack, dead):
-                target = model if given is support else self._adapted(learner, given)
-                still = still & self._right(target, given, query)
+                target = model
+                if given is not support:
+                    target = self._adapted(learner, given)
+                    still = still & self._right(target, given, query)
                 if self.on != "support":
                     still = still & withstood(attack, partial(self.predict, target, given.x), query, dead)
             shown |= {f"right/{name}": still, f"zero/{name}": share(dead, query.x)}

@@ -3,6 +3,8 @@
 import csv
 import json
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,10 +15,11 @@ from metalab import evaluate, train
 from metalab.attacks.fgsm import FGSM
 from metalab.attacks.pgd import PGD
 from metalab.attacks.records import mismatch
+from metalab.attacks.steps import Try
 from metalab.engines.learn2learn import Learn2Learn, TaskLearner, task
 from metalab.engines.vectorised import Vectorised
 from metalab.errors import UserError
-from metalab.interfaces import Batch
+from metalab.interfaces import Batch, Episode
 from metalab.models.layers import running_statistics
 from metalab.objectives.judge import PREDICTIONS, cross_entropy
 from metalab.objectives.robust import Robust
@@ -159,3 +162,40 @@ def test_a_support_attack_raises_the_loss_of_the_unadapted_model():
     expected = objective.attacks["pgd"](learner, support.x, support.y)
     torch.testing.assert_close(attacked.x, expected)
     assert torch.equal(attacked.y, support.y)
+
+
+@dataclass(frozen=True)
+class Script:
+    """An attack that tries the given images in turn and ends at the last."""
+
+    images: tuple[torch.Tensor, ...]
+    steps: int = 1
+
+    def tries(self, model, x, y) -> Iterator[Try]:
+        for image in self.images:
+            yield Try(image.expand_as(x), None, None)
+
+    def __call__(self, model, x, y):
+        return self.images[-1].expand_as(x)
+
+
+def test_an_image_is_robust_only_if_it_is_right_clean_and_at_every_try():
+    def model(x: torch.Tensor) -> torch.Tensor:  # says class 1 above 1/2
+        return torch.stack([0.5 - x, x - 0.5], 1).reshape(len(x), 2)
+
+    class Fixed:
+        def parts(self, body, features):
+            return {}
+
+        def adapt(self, learner, support, loss, steps):
+            yield model
+
+    dark, light = torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)
+    query = Batch(torch.tensor([1.0, 0.0]).reshape(2, 1, 1, 1), torch.tensor([1, 1]), torch.zeros(0, 1, 1, 1))
+    scripts = {"good": (light, light), "between": (light, dark, light), "end": (light, dark)}
+    attacks = {name: Script(images) for name, images in scripts.items()}
+    objective = Robust(Fixed(), 0, cross_entropy, PREDICTIONS["running"], attacks, "query")
+    found = objective(model, Episode(query, query), torch.zeros(())).scalars  # type: ignore[arg-type]
+    assert found["right/good"].tolist() == [True, False]  # an attack that helps does not count
+    assert found["right/between"].tolist() == [False, False]
+    assert found["right/end"].tolist() == [False, False]
