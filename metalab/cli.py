@@ -51,6 +51,8 @@ _done: list[tuple["Path", list[str]]] = []  # folders of its evaluations, and wh
 def main() -> None:
     """Run the command in sys.argv; exit code 0, 1 (a mistake, said on stderr), 2 (usage) or 130 (Ctrl-C)."""
     command, *rest = sys.argv[1:] or ["--help"]
+    _failed.clear()
+    _done.clear()
     try:
         if command in ("-h", "--help"):
             print(USAGE, end="")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
 from metalab import cli
@@ -34,6 +35,18 @@ SMALL = (  # a training of a second
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     torch.set_num_threads(1)  # the cores may be busy; and the last digit of a sum hangs on how it is split
+
+
+@pytest.fixture(autouse=True)
+def _no_runs_of_other_tests():
+    """What one command line registers with Hydra is not there for the next, which is another process."""
+    yield
+    groups = [ConfigStore.instance().repo]
+    while groups:
+        group = groups.pop()
+        groups += [inside for inside in group.values() if isinstance(inside, dict)]
+        for name in [name for name in group if name.startswith("_run")]:
+            del group[name]
 
 
 @pytest.fixture(scope="session")

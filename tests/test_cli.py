@@ -67,6 +67,7 @@ def bench(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(metalab, "train", train, raising=False)
     monkeypatch.setattr(metalab, "evaluate", evaluate, raising=False)
     monkeypatch.setattr(cli, "_failed", [])
+    monkeypatch.setattr("metalab.matrix.write", lambda jobs: None)  # nothing was evaluated
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delenv("COMP_LINE", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -155,8 +156,8 @@ def test_help_lists_groups_options_and_settings(bench, command):
     code, out, _ = bench(command, "--help")
     assert code == 0
     assert out.startswith(f"metalab {command} [group=option ...]")
-    assert "\ntask: 20way1shot, 20way5shot, 5way5shot, fixed\n" in out
-    assert "\nreg: dropout, l2, none\n" in out
+    assert "\ntask: 20way1shot, 20way5shot, 5way5shot, fixed, variable\n" in out
+    assert "\noptim: adam, adam_clipped, adamw, cosine, reptile, sgd\n" in out
     assert "  val_every: 100\n" in out
     assert "  train_way: null\n" in out
     assert "${" not in out
@@ -279,7 +280,7 @@ def test_sweep_runs_every_combination(bench):
 def test_eval_inherits_the_run_but_not_how_it_ran(bench):
     run = bench.new_run(
         "algo=maml", "algo.lr=0.25", "optim=sgd", "reg=[l2,dropout]", "task=20way5shot", "task.query=3", "seed=9",
-        "device=cpu", "eval.episodes=50", "train.steps=7", "+attack.eps=8", "+extra.key=1",
+        "device=cpu", "eval.episodes=50", "train.steps=7", "attack.eps=6", "+extra.key=1",
     )  # fmt: skip
     code, _, err = bench("eval", f"run={run}", "task.shot=2", "algo.test_steps=20")
     assert (code, err) == (0, "")
@@ -292,7 +293,7 @@ def test_eval_inherits_the_run_but_not_how_it_ran(bench):
         assert cfg[same] == old[same]
     assert (cfg.algo.name, cfg.algo.lr, cfg.algo.test_steps) == ("maml", 0.25, 20)
     assert (cfg.task.way, cfg.task.shot, cfg.task.query) == (20, 2, 3)
-    assert (cfg.seed, cfg.device, cfg.attack, cfg.run, cfg.resume) == (0, "auto", {}, str(run), None)
+    assert (cfg.seed, cfg.device, cfg.attack.eps, cfg.run, cfg.resume) == (0, "auto", 8, str(run), None)
 
 
 def test_eval_takes_other_data_whole(bench, tmp_path):
@@ -399,7 +400,7 @@ def test_eval_of_no_run(bench, tmp_path):
 
 
 def test_resume_goes_on_in_the_same_folder(bench):
-    run = bench.new_run("algo=maml", "algo.lr=0.25", "seed=9", "device=cpu", "train.steps=7", "+attack.eps=8")
+    run = bench.new_run("algo=maml", "algo.lr=0.25", "seed=9", "device=cpu", "train.steps=7", "attack.eps=6")
     before = {path.name: path.read_bytes() for path in (run / ".hydra").iterdir()}
     shutil.move(run, "elsewhere")
     code, _, err = bench("train", "resume=elsewhere", "train.steps=12")

@@ -49,7 +49,7 @@ def test_wheel_composes_far_from_the_checkout(site, tmp_path):
     main = "from metalab.cli import main; main()"
     out = python(site, tmp_path, main, "train", "--cfg", "job", "task=20way5shot", "reg=[l2,dropout]")
     assert "way: 20\n" in out
-    assert "metalab.regularisers.Dropout" in out
+    assert "metalab.regularisers.features.Dropout" in out
     searched = python(site, tmp_path, main, "train", "--info", "searchpath")
     assert f"file://{site}/metalab/conf" in searched
     assert str(ROOT) not in searched
