@@ -1,0 +1,53 @@
+"""The command that collects docs/results.md's Omniglot table."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def script():
+    spec = importlib.util.spec_from_file_location("omniglot_table", ROOT / "scripts" / "omniglot_table.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_no_experiment_is_left_out(script):
+    there = {path.stem.removeprefix("omniglot_") for path in (ROOT / "conf" / "experiment").glob("omniglot_*.yaml")}
+    assert {row["experiment"] for row in script.rows()} == there
+
+
+def test_a_row_has_what_was_measured_and_what_was_published(script, tmp_path):
+    (tmp_path / "maml").mkdir()
+    (tmp_path / "maml" / "run.json").write_text(json.dumps({"steps": 70, "seconds": 120.0}))
+    shared = {"way": 5, "shot": 1, "bn": "batch", "transductive": True, "step": 60}
+    for index, (query, accuracy) in enumerate(((1, 0.9), (15, 0.8))):
+        (tmp_path / f"maml_eval{index}").mkdir()
+        found = {**shared, "query": query, "accuracy": accuracy, "ci95": 0.01}
+        (tmp_path / f"maml_eval{index}" / "eval.json").write_text(json.dumps(found))
+    document = tmp_path / "results.md"
+    document.write_text(f"before\n{script.START}\nold\n{script.END}\nafter\n")
+    script.main(["--collect", "--out", str(tmp_path), "--table", str(document)])
+    lines = document.read_text().splitlines()
+    assert (lines[0], lines[-1]) == ("before", "after")
+    assert "old" not in lines
+    with_one = next(line for line in lines if line.startswith("| MAML (Finn"))
+    assert "| batch, transductive | 1 | **90.00 ± 1.00** | 98.7 ± 0.4 (" in with_one
+    assert "| -8.7 | 60 of 70 | 2 min | task.query=1 |" in with_one
+    assert "| 15 | **80.00 ± 1.00** | none |  | 60 of 70 |" in next(line for line in lines if "15 queries" in line)
+    assert sum("not trained yet" in line for line in lines) == len(script.rows()) - 2
+
+
+def test_what_cannot_be_done_is_said_at_once(script, tmp_path):
+    with pytest.raises(SystemExit, match="no experiment=omniglot_nothing; there are: anil, "):
+        script.main(["nothing"])
+    (tmp_path / "empty.md").touch()
+    with pytest.raises(SystemExit, match="has no line <!-- begin"):
+        script.main(["--collect", "--table", str(tmp_path / "empty.md")])
