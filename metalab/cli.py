@@ -88,7 +88,8 @@ def _data(words: list[str]) -> None:
         print(DATA_USAGE, end="")
         return
     if verb not in VERBS:
-        sys.stderr.write(f"metalab: unknown command 'data {verb}', expected one of: {', '.join(VERBS)}\n\n{DATA_USAGE}")
+        what = f"unknown command 'data {verb}', expected" if verb else "data needs"
+        sys.stderr.write(f"metalab: {what} one of: {', '.join(VERBS)}\n\n{DATA_USAGE}")
         sys.exit(2)
     from metalab.datacli import command
 
