@@ -124,7 +124,7 @@ def test_show_draws_every_class(command_line, images, tmp_path, what):
 @pytest.mark.parametrize(
     ("words", "code", "why"),
     [
-        ((), 2, "unknown command 'data ', expected one of: list, prepare, check, show"),
+        ((), 2, "data needs one of: list, prepare, check, show"),
         (("lst",), 2, "unknown command 'data lst'"),
         (("check",), 2, "metalab data check NAME, not ''. NAME is one of: aircraft, cifar10, "),
         (("check", "omniglt"), 2, "not 'omniglt'. Did you mean omniglot"),
