@@ -75,7 +75,7 @@ def line(row: dict[str, Any], folder: Path, evaluated: Path) -> str:
     published = row.get("published")
     told = "none" if published is None else f"{published} ({row['source']})"
     if not (evaluated / "eval.json").is_file():
-        return f"| {row['method']} | | | | not trained yet | {told} | | | | |"
+        return f"| {row['method']} | | | | not run by this command yet | {told} | | | | |"
     found = json.loads((evaluated / "eval.json").read_text())
     made = json.loads((folder / "run.json").read_text())
     ours = row_accuracy(row, found)

@@ -42,7 +42,7 @@ def test_a_row_has_what_was_measured_and_what_was_published(script, tmp_path):
     assert "| batch, transductive | 1 | **90.00 ± 1.00** | 98.7 ± 0.4 (" in with_one
     assert "| -8.7 | 60 of 70 | 2 min | task.query=1 |" in with_one
     assert "| 15 | **80.00 ± 1.00** | none |  | 60 of 70 |" in next(line for line in lines if "15 queries" in line)
-    assert sum("not trained yet" in line for line in lines) == len(script.rows()) - 2
+    assert sum("not run by this command yet" in line for line in lines) == len(script.rows()) - 2
 
 
 def test_what_cannot_be_done_is_said_at_once(script, tmp_path):
