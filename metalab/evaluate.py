@@ -110,22 +110,7 @@ def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
     accuracy, loss = measure(engine, objective, net, source, evaluation.episodes, bn)
     further = _further(cfg, task, evaluation, split, lambda other, episodes: outcome(engine, other, net, episodes, bn))
     normed = any(isinstance(m, BatchStatNorm) for m in net.modules())
-    row = {
-        "run": str(folder),
-        **protocol.sizes(task),
-        "split": evaluation.split,
-        "data": cfg.data["_target_"].rpartition(".")[2].lower(),
-        "trained_on": saved["config"]["data"]["_target_"].rpartition(".")[2].lower(),
-        "algo": how.name,
-        "bn": bn if normed else None,
-        "transductive": normed and bn == "batch",
-        "seed": cfg.seed,
-        "train_seed": saved["config"]["seed"],
-        "step": saved["state"]["step"],
-        "loss": float(loss.mean()),
-        "checkpoint": str(folder / "best.pt"),
-    }
-    row |= further
+    row = _facts(folder, cfg, saved, task, bn if normed else None) | {"loss": float(loss.mean()), **further}
     notes = {split.note, saved["data"]["note"]}
     if attacks.built:
         torch.manual_seed(cfg.seed)  # of the random starts
@@ -139,6 +124,24 @@ def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
     row |= {"overlap": shared} if shared else {}
     row |= protocol.told(split, accuracy, source)
     return row, accuracy
+
+
+def _facts(folder: Path, cfg: DictConfig, saved: dict[str, Any], task: Task, bn: str | None) -> dict[str, Any]:
+    """Return what was evaluated, and how; bn: None for a net without batch norm."""
+    return {
+        "run": str(folder),
+        **protocol.sizes(task),
+        "split": cfg.eval.split,
+        "data": cfg.data["_target_"].rpartition(".")[2].lower(),
+        "trained_on": saved["config"]["data"]["_target_"].rpartition(".")[2].lower(),
+        "algo": cfg.algo.name,
+        "bn": bn,
+        "transductive": bn == "batch",
+        "seed": cfg.seed,
+        "train_seed": saved["config"]["seed"],
+        "step": saved["state"]["step"],
+        "checkpoint": str(folder / "best.pt"),
+    }
 
 
 def _further(
