@@ -32,6 +32,7 @@ class Train:
     bn: Literal["batch", "support"] | None
     log_every: int
     workers: int | None = None
+    weights: Literal["xavier", "he", "orthogonal"] | None = None
 
     def __post_init__(self) -> None:
         least = {
@@ -46,6 +47,10 @@ class Train:
         at_least("train", self, least)
         if self.minutes is not None and not self.minutes > 0:
             raise UserError(f"train.minutes={self.minutes:g}: expected more than 0, or null for no limit")
+        if self.weights is not None and self.init is not None:
+            raise UserError(
+                f"train.weights={self.weights} with train.init={self.init}: the weights come from one of them"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

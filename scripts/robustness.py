@@ -17,9 +17,10 @@ from metalab import pictures
 
 CURVE = (0, 8, 16, 26, 51, 77)  # 255ths
 AT = 51  # what is trained on and what the table is of
+NET = "backbone=conv4_32 task.query=5 task.train_query=5 train.bn=support eval.bn=support"
 METHODS = {
-    "protonet": "algo=protonet task.train_way=10",
-    "maml": "algo=maml train.meta_batch=4 task.train_query=5 optim.lr=0.003 train.bn=support eval.bn=support",
+    "protonet": f"algo=protonet {NET} task.train_way=10",
+    "maml": f"algo=maml {NET} train.meta_batch=4 optim.lr=0.003",
 }
 TRAININGS = {
     "natural": "",

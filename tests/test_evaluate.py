@@ -32,6 +32,7 @@ RUNS = {
     "maml": MAML,
     "zero": (*MAML, "algo.head_init=zero"),
     "prototype": ("algo=anil", *MAML[1:], "algo.head_init=prototype"),
+    "knn": ("algo=boil", *MAML[1:], "algo.head_init=knn", "algo.lr=0.1"),
 }
 CPU = torch.device("cpu")
 
@@ -214,7 +215,7 @@ def test_eval_from_the_command_line_takes_all_else_from_the_run(command_line, ru
 
 
 @pytest.mark.parametrize("way", [3, 8])
-@pytest.mark.parametrize("name", ["protonet", "zero", "prototype"])
+@pytest.mark.parametrize("name", ["protonet", "zero", "prototype", "knn"])
 def test_way_and_shot_can_be_others_where_no_head_is_learned(result, name, way):
     record, _ = result(name, f"task.way={way}", "task.shot=2", "task.query=4")
     assert (record["way"], record["shot"], record["query"]) == (way, 2, 4)

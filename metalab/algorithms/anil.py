@@ -2,35 +2,46 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
-from torch import nn
+from torch import Tensor, nn
 
-from metalab.descent import Descent, Inner
-from metalab.inner import HeadInit, adapted, descend, linear_head, positive, start_head
+from metalab.ingredients.descent import Descent, Inner
+from metalab.ingredients.heads import HeadInit, start_head, task_head
+from metalab.ingredients.inner import Known, adapted, descend, positive
 from metalab.interfaces import Batch, Learner, Loss, Model
 
 
 @dataclass(frozen=True)
 class ANIL:
-    """Adapt the head alone by gradient descent on the support; the outer loop trains body and head."""
+    """Adapt the head alone by gradient descent on the support; the outer loop trains body and head.
+
+    The support passes through the body once a task, whatever the number of steps.
+    """
 
     way: int
     lr: float
     first_order: bool
     head_init: HeadInit
     inner: Inner = "sgd"
+    neighbours: int = 5
 
     def __post_init__(self) -> None:
         positive("algo.lr", self.lr)
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
-        return {"head": linear_head(features, self.way)}
+        return {"head": task_head(features, self.way, self.head_init, self.neighbours)}
 
     def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
         learner = start_head(learner, support, self.way, self.head_init)
         names = adapted(learner, ("head.",))
         how = Descent(self.inner, self.lr)
         yield learner
+        features = learner.features(support.x).flatten(1)
+
+        def on_known(at: Model, batch: Batch) -> Tensor:
+            return loss(Known(cast(Learner, at), batch.x, features), batch)
+
         for _ in range(steps):
-            learner, how = descend(learner, support, loss, how, names, self.first_order)
+            learner, how = descend(learner, support, on_known, how, names, self.first_order)
             yield learner

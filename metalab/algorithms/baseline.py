@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from metalab.inner import SGD, Head, fit_head, linear_head, positive
+from metalab.ingredients.heads import SGD, Head, fit_head, linear_head
+from metalab.ingredients.inner import positive
 from metalab.interfaces import Batch, Learner, Loss, Model
 
 

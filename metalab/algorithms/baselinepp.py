@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metalab.inner import SGD, Head, class_means, fit_head, positive
+from metalab.ingredients.heads import SGD, Head, fit_head
+from metalab.ingredients.inner import positive
+from metalab.ingredients.metric import class_means
 from metalab.interfaces import Batch, Learner, Loss, Model
 
 

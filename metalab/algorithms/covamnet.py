@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metalab.ingredients.metric import members
 from metalab.interfaces import Batch, Learner, Loss, Model
-from metalab.metric import members
 from metalab.models.relation import map_shape
 
 

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metalab.inner import linear_head, positive
+from metalab.ingredients.heads import linear_head
+from metalab.ingredients.inner import positive
 from metalab.interfaces import Batch, Learner, Loss, Model
 
 

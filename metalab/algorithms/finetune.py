@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
-from metalab.descent import Descent, Inner
 from metalab.errors import UserError
-from metalab.inner import adapted, descend, linear_head, positive, start_head
+from metalab.ingredients.descent import Descent, Inner
+from metalab.ingredients.heads import linear_head, start_head
+from metalab.ingredients.inner import adapted, descend, positive
 from metalab.interfaces import Batch, Learner, Loss, Model
 
 
@@ -18,6 +19,8 @@ class Finetune:
 
     layers: how many of the body's last convolutions and linear layers, with the norms behind them, follow the head
     (Dhillon et al. 2020 fine-tune all, sec. 3.1; Yosinski et al. 2014 the last n); null: all; 0: the head alone.
+    pseudo: once half of the steps are taken, the loss of the unlabelled images (task.unlabelled) counts so much, each
+    with the class that the model sees in it at that step (pseudo-labels, Lee 2013, eq. 15 with a step for its ramp).
     """
 
     way: int
@@ -25,11 +28,14 @@ class Finetune:
     layers: int | None
     head_init: Literal["zero", "prototype"]
     inner: Inner = "sgd"
+    pseudo: float = 0.0
 
     def __post_init__(self) -> None:
         positive("algo.lr", self.lr)
         if self.layers is not None and self.layers < 0:
             raise UserError(f"algo.layers={self.layers}: expected 0 or more of the body's layers, or null for all")
+        if self.pseudo < 0:
+            raise UserError(f"algo.pseudo={self.pseudo:g}: expected 0 or more")
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
         return {"head": linear_head(features, self.way)}
@@ -39,8 +45,14 @@ class Finetune:
         names = [*self._last(learner), *adapted(learner, ("head.",))]
         how = Descent(self.inner, self.lr)
         yield learner
-        for _ in range(steps):
-            learner, how = descend(learner, support, loss, how, names, first_order=True)
+
+        def with_unlabelled(model: Model, batch: Batch) -> Tensor:
+            seen = batch._replace(x=batch.unlabelled, y=model(batch.unlabelled).argmax(1))
+            return loss(model, batch) + self.pseudo * loss(model, seen)
+
+        for step in range(steps):
+            more = self.pseudo > 0 and 2 * step >= steps and support.unlabelled.shape[0]
+            learner, how = descend(learner, support, with_unlabelled if more else loss, how, names, first_order=True)
             yield learner
 
     def _last(self, learner: Learner) -> list[str]:

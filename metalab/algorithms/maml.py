@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from metalab.descent import Descent, Inner
-from metalab.inner import HeadInit, adapted, descend, linear_head, positive, start_head
+from metalab.ingredients.descent import Descent, Inner
+from metalab.ingredients.heads import HeadInit, start_head, task_head
+from metalab.ingredients.inner import adapted, descend, positive
 from metalab.interfaces import Batch, Learner, Loss, Model
 
 
@@ -23,12 +24,13 @@ class MAML:
     first_order: bool
     head_init: HeadInit
     inner: Inner = "sgd"
+    neighbours: int = 5
 
     def __post_init__(self) -> None:
         positive("algo.lr", self.lr)
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
-        return {"head": linear_head(features, self.way)}
+        return {"head": task_head(features, self.way, self.head_init, self.neighbours)}
 
     def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
         learner = start_head(learner, support, self.way, self.head_init)

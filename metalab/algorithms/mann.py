@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from metalab.inner import positive
+from metalab.ingredients.inner import positive
+from metalab.ingredients.memory import State, check, start_state, turn
+from metalab.ingredients.metric import members
+from metalab.ingredients.recurrent import LSTMCell
 from metalab.interfaces import Batch, Learner, Loss, Model
-from metalab.memory import State, check, start_state, turn
-from metalab.metric import members
-from metalab.recurrent import LSTMCell
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class MANN:
     """Read a sequence of images with the label of the image before, and name each by what the memory holds.
 
     The controller is an LSTM of `controller` units; the memory has `slots` rows of `width` numbers, written and read
-    by `reads` heads (see metalab.memory). sharpness: factor of the cosines before the softmax of the reading; 1 is the
-    paper's. learned_memory: the rows the memory starts with are meta-learned, else all are 1e-6.
+    by `reads` heads (see metalab.ingredients.memory). sharpness: factor of the cosines before the softmax of the
+    reading; 1 is the paper's. learned_memory: the rows the memory starts with are meta-learned, else all are 1e-6.
     """
 
     way: int

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metalab.errors import UserError
-from metalab.inner import positive
+from metalab.ingredients.inner import positive
+from metalab.ingredients.metric import cosines, log_mass_of_class, squared_distances
+from metalab.ingredients.recurrent import LSTMCell, states
 from metalab.interfaces import Batch, Learner, Loss, Model
-from metalab.metric import cosines, log_mass_of_class, squared_distances
-from metalab.recurrent import LSTMCell, states
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from metalab._learn2learn import MetaCurvatureTransform
-from metalab.inner import adapted, linear_head, positive
+from metalab.ingredients.heads import linear_head
+from metalab.ingredients.inner import adapted, positive
 from metalab.interfaces import Batch, Learner, Loss, Model
 
 

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from metalab.errors import UserError
-from metalab.inner import adapted, linear_head
+from metalab.ingredients.heads import linear_head
+from metalab.ingredients.inner import adapted
 from metalab.interfaces import Batch, Learner, Loss, Model
 
 

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from metalab.errors import UserError
-from metalab.inner import class_means
+from metalab.ingredients.metric import class_means, members, squared_distances
 from metalab.interfaces import Batch, Learner, Loss, Model
-from metalab.metric import members, squared_distances
 
 
 @dataclass(frozen=True)

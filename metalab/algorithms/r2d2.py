@@ -7,7 +7,7 @@ from math import log
 import torch
 from torch import Tensor, nn
 
-from metalab.inner import positive
+from metalab.ingredients.inner import positive
 from metalab.interfaces import Batch, Learner, Loss, Model
 
 

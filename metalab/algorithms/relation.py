@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from metalab.inner import positive
+from metalab.ingredients.inner import positive
+from metalab.ingredients.metric import members
 from metalab.interfaces import Batch, Learner, Loss, Model
-from metalab.metric import members
 from metalab.models.relation import Relation, map_shape
 
 

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metalab.errors import UserError
+from metalab.ingredients.metric import best_of_class, cosines, distances
+from metalab.ingredients.pairloss import PairLoss
 from metalab.interfaces import Batch, Learner, Loss, Model
-from metalab.metric import best_of_class, cosines, distances
-from metalab.pairloss import PairLoss
 
 DISTANCES = {"contrastive": ("euclidean", "learned"), "cosine": ("cosine",), "verification": ("weighted", "learned")}
 

@@ -7,9 +7,9 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metalab.inner import class_means, linear_head
+from metalab.ingredients.heads import linear_head
+from metalab.ingredients.metric import class_means, squared_distances
 from metalab.interfaces import Batch, Learner, Loss, Model
-from metalab.metric import squared_distances
 from metalab.models.layers import Centre
 
 

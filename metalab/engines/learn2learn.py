@@ -39,16 +39,18 @@ class TaskLearner:
     ) -> dict[str, Tensor]:
         tensors = self.parameters()
         names = list(tensors) if names is None else names
-        at: dict[str, Tensor] = {n: tensors[n] for n in names}
-        # A tensor without a history (a zeroed head; everything at evaluation) is differentiated as a leaf of its own.
-        leaves = {n: t.detach().requires_grad_() for n, t in at.items() if not t.requires_grad}
+        # Names of its own for what is differentiated, as the rest of the net may hang on the same tensors (a head made
+        # of features); without a history (a zeroed head; everything at evaluation) they are leaves of their own.
+        with torch.enable_grad():
+            given = {n: tensors[n] for n in names}
+            at = {n: t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for n, t in given.items()}
         # What is called inside, gradients too, is differentiated, at evaluation as well: a Hessian times a vector.
-        here = TaskLearner((self.replace(leaves) if leaves else self).module, True)
+        here = TaskLearner(self.replace(at).module, True)
         with torch.enable_grad():
             value = loss(cast(Learner, here))
             grads = torch.autograd.grad(
                 value,
-                list((at | leaves).values()),
+                list(at.values()),
                 create_graph=self.graph and not first_order,
                 allow_unused=True,
                 materialize_grads=True,
@@ -56,13 +58,33 @@ class TaskLearner:
         return dict(zip(names, grads, strict=True))
 
     def replace(self, tensors: dict[str, Tensor]) -> "TaskLearner":
-        module = clone_module(self.module)
+        copies: dict[str, nn.Module] = {"": shallow(self.module)}
+
+        def copied(path: str) -> nn.Module:
+            if path not in copies:
+                parent, _, name = path.rpartition(".")
+                inside = copied(parent)._modules
+                copies[path] = inside[name] = shallow(cast(nn.Module, inside[name]))
+            return copies[path]
+
         for name, tensor in tensors.items():
-            owner, _, leaf = name.rpartition(".")
-            owner = module.get_submodule(owner)
+            path, _, leaf = name.rpartition(".")
+            owner = copied(path)
             kept: dict[str, Any] = owner._parameters if leaf in owner._parameters else owner._buffers
             kept[leaf] = tensor  # as learn2learn's update_module: a clone's parameters are plain tensors
-        return TaskLearner(module, self.graph)
+        return TaskLearner(copies[""], self.graph)
+
+
+def shallow(module: nn.Module) -> nn.Module:
+    """Return a module of its own with the same tensors and submodules: what is exchanged in it, is in it alone.
+
+    learn2learn's clone_module copies every tensor of the net, at each inner step and for a head's two as well.
+    """
+    copy = module.__new__(type(module))
+    copy.__dict__ = {
+        k: v.copy() if k in ("_parameters", "_buffers", "_modules") else v for k, v in vars(module).items()
+    }
+    return copy
 
 
 def task(episodes: Episode, t: int) -> Episode:
@@ -98,7 +120,7 @@ class Learn2Learn:
         results = []
         with computing(self.precision, episodes.query.x.device):
             for t in range(tasks):
-                learner = laid_out(TaskLearner(net, True))  # a clone: .grad comes to the net alone
+                learner = laid_out(TaskLearner(clone_module(net), True))
                 result = objective(cast(Learner, learner), task(episodes, t), progress)
                 (result.loss / tasks).backward()
                 results.append(TaskResult(result.loss.detach(), result.correct, result.scalars, result.state))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from metalab.algorithms.imaml import IMAML
 from metalab.errors import UserError
-from metalab.inner import adapted
+from metalab.ingredients.inner import adapted
 from metalab.interfaces import Algorithm, Episode, Learner, Loss, TaskResult
 from metalab.objectives.judge import Prediction, judged
 

@@ -3,8 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from metalab.ingredients.metric import members
 from metalab.interfaces import Batch, Model
-from metalab.metric import members
 
 
 def targets(logits: Tensor, y: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ from typing import ClassVar, Protocol, runtime_checkable
 from torch import Tensor
 
 from metalab.errors import UserError
+from metalab.ingredients.metric import best_of_class
 from metalab.interfaces import Episode, Learner, Loss, TaskResult
-from metalab.metric import best_of_class
 from metalab.objectives.judge import Prediction, cross_entropy
 
 

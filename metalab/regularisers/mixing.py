@@ -7,7 +7,7 @@ import torch
 from scipy.stats import beta
 from torch import Tensor
 
-from metalab.inner import positive
+from metalab.ingredients.inner import positive
 from metalab.interfaces import Batch, Loss, Model
 from metalab.regularisers.outputs import Asked
 from metalab.regularisers.terms import Terms

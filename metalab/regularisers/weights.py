@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from metalab.errors import UserError
-from metalab.inner import adapted
+from metalab.ingredients.inner import adapted
 from metalab.interfaces import Batch, Episode, Learner, Loss, Model, Objective, TaskResult
 from metalab.regularisers.terms import Make, Setting, Terms, same_loss
 

@@ -12,8 +12,8 @@ from metalab.algorithms.mann import MANN
 from metalab.algorithms.protonet import ProtoNet
 from metalab.engines.vectorised import Vectorised
 from metalab.errors import UserError
+from metalab.ingredients.memory import State, start_state, turn
 from metalab.interfaces import Batch, Episode
-from metalab.memory import State, start_state, turn
 from metalab.models.layers import Normalise
 from metalab.models.net import Net
 from metalab.models.pixels import Pixels

@@ -12,9 +12,9 @@ from metalab import train
 from metalab.algorithms.matching import Matching
 from metalab.data.episodes import Episodes
 from metalab.errors import UserError
+from metalab.ingredients.recurrent import LSTMCell
 from metalab.objectives.judge import cross_entropy, together
 from metalab.objectives.query import QueryLoss
-from metalab.recurrent import LSTMCell
 from tests.algorithms.metric_cases import WAY, apart, episodes, learner_of, net_of, one
 
 

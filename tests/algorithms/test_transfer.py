@@ -19,7 +19,7 @@ from metalab.engines.learn2learn import Learn2Learn, TaskLearner, task
 from metalab.engines.vectorised import Vectorised
 from metalab.errors import UserError
 from metalab.evaluate import outcome
-from metalab.inner import SGD, fit_head
+from metalab.ingredients.heads import SGD, fit_head
 from metalab.interfaces import Algorithm, Batch, Episode
 from metalab.models.layers import estimate_running, running_statistics
 from metalab.models.net import Net

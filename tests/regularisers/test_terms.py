@@ -7,10 +7,10 @@ from torch import nn
 
 from metalab.assemble import regularisation
 from metalab.data.episodes import Episodes
-from metalab.descent import Descent
 from metalab.engines.learn2learn import Learn2Learn, TaskLearner, task
 from metalab.errors import UserError
-from metalab.inner import descend
+from metalab.ingredients.descent import Descent
+from metalab.ingredients.inner import descend
 from metalab.models.net import Net
 from metalab.objectives.judge import cross_entropy, together
 from metalab.objectives.query import QueryLoss

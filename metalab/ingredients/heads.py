@@ -1,4 +1,4 @@
-"""What gradient-based algorithms share: the parameters a task adapts, one step of SGD, and where the head starts."""
+"""The classifier behind the body: where it starts a task, one made of the support itself, and one that is fitted."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,37 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metalab.descent import Descent
 from metalab.errors import UserError
-from metalab.interfaces import Batch, Learner, Loss
+from metalab.ingredients.inner import positive
+from metalab.ingredients.metric import class_means, members, squared_distances
+from metalab.interfaces import Batch, Learner
 
-HeadInit = Literal["learned", "zero", "prototype"]
-
-
-def positive(key: str, value: float) -> None:
-    """Raise UserError unless a hyper-parameter is above 0."""
-    if not value > 0:
-        raise UserError(f"{key}={value:g}: expected a number above 0")
+HeadInit = Literal["learned", "zero", "prototype", "knn"]
 
 
-def adapted(learner: Learner, prefixes: tuple[str, ...] = ("body.", "head.")) -> list[str]:
-    """Return the names of the parameters that the inner loop changes; learned rates and the like stay."""
-    return [name for name in learner.parameters() if name.startswith(prefixes)]
-
-
-def descend(
-    learner: Learner, batch: Batch, loss: Loss, how: Descent, names: list[str], first_order: bool
-) -> tuple[Learner, Descent]:
-    """Take one inner step on the named parameters; with sgd theta' = theta - lr grad L(theta) (MAML, eq. 1)."""
-    gradient = learner.grad(lambda at: loss(at, batch), names, first_order)
-    stepped, how = how.step(learner.parameters(), gradient)
-    return learner.replace(stepped), how
-
-
-def class_means(features: Tensor, y: Tensor, way: int) -> Tensor:
-    """Return the mean [K,D] of the features [N,D] of each class."""
-    member = (y[:, None] == torch.arange(way, device=y.device)).to(features.dtype)  # [N,K]; one_hot fails under vmap
-    return (member / member.sum(0)).T @ features
+def task_head(features: int, way: int, init: HeadInit, neighbours: int) -> nn.Module:
+    """Return the classifier that start_head starts: linear, or for knn the vote of so many neighbours."""
+    positive("algo.neighbours", neighbours)
+    return Neighbours(features, way, neighbours) if init == "knn" else linear_head(features, way)
 
 
 def linear_head(features: int, way: int) -> nn.Linear:
@@ -50,20 +31,45 @@ def linear_head(features: int, way: int) -> nn.Linear:
 
 
 def start_head(learner: Learner, support: Batch, way: int, init: HeadInit) -> Learner:
-    """Return the learner with the head it starts the task with; zero and prototype allow any way.
+    """Return the learner with the head it starts the task with; all but learned allow any way.
 
     prototype: the linear layer that equals ProtoNet's logits, w_k = 2 c_k and b_k = -|c_k|^2
-    (Proto-MAML, Triantafillou et al. 2020, sec. 3).
+    (Proto-MAML, Triantafillou et al. 2020, sec. 3). knn: the support itself (Neighbours).
     """
     if init == "learned":
         return learner
     features = learner.features(support.x).flatten(1)
+    if init == "knn":
+        return learner.replace({"head.keys": features, "head.votes": members(support.y, way).to(features.dtype)})
     if init == "zero":
         weight, bias = features.new_zeros(way, features.shape[1]), features.new_zeros(way)
     else:
         means = class_means(features, support.y, way)
         weight, bias = 2 * means, -means.square().sum(1)
     return learner.replace({"head.weight": weight, "head.bias": bias})
+
+
+class Neighbours(nn.Module):
+    """k nearest neighbours as a head: its weights are the support's features, which inner steps may move.
+
+    forward: features [N,D] -> logits [N,K], for each class the logarithm of the sum of exp(-squared distance) over
+    those of its supports that are among the k nearest; softmax makes the soft vote of them. A class with none keeps its
+    nearest, which is further than all k: it never wins by it, and has a gradient. Without a task it knows nothing.
+    """
+
+    def __init__(self, features: int, way: int, k: int) -> None:
+        super().__init__()
+        self.k = k
+        self.keys = nn.Parameter(torch.zeros(way, features))  # [M,D]
+        self.register_buffer("votes", torch.eye(way))  # [M,K], 1 for the class of each
+
+    def forward(self, features: Tensor) -> Tensor:
+        scores, member = -squared_distances(features, self.keys), self.get_buffer("votes").bool()
+        kth = scores.topk(min(self.k, scores.shape[1]), dim=1).values[:, -1:]
+        best = torch.where(member, scores[:, :, None], -torch.inf).amax(1)  # [N,K]
+        own = torch.where(member, best[:, None], torch.inf).amin(2)  # [N,M], the best of each support's class
+        kept = scores >= torch.minimum(kth, own)
+        return torch.where(member & kept[:, :, None], scores[:, :, None], -torch.inf).logsumexp(1)
 
 
 @dataclass(frozen=True)

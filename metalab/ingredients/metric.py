@@ -33,3 +33,9 @@ def best_of_class(scores: Tensor, y: Tensor, way: int) -> Tensor:
 def log_mass_of_class(scores: Tensor, y: Tensor, way: int) -> Tensor:
     """Return the logarithm [N,K] of the share of softmax(scores [N,M]) that falls on each class."""
     return torch.where(members(y, way), scores.log_softmax(1)[:, :, None], -torch.inf).logsumexp(1)
+
+
+def class_means(features: Tensor, y: Tensor, way: int) -> Tensor:
+    """Return the mean [K,D] of the features [N,D] of each class."""
+    member = (y[:, None] == torch.arange(way, device=y.device)).to(features.dtype)  # [N,K]; one_hot fails under vmap
+    return (member / member.sum(0)).T @ features

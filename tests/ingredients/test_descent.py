@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from metalab.algorithms.maml import MAML
-from metalab.descent import RULES, Descent
 from metalab.engines.learn2learn import Learn2Learn
 from metalab.engines.vectorised import Vectorised
+from metalab.ingredients.descent import RULES, Descent
 from metalab.objectives.query import QueryLoss
 from tests.algorithms.test_optimisation import WAY, episodes, far, net_of, objective, outer
 

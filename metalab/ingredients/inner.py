@@ -1,0 +1,41 @@
+"""What gradient-based algorithms share: the parameters a task adapts, and one inner step."""
+
+from torch import Tensor
+
+from metalab.errors import UserError
+from metalab.ingredients.descent import Descent
+from metalab.interfaces import Batch, Learner, Loss
+
+
+def positive(key: str, value: float) -> None:
+    """Raise UserError unless a hyper-parameter is above 0."""
+    if not value > 0:
+        raise UserError(f"{key}={value:g}: expected a number above 0")
+
+
+def adapted(learner: Learner, prefixes: tuple[str, ...] = ("body.", "head.")) -> list[str]:
+    """Return the names of the parameters that the inner loop changes; learned rates and the like stay."""
+    return [name for name in learner.parameters() if name.startswith(prefixes)]
+
+
+def descend(
+    learner: Learner, batch: Batch, loss: Loss, how: Descent, names: list[str], first_order: bool
+) -> tuple[Learner, Descent]:
+    """Take one inner step on the named parameters; with sgd theta' = theta - lr grad L(theta) (MAML, eq. 1)."""
+    gradient = learner.grad(lambda at: loss(at, batch), names, first_order)
+    stepped, how = how.step(learner.parameters(), gradient)
+    return learner.replace(stepped), how
+
+
+class Known:
+    """A learner whose features [N,D] of some images are known: a task that leaves the body alone takes them once."""
+
+    def __init__(self, learner: Learner, x: Tensor, features: Tensor) -> None:
+        self.learner, self.x, self.features = learner, x, features
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.learner.part("head", self.features) if x is self.x else self.learner(x)
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Return the learner's, for what penalises weights."""
+        return self.learner.parameters()

@@ -1,0 +1,23 @@
+"""How the weights of a net start where its paper's own way is not wanted."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+from torch import nn
+
+Start = Literal["xavier", "he", "orthogonal"]
+RULES: dict[Start, Callable[..., Any]] = {
+    "xavier": nn.init.xavier_uniform_,  # Glorot and Bengio 2010
+    "he": partial(nn.init.kaiming_normal_, nonlinearity="relu"),  # He et al. 2015
+    "orthogonal": nn.init.orthogonal_,  # Saxe et al. 2014
+}
+
+
+def start_weights(net: nn.Module, rule: Start) -> None:
+    """Draw the weights of all convolutions and linear layers of a net anew; their biases start at 0."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            RULES[rule](module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

@@ -1,0 +1,79 @@
+"""The head of k nearest neighbours: votes counted by hand, a gradient for every class, both engines, any way."""
+
+import pytest
+import torch
+
+from metalab.algorithms.anil import ANIL
+from metalab.algorithms.maml import MAML
+from metalab.engines.learn2learn import Learn2Learn, TaskLearner
+from metalab.engines.vectorised import Vectorised
+from metalab.errors import UserError
+from metalab.ingredients.heads import Neighbours
+from metalab.interfaces import Batch
+from metalab.objectives.judge import cross_entropy
+from metalab.objectives.query import QueryLoss
+from tests.algorithms.test_optimisation import WAY, episodes, far, net_of, objective, outer
+
+
+def head(k: int, way: int = 3, shot: int = 4, size: int = 5) -> tuple[Neighbours, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    made, y = Neighbours(size, way, k).double(), torch.arange(way).repeat(shot)
+    made.keys = torch.nn.Parameter(torch.randn(way * shot, size, dtype=torch.float64))
+    made.register_buffer("votes", torch.eye(way, dtype=torch.float64)[y])
+    return made, y, torch.randn(20, size, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("k", [1, 3, 7, 12, 99])
+def test_the_votes_are_those_counted_by_hand(k):
+    made, y, x = head(k)
+    logits = made(x)
+    for row, image in zip(logits, x, strict=True):
+        distance = [((image - key) ** 2).sum().item() for key in made.keys]
+        nearest = sorted(range(12), key=distance.__getitem__)[:k]
+        votes = [sum(torch.tensor(-distance[i]).exp().item() for i in nearest if y[i] == c) for c in range(3)]
+        voted = [c for c in range(3) if votes[c]]
+        assert row.argmax() == max(voted, key=votes.__getitem__)
+        shares = row[voted].softmax(0)
+        assert (shares - torch.tensor(votes)[voted] / sum(votes)).abs().max() < 1e-6
+        for c in set(range(3)) - set(voted):  # its nearest alone, behind all that voted
+            assert abs(row[c].item() + min(distance[i] for i in range(12) if y[i] == c)) < 1e-9
+
+
+def test_every_class_has_a_gradient_though_it_has_no_vote():
+    made, y, x = head(1)
+    made.zero_grad()
+    torch.nn.functional.cross_entropy(made(x[:1]), (made(x[:1]).argmax(1) + 1) % 3).backward()
+    assert made.keys.grad is not None
+    reached = made.keys.grad.abs().sum(1) > 0
+    assert all(reached[y == c].sum() == 1 for c in range(3))
+
+
+def knn(way: int) -> MAML:
+    return MAML(way, 0.05, False, "knn", neighbours=3)
+
+
+def test_both_engines_have_the_same_second_order_gradient():
+    net = net_of(knn(WAY))
+    theirs, want = outer(Learn2Learn(), objective(QueryLoss, knn(WAY), 2), net, episodes())
+    mine, got = outer(Vectorised(None), objective(QueryLoss, knn(WAY), 2), net, episodes())
+    assert far(got, want) < 1e-10
+    assert torch.equal(mine.correct, theirs.correct)
+    assert max(g.abs().max() for n, g in want.items() if n.startswith("body.")) > 1e-6
+
+
+def test_the_inner_steps_move_the_keys_and_any_way_will_do():
+    net = net_of(ANIL(WAY, 0.05, False, "knn", neighbours=3))
+    x = torch.rand(4, *episodes().query.x.shape[2:], dtype=torch.float64)
+    support = Batch(x, torch.arange(4), x[:0])
+    start = TaskLearner(net, False)
+    first, *_, last = ANIL(4, 0.05, False, "knn").adapt(start, support, cross_entropy, 3)  # type: ignore[arg-type]
+    before, after = first.parameters(), last.parameters()  # type: ignore[attr-defined]
+    assert torch.equal(before["head.keys"], start.features(x).flatten(1))
+    assert not torch.equal(before["head.keys"], after["head.keys"])
+    assert all(torch.equal(before[n], after[n]) for n in before if n.startswith("body."))
+    assert last(x).shape == (4, 4)
+
+
+def test_no_neighbour_at_all_is_refused():
+    with pytest.raises(UserError, match=r"algo\.neighbours=0: expected a number above 0"):
+        MAML(5, 0.1, False, "knn", neighbours=0).parts(torch.nn.Identity(), 4)

@@ -1,0 +1,56 @@
+"""train.weights: what each rule draws, and that a run starts from it."""
+
+import math
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from metalab.errors import UserError
+from metalab.models.start import start_weights
+from metalab.recipe import recipe
+from metalab.train import _begin
+
+
+def drawn(rule) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(32, 64, 3), nn.BatchNorm2d(64), nn.ReLU(), nn.Flatten(), nn.Linear(64, 40))
+    start_weights(net, rule)
+    assert not net[0].bias.any()
+    assert not net[4].bias.any()
+    assert torch.equal(net[1].weight, torch.ones(64))
+    return net[0].weight.detach().flatten(1), net[4].weight.detach()
+
+
+def test_he_keeps_the_variance_through_relu_and_xavier_that_of_both_directions():
+    conv, linear = drawn("he")
+    assert abs(conv.std().item() / math.sqrt(2 / (32 * 9)) - 1) < 0.03
+    assert abs(linear.std().item() / math.sqrt(2 / 64) - 1) < 0.06
+    conv, linear = drawn("xavier")
+    assert abs(conv.abs().max().item() / math.sqrt(6 / ((32 + 64) * 9)) - 1) < 0.01
+    assert abs(linear.abs().max().item() / math.sqrt(6 / (64 + 40)) - 1) < 0.01
+
+
+def test_orthogonal_rows_are_orthonormal():
+    for weight in drawn("orthogonal"):
+        assert (weight @ weight.T - torch.eye(len(weight))).abs().max() < 1e-5
+
+
+def test_a_run_starts_from_it_body_and_head(small):
+    def begun(*words):
+        cfg = small("algo=maml", *words)
+        return _begin(cfg, recipe(cfg), None)[0]
+
+    net = begun("train.weights=orthogonal")
+    for weight in (net.get_parameter("head.weight"), net.get_parameter("body.1.0.weight").flatten(1)):
+        gram = weight @ weight.T if weight.shape[0] <= weight.shape[1] else weight.T @ weight
+        assert (gram - torch.eye(len(gram))).abs().max() < 1e-5
+    assert not torch.equal(begun().get_parameter("head.weight"), net.get_parameter("head.weight"))
+
+
+def test_weights_from_two_places_are_refused(small):
+    with pytest.raises(
+        UserError, match=re.escape("train.weights=he with train.init=latest: the weights come from one")
+    ):
+        recipe(small("train.weights=he", "train.init=latest"))
