@@ -60,7 +60,7 @@ def test_many_unlabelled_images_help_where_two_clouds_are_hardly_labelled():
     """Two long clouds of points, one labelled image each at an unlucky end: the rest of the clouds shows the border."""
     generator = torch.Generator().manual_seed(0)
     y = torch.arange(200) % 2
-    points = torch.randn(200, 2, generator=generator) * torch.tensor([0.3, 2.0]) + (y[:, None] * 2 - 1) * torch.tensor(
+    points = torch.randn(200, 2, generator=generator) * torch.tensor([0.3, 1.0]) + (y[:, None] * 2 - 1) * torch.tensor(
         [1.5, 0]
     )
     labelled = torch.tensor([[-1.5, 1.6], [1.5, -1.6]])
@@ -90,7 +90,7 @@ def test_many_unlabelled_images_help_where_two_clouds_are_hardly_labelled():
     def accuracy(pseudo: float) -> float:
         start = Linear({"head.weight": torch.zeros(2, 2), "head.bias": torch.zeros(2)})
         support = Batch(labelled, torch.tensor([0, 1]), points[:100])
-        *_, model = Finetune(2, 0.2, 0, "zero", pseudo=pseudo).adapt(start, support, cross_entropy, 200)  # type: ignore[arg-type]
+        *_, model = Finetune(2, 0.5, 0, "zero", pseudo=pseudo).adapt(start, support, cross_entropy, 400)  # type: ignore[arg-type]
         return (model(points[100:]).argmax(1) == y[100:]).float().mean().item()
 
     assert accuracy(1.0) > accuracy(0.0) + 0.03

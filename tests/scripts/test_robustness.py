@@ -47,7 +47,7 @@ def test_rows_are_made_once_and_the_table_says_what_is_there(tmp_path, tiny_dir,
     table = (tmp_path / "robustness.md").read_text()
     assert table.startswith(f"Words of a person.\n{script.MARK}\n")
     assert table.count(script.MARK) == 1
-    assert re.findall(r"\| protonet \| (\w+) \| \d \| running \|", table) == ["natural", "aq"]
+    assert re.findall(r"\| protonet \| (\w+) \| \d \| support \|", table) == ["natural", "aq"]
     assert table.count(f"train.init={tmp_path}/protonet/natural") == 1  # adversarial training goes on from natural
     assert "Not run: protonet/l2" in table
     assert (tmp_path / "robustness_protonet.png").stat().st_size > 5000
