@@ -15,12 +15,13 @@ from metalab.train import _begin
 
 def drawn(rule) -> tuple[torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(32, 64, 3), nn.BatchNorm2d(64), nn.ReLU(), nn.Flatten(), nn.Linear(64, 40))
-    start_weights(net, rule)
-    assert not net[0].bias.any()
-    assert not net[4].bias.any()
-    assert torch.equal(net[1].weight, torch.ones(64))
-    return net[0].weight.detach().flatten(1), net[4].weight.detach()
+    conv, norm, linear = nn.Conv2d(32, 64, 3), nn.BatchNorm2d(64), nn.Linear(64, 40)
+    start_weights(nn.Sequential(conv, norm, nn.ReLU(), nn.Flatten(), linear), rule)
+    assert conv.bias is not None
+    assert not conv.bias.any()
+    assert not linear.bias.any()
+    assert torch.equal(norm.weight, torch.ones(64))
+    return conv.weight.detach().flatten(1), linear.weight.detach()
 
 
 def test_he_keeps_the_variance_through_relu_and_xavier_that_of_both_directions():
