@@ -17,7 +17,7 @@ from metalab import pictures
 
 CURVE = (0, 8, 16, 26, 51, 77)  # 255ths
 AT = 51  # what is trained on and what the table is of
-NET = "backbone=conv4_32 task.query=5 task.train_query=5 train.bn=support eval.bn=support"
+NET = "backbone=conv4_strided task.query=5 task.train_query=5 train.bn=support eval.bn=support"
 METHODS = {
     "protonet": f"algo=protonet {NET} task.train_way=10",
     "maml": f"algo=maml {NET} train.meta_batch=4 optim.lr=0.003",

@@ -30,3 +30,11 @@ def test_the_sampler_is_measured_beside_learn2learns(tmp_path, capsys):
     assert json.loads((tmp_path / "rates.json").read_text())["rates"] == rates
     assert "x learn2learn, mapped" in said
     assert [path.name for path in tmp_path.iterdir()] == ["rates.json"]  # the images are gone
+
+
+def test_the_attacks_cost_is_measured_against_what_it_needs(capsys, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts")
+    costs = script("bench_attack").main(["--smoke", "--device", "cpu"])
+    assert list(costs) == ["maml learn2learn", "maml vectorised", "protonet learn2learn", "protonet vectorised"]
+    assert all(0.9 < operations <= 1.3 and time > 0 for operations, time in costs.values())  # counted, so no clock
+    assert capsys.readouterr().out.count("\n") == 5

@@ -1,6 +1,7 @@
 """The objective of an autoencoder, on mini-batches."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,6 +17,8 @@ class Reconstruct:
 
     An image counts as right where it is given back better than by the mean image of the mini-batch.
     """
+
+    LEARNS_FROM_QUERY: ClassVar[bool] = False  # from its images, whose classes no regulariser of their loss finds
 
     algorithm: Algorithm
     steps: int

@@ -76,6 +76,12 @@ def test_another_method_starts_from_its_weights(small, tmp_path, caplog):
     assert 0 < (first["net"][weight] - second["net"][weight]).abs().max() < 0.01  # one step of Adam away
 
 
+def test_a_regulariser_of_the_classes_loss_is_refused_and_weights_may_decay(small):
+    with pytest.raises(UserError, match=r"reg\.mixup works on the loss of the query, from which this"):
+        recipe(small(*WORDS, "reg=mixup"))
+    recipe(small(*WORDS, "reg=l2"))
+
+
 def test_a_backbone_without_convolutions_is_refused():
     with pytest.raises(UserError, match="backbone of convolutions and this one has none; type backbone=conv4"):
         Autoencoder(5, 8).parts(torch.nn.Flatten(), 64)
