@@ -1,18 +1,15 @@
 """FGVC-Aircraft (Maji et al., 2013): 100 variants of aircraft, 100 photographs each, Meta-Dataset's split and crop."""
 
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from metalab.data.archived import layout, opened
-from metalab.data.benchmark import Benchmark, check_size
+from metalab.data.benchmark import Benchmark
 from metalab.data.download import Published
 from metalab.data.files import Files, found
 from metalab.data.layouts import Layout
+from metalab.data.official import Official
 from metalab.data.sources import class_splits
-from metalab.data.store import Store
 from metalab.errors import UserError
-from metalab.interfaces import Split
 
 FOLDER = "fgvc-aircraft-2013b"
 Box = tuple[int, int, int, int]
@@ -69,21 +66,7 @@ BENCHMARK = Benchmark(
 )
 
 
-@dataclass(frozen=True)
-class Aircraft:
+class Aircraft(Official):
     """Serve FGVC-Aircraft as [3,size,size], 70/15/15 classes (Triantafillou et al., 2020)."""
 
-    root: str | None = None
-    cache: str | None = None
-    size: int = 84
-
-    def __post_init__(self) -> None:
-        check_size(self.size, 84)
-
-    def load(self, split: str) -> Split:
-        """Return the train, val or test classes; UserError with what to fetch, or what is wrong with data.root."""
-        return BENCHMARK.split(self._store, split)
-
-    @cached_property
-    def _store(self) -> Store:
-        return BENCHMARK.store(self.root, self.cache, self.size)
+    benchmark = BENCHMARK

@@ -1,12 +1,12 @@
 """CIFAR-10 (Krizhevsky, 2009): 10 classes of small photographs, none of them a class of CIFAR-100."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import ClassVar
 
-from metalab.data.benchmark import Benchmark, check_size
+from metalab.data.benchmark import Benchmark
 from metalab.data.cifar import Pickles
-from metalab.data.classes import check_classes, load
+from metalab.data.classes import ByClasses
 from metalab.data.download import Published
-from metalab.interfaces import Split
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FOLDER, ARCHIVE = "cifar-10-batches-py", "cifar-10-python.tar.gz"
@@ -35,19 +35,9 @@ WHOLE = Benchmark(
 
 
 @dataclass(frozen=True)
-class CIFAR10:
+class CIFAR10(ByClasses):
     """Serve CIFAR-10 as [3,size,size], 10 classes of 6,000 images each."""
 
-    root: str | None = None
-    cache: str | None = None
+    whole: ClassVar[Benchmark] = WHOLE
+
     size: int = 32
-    classes: list[int] = field(default_factory=lambda: [0, 0, 10])
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_size(self.size, 32)
-        check_classes(self.classes, self.seed, 10)
-
-    def load(self, split: str) -> Split:
-        """Return the train, val or test classes; UserError with what to fetch, or what is wrong with data.root."""
-        return load(WHOLE, self.classes, self.seed, self.root, self.cache, self.size, split)

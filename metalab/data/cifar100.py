@@ -2,18 +2,18 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 from PIL import Image
 
-from metalab.data.benchmark import Benchmark, check_size
+from metalab.data.benchmark import Benchmark
 from metalab.data.cifar import Pickles
 from metalab.data.download import Published
 from metalab.data.layouts import Layout, Picture, packed
+from metalab.data.official import Official
 from metalab.data.sources import IMAGES, class_splits
-from metalab.data.store import Store
-from metalab.interfaces import Split
 
 FOLDER, ARCHIVE = "cifar-100-python", "cifar-100-python.tar.gz"
 DOWNLOAD = Published(
@@ -79,40 +79,18 @@ FC_100 = _cut("FC100", "fc100", "oreshkin")
 
 
 @dataclass(frozen=True)
-class CifarFS:
+class CifarFS(Official):
     """Serve CIFAR-FS as [3,size,size]: 64/16/20 classes of CIFAR-100, 600 images each."""
 
-    root: str | None = None
-    cache: str | None = None
+    benchmark: ClassVar[Benchmark] = CIFAR_FS
+
     size: int = 32
-
-    def __post_init__(self) -> None:
-        check_size(self.size, 32)
-
-    def load(self, split: str) -> Split:
-        """Return the train, val or test classes; UserError with what to fetch, or what is wrong with data.root."""
-        return CIFAR_FS.split(self._store, split)
-
-    @cached_property
-    def _store(self) -> Store:
-        return CIFAR_FS.store(self.root, self.cache, self.size)
 
 
 @dataclass(frozen=True)
-class FC100:
+class FC100(Official):
     """Serve FC100 as [3,size,size]: 60/20/20 classes of CIFAR-100 by superclass, 600 images each."""
 
-    root: str | None = None
-    cache: str | None = None
+    benchmark: ClassVar[Benchmark] = FC_100
+
     size: int = 32
-
-    def __post_init__(self) -> None:
-        check_size(self.size, 32)
-
-    def load(self, split: str) -> Split:
-        """Return the train, val or test classes; UserError with what to fetch, or what is wrong with data.root."""
-        return FC_100.split(self._store, split)
-
-    @cached_property
-    def _store(self) -> Store:
-        return FC_100.store(self.root, self.cache, self.size)

@@ -1,11 +1,12 @@
 """Data sets of few classes, whose papers split images and not classes: which classes are train, val and test."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 
-from metalab.data.benchmark import Benchmark
+from metalab.data.benchmark import Benchmark, check_size
 from metalab.data.sources import SPLITS
 from metalab.errors import UserError
 from metalab.interfaces import Split
@@ -22,22 +23,39 @@ def check_classes(classes: Sequence[int], seed: int, there: int) -> None:
         raise UserError(f"data.seed={seed}: expected 0 or more; type data.seed=0")
 
 
-def load(
-    whole: Benchmark, classes: Sequence[int], seed: int, root: str | None, cache: str | None, size: int, split: str
-) -> Split:
-    """Return the train, val or test classes of a data set whose classes `seed` orders; UserError where it has none."""
-    number = classes[SPLITS.index(split)]
-    if not number:
-        raise UserError(
-            f"data.classes={list(classes)} leaves no class for {split}: type three numbers above 0 that add up to "
-            f"{len(whole.splits)} or less, as data.classes=[4,3,3] task.way=3"
+@dataclass(frozen=True)
+class ByClasses:
+    """Serve a data set as images [channels,size,size], its classes cut into splits; a subclass says which it is.
+
+    classes: how many for train, val and test, in an order that `seed` draws; an image split of the paper is not kept.
+    """
+
+    whole: ClassVar[Benchmark]
+
+    root: str | None = None
+    cache: str | None = None
+    size: int = 28
+    classes: list[int] = field(default_factory=lambda: [0, 0, 10])
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_size(self.size, type(self).size)
+        check_classes(self.classes, self.seed, len(self.whole.splits))
+
+    def load(self, split: str) -> Split:
+        """Return the train, val or test classes; UserError where it has none, or with what is wrong with data.root."""
+        number = self.classes[SPLITS.index(split)]
+        if not number:
+            raise UserError(
+                f"data.classes={list(self.classes)} leaves no class for {split}: type three numbers above 0 that add "
+                f"up to {len(self.whole.splits)} or less, as data.classes=[4,3,3] task.way=3"
+            )
+        order = np.random.default_rng(self.seed).permutation(sorted(self.whole.splits)).tolist()
+        homes = [name for name, count in zip(SPLITS, self.classes, strict=True) for _ in range(count)]
+        unused = dict.fromkeys(order[len(homes) :], "unused")
+        cut = replace(
+            self.whole,
+            splits={**dict(zip(order, homes, strict=False)), **unused},
+            protocol="-".join(map(str, (*self.classes, self.seed))),
         )
-    order = np.random.default_rng(seed).permutation(sorted(whole.splits)).tolist()
-    homes = [name for name, count in zip(SPLITS, classes, strict=True) for _ in range(count)]
-    unused = dict.fromkeys(order[len(homes) :], "unused")
-    cut = replace(
-        whole,
-        splits={**dict(zip(order, homes, strict=False)), **unused},
-        protocol="-".join(map(str, (*classes, seed))),
-    )
-    return cut.split(cut.store(root, cache, size), split)
+        return cut.split(cut.store(self.root, self.cache, self.size), split)

@@ -1,14 +1,12 @@
 """Describable Textures (Cimpoi et al., 2014): 47 words for textures, 120 photographs each, Meta-Dataset's split."""
 
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 
 from metalab.data.archived import class_folders_in
-from metalab.data.benchmark import Benchmark, check_size
+from metalab.data.benchmark import Benchmark
 from metalab.data.download import Published
+from metalab.data.official import Official
 from metalab.data.sources import class_splits
-from metalab.data.store import Store
-from metalab.interfaces import Split
 
 ARCHIVE = "dtd-r1.0.1.tar.gz"
 BENCHMARK = Benchmark(
@@ -31,21 +29,7 @@ BENCHMARK = Benchmark(
 )
 
 
-@dataclass(frozen=True)
-class DTD:
+class DTD(Official):
     """Serve Describable Textures as [3,size,size], 33/7/7 classes (Triantafillou et al., 2020)."""
 
-    root: str | None = None
-    cache: str | None = None
-    size: int = 84
-
-    def __post_init__(self) -> None:
-        check_size(self.size, 84)
-
-    def load(self, split: str) -> Split:
-        """Return the train, val or test classes; UserError with what to fetch, or what is wrong with data.root."""
-        return BENCHMARK.split(self._store, split)
-
-    @cached_property
-    def _store(self) -> Store:
-        return BENCHMARK.store(self.root, self.cache, self.size)
+    benchmark = BENCHMARK

@@ -2,18 +2,16 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
-from metalab.data.benchmark import Benchmark, check_size
+from metalab.data.benchmark import Benchmark
 from metalab.data.layouts import Layout, Picture
+from metalab.data.official import Official
 from metalab.data.sources import class_splits
-from metalab.data.store import Store
 from metalab.errors import UserError
-from metalab.interfaces import Split
 
 
 def photographs(root: Path) -> Layout | None:
@@ -68,21 +66,7 @@ BENCHMARK = Benchmark(
 )
 
 
-@dataclass(frozen=True)
-class Fungi:
+class Fungi(Official):
     """Serve FGVCx Fungi as [3,size,size], 994/200/200 classes (Triantafillou et al., 2020)."""
 
-    root: str | None = None
-    cache: str | None = None
-    size: int = 84
-
-    def __post_init__(self) -> None:
-        check_size(self.size, 84)
-
-    def load(self, split: str) -> Split:
-        """Return the train, val or test classes; UserError with what to fetch, or what is wrong with data.root."""
-        return BENCHMARK.split(self._store, split)
-
-    @cached_property
-    def _store(self) -> Store:
-        return BENCHMARK.store(self.root, self.cache, self.size)
+    benchmark = BENCHMARK

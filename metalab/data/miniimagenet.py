@@ -1,13 +1,9 @@
 """miniImageNet (Vinyals et al., 2016): 100 classes of ImageNet, 600 images each, Ravi and Larochelle's split."""
 
-from dataclasses import dataclass
-from functools import cached_property
-
-from metalab.data.benchmark import Benchmark, check_size
+from metalab.data.benchmark import Benchmark
 from metalab.data.layouts import class_folders, csv_images, packed, pickles
+from metalab.data.official import Official
 from metalab.data.sources import class_splits
-from metalab.data.store import Store
-from metalab.interfaces import Split
 
 BENCHMARK = Benchmark(
     title="miniImageNet",
@@ -28,21 +24,7 @@ BENCHMARK = Benchmark(
 )
 
 
-@dataclass(frozen=True)
-class MiniImageNet:
+class MiniImageNet(Official):
     """Serve miniImageNet as [3,size,size], 64/16/20 classes."""
 
-    root: str | None = None
-    cache: str | None = None
-    size: int = 84
-
-    def __post_init__(self) -> None:
-        check_size(self.size, 84)
-
-    def load(self, split: str) -> Split:
-        """Return the train, val or test classes; UserError with the layouts data.root may have, or what is wrong."""
-        return BENCHMARK.split(self._store, split)
-
-    @cached_property
-    def _store(self) -> Store:
-        return BENCHMARK.store(self.root, self.cache, self.size)
+    benchmark = BENCHMARK

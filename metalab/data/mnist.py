@@ -1,12 +1,12 @@
 """MNIST and what was made to replace it: KMNIST, Fashion-MNIST and EMNIST, grey 28x28, class by class."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
-from metalab.data.benchmark import Benchmark, check_size
-from metalab.data.classes import check_classes, load
+from metalab.data.benchmark import Benchmark
+from metalab.data.classes import ByClasses
 from metalab.data.download import Published
 from metalab.data.idx import Idx
-from metalab.interfaces import Split
 
 DIGITS = tuple("0123456789")
 KUZUSHIJI = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
@@ -104,77 +104,28 @@ WHOLE = {
 }
 
 
-@dataclass(frozen=True)
-class MNIST:
+class MNIST(ByClasses):
     """Serve MNIST as [1,size,size], 10 digits of some 7,000 images each, ink 255 on 0."""
 
-    root: str | None = None
-    cache: str | None = None
-    size: int = 28
-    classes: list[int] = field(default_factory=lambda: [0, 0, 10])
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_size(self.size, 28)
-        check_classes(self.classes, self.seed, 10)
-
-    def load(self, split: str) -> Split:
-        """Return the train, val or test classes; UserError with what to fetch, or what is wrong with data.root."""
-        return load(WHOLE["mnist"], self.classes, self.seed, self.root, self.cache, self.size, split)
+    whole = WHOLE["mnist"]
 
 
-@dataclass(frozen=True)
-class KMNIST:
+class KMNIST(ByClasses):
     """Serve KMNIST as [1,size,size], 10 cursive Japanese characters of 7,000 images each, ink 255 on 0."""
 
-    root: str | None = None
-    cache: str | None = None
-    size: int = 28
-    classes: list[int] = field(default_factory=lambda: [0, 0, 10])
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_size(self.size, 28)
-        check_classes(self.classes, self.seed, 10)
-
-    def load(self, split: str) -> Split:
-        """Return the train, val or test classes; UserError with what to fetch, or what is wrong with data.root."""
-        return load(WHOLE["kmnist"], self.classes, self.seed, self.root, self.cache, self.size, split)
+    whole = WHOLE["kmnist"]
 
 
-@dataclass(frozen=True)
-class FashionMNIST:
+class FashionMNIST(ByClasses):
     """Serve Fashion-MNIST as [1,size,size], 10 kinds of clothes of 7,000 images each, on black."""
 
-    root: str | None = None
-    cache: str | None = None
-    size: int = 28
-    classes: list[int] = field(default_factory=lambda: [0, 0, 10])
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_size(self.size, 28)
-        check_classes(self.classes, self.seed, 10)
-
-    def load(self, split: str) -> Split:
-        """Return the train, val or test classes; UserError with what to fetch, or what is wrong with data.root."""
-        return load(WHOLE["fashion_mnist"], self.classes, self.seed, self.root, self.cache, self.size, split)
+    whole = WHOLE["fashion_mnist"]
 
 
 @dataclass(frozen=True)
-class EMNIST:
+class EMNIST(ByClasses):
     """Serve EMNIST's balanced part as [1,size,size], 47 digits and letters of 2,800 images each, ink 255 on 0."""
 
-    root: str | None = None
-    cache: str | None = None
-    size: int = 28
+    whole: ClassVar[Benchmark] = WHOLE["emnist"]
+
     classes: list[int] = field(default_factory=lambda: [0, 0, 47])
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_size(self.size, 28)
-        check_classes(self.classes, self.seed, 47)
-
-    def load(self, split: str) -> Split:
-        """Return the train, val or test classes; UserError with what to fetch, or what is wrong with data.root."""
-        return load(WHOLE["emnist"], self.classes, self.seed, self.root, self.cache, self.size, split)

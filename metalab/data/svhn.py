@@ -1,20 +1,20 @@
 """SVHN (Netzer et al., 2011): house numbers in street views, cut to one digit each."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
 
-from metalab.data.benchmark import Benchmark, check_size
-from metalab.data.classes import check_classes, load
+from metalab.data.benchmark import Benchmark
+from metalab.data.classes import ByClasses
 from metalab.data.download import Published
 from metalab.data.layouts import Layout, Picture
 from metalab.data.matlab import arrays
 from metalab.errors import UserError
-from metalab.interfaces import Split
 
 DIGITS = tuple("0123456789")
 SUMS = {"train": "e26dedcc434d2e4c54c9b2d4a06d8373", "test": "eb5a983be6a315427106f1b164d9cef3"}
@@ -63,19 +63,9 @@ WHOLE = Benchmark(
 
 
 @dataclass(frozen=True)
-class SVHN:
+class SVHN(ByClasses):
     """Serve SVHN's train and test images as [3,size,size], 10 digits of 6,254 to 18,960 images each."""
 
-    root: str | None = None
-    cache: str | None = None
+    whole: ClassVar[Benchmark] = WHOLE
+
     size: int = 32
-    classes: list[int] = field(default_factory=lambda: [0, 0, 10])
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_size(self.size, 32)
-        check_classes(self.classes, self.seed, 10)
-
-    def load(self, split: str) -> Split:
-        """Return the train, val or test classes; UserError with what to fetch, or what is wrong with data.root."""
-        return load(WHOLE, self.classes, self.seed, self.root, self.cache, self.size, split)

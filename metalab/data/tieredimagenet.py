@@ -2,21 +2,19 @@
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from metalab.data.benchmark import Benchmark, check_size
+from metalab.data.benchmark import Benchmark
 from metalab.data.layouts import SPLITS, Layout, Picture, class_folders, three
+from metalab.data.official import Official
 from metalab.data.sources import class_splits
-from metalab.data.store import Store
 from metalab.data.unpickle import BROKEN, foreign, plain
 from metalab.errors import UserError
-from metalab.interfaces import Split
 
 OFFICIAL = class_splits("tieredimagenet")
 WORDS = ("class_names.txt", "synsets.txt")  # line by line the words and the wnids of ImageNet's classes
@@ -108,21 +106,7 @@ BENCHMARK = Benchmark(
 )
 
 
-@dataclass(frozen=True)
-class TieredImageNet:
+class TieredImageNet(Official):
     """Serve tieredImageNet as [3,size,size], 351/97/160 classes."""
 
-    root: str | None = None
-    cache: str | None = None
-    size: int = 84
-
-    def __post_init__(self) -> None:
-        check_size(self.size, 84)
-
-    def load(self, split: str) -> Split:
-        """Return the train, val or test classes; UserError with the layouts data.root may have, or what is wrong."""
-        return BENCHMARK.split(self._store, split)
-
-    @cached_property
-    def _store(self) -> Store:
-        return BENCHMARK.store(self.root, self.cache, self.size)
+    benchmark = BENCHMARK

@@ -1,19 +1,16 @@
 """VGG Flower (Nilsback and Zisserman, 2008): 102 kinds of flowers, 40 to 258 photographs each, Meta-Dataset's split."""
 
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from metalab.data.archived import layout
-from metalab.data.benchmark import Benchmark, check_size
+from metalab.data.benchmark import Benchmark
 from metalab.data.download import Published
 from metalab.data.files import found
 from metalab.data.layouts import Layout
 from metalab.data.matlab import arrays
+from metalab.data.official import Official
 from metalab.data.sources import class_splits
-from metalab.data.store import Store
 from metalab.errors import UserError
-from metalab.interfaces import Split
 
 AT = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
 OFFICIAL = class_splits("vgg_flower_metadataset")  # 001.pink primrose: the number is the label
@@ -55,21 +52,7 @@ BENCHMARK = Benchmark(
 )
 
 
-@dataclass(frozen=True)
-class VGGFlower:
+class VGGFlower(Official):
     """Serve VGG Flower as [3,size,size], 71/15/16 classes (Triantafillou et al., 2020)."""
 
-    root: str | None = None
-    cache: str | None = None
-    size: int = 84
-
-    def __post_init__(self) -> None:
-        check_size(self.size, 84)
-
-    def load(self, split: str) -> Split:
-        """Return the train, val or test classes; UserError with what to fetch, or what is wrong with data.root."""
-        return BENCHMARK.split(self._store, split)
-
-    @cached_property
-    def _store(self) -> Store:
-        return BENCHMARK.store(self.root, self.cache, self.size)
+    benchmark = BENCHMARK

@@ -15,7 +15,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from metalab.data import cifar100, download
+from metalab.data import download
 from metalab.data.cifar100 import ARCHIVE, CLASSES, DOWNLOAD, FC100, FOLDER, CifarFS
 from metalab.data.download import Published
 from metalab.data.sources import SPLITS, class_list
@@ -129,9 +129,9 @@ def test_a_download_is_used_once_its_checksum_holds(tmp_path, monkeypatch):
     file = Published(ARCHIVE, (server.url,), f"md5:{hashlib.md5(raw).hexdigest()}")
     monkeypatch.setattr(download, "ATTEMPTS", 2)
     monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
-    monkeypatch.setattr(cifar100, "CIFAR_FS", replace(cifar100.CIFAR_FS, downloads=(file,)))
+    monkeypatch.setattr(CifarFS, "benchmark", replace(CifarFS.benchmark, downloads=(file,)))
     assert len(CifarFS(None, str(tmp_path / "cache")).load("train").ids) == 64
-    monkeypatch.setattr(cifar100, "CIFAR_FS", replace(cifar100.CIFAR_FS, downloads=(file._replace(checksum="md5:0"),)))
+    monkeypatch.setattr(CifarFS, "benchmark", replace(CifarFS.benchmark, downloads=(file._replace(checksum="md5:0"),)))
     with pytest.raises(UserError, match=r"its checksum is md5:\w+, the published one is md5:0"):
         CifarFS(None, str(tmp_path / "other")).load("train")
     assert [path for path in (tmp_path / "other").rglob("*") if path.is_file() and path.suffix != ".lock"] == []
