@@ -16,12 +16,11 @@ from metalab.any_way import check_any_way
 from metalab.assemble import at_way, by_way, image_shape, network, normalisation, pretrained, taken
 from metalab.data import identity
 from metalab.engines.learn2learn import TaskLearner, task
-from metalab.errors import UserError
 from metalab.evaluate import measure
 from metalab.interfaces import Algorithm, Learner
 from metalab.log import Log
 from metalab.models.layers import BatchStatNorm, Centre, estimate_running
-from metalab.models.start import start_weights
+from metalab.models.start import start
 from metalab.objectives.curve import Curve
 from metalab.objectives.judge import PREDICTIONS, cross_entropy
 from metalab.optim import Outer
@@ -81,13 +80,8 @@ def _begin(cfg: DictConfig, r: Recipe, saved: dict[str, Any] | None) -> tuple[nn
     train, classes = r.data["train"], identity.marks(r.data["train"])
     drop = r.terms.drop or nn.Sequential()
     net = network(cfg.backbone, r.trained, drop, normalisation(train.images), image_shape(train)[1])
-    if r.train.weights is not None:
-        if cfg.backbone.get("weights"):
-            raise UserError(
-                f"train.weights={r.train.weights} would draw anew what backbone.weights loads: set one of them to null"
-            )
-        for name in ("body", "head"):
-            start_weights(getattr(net, name, nn.Identity()), r.train.weights)
+    if saved is None and r.train.weights is not None:
+        start(net, r.train.weights, cfg.backbone.get("weights"))
     if saved is None:
         known = pretrained(cfg.backbone, net)
         resume.refuse_known(r.data["val"], known, f"backbone.weights={cfg.backbone.get('weights')}")

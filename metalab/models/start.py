@@ -6,12 +6,24 @@ from typing import Any, Literal
 
 from torch import nn
 
+from metalab.errors import UserError
+
 Start = Literal["xavier", "he", "orthogonal"]
 RULES: dict[Start, Callable[..., Any]] = {
     "xavier": nn.init.xavier_uniform_,  # Glorot and Bengio 2010
     "he": partial(nn.init.kaiming_normal_, nonlinearity="relu"),  # He et al. 2015
     "orthogonal": nn.init.orthogonal_,  # Saxe et al. 2014
 }
+
+
+def start(net: nn.Module, rule: Start, loaded: str | None) -> None:
+    """Start a net's body and head by a rule; loaded: the weights that its backbone brings, which UserError keeps."""
+    if loaded:
+        raise UserError(
+            f"train.weights={rule} would draw anew what backbone.weights={loaded} loads: make one of them null"
+        )
+    for name in ("body", "head"):
+        start_weights(getattr(net, name, nn.Identity()), rule)
 
 
 def start_weights(net: nn.Module, rule: Start) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from metalab.errors import UserError
-from metalab.models.start import start_weights
+from metalab.models.start import start, start_weights
 from metalab.recipe import recipe
 from metalab.train import _begin
 
@@ -55,3 +55,8 @@ def test_weights_from_two_places_are_refused(small):
         UserError, match=re.escape("train.weights=he with train.init=latest: the weights come from one")
     ):
         recipe(small("train.weights=he", "train.init=latest"))
+
+
+def test_weights_that_the_backbone_loads_are_not_drawn_anew():
+    with pytest.raises(UserError, match="would draw anew what backbone.weights=DEFAULT loads".replace(".", "[.]")):
+        start(nn.Identity(), "he", "DEFAULT")
