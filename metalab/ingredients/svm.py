@@ -25,66 +25,49 @@ def dual(gram: Tensor, onto: Tensor, c: float) -> Tensor:
 
     gram [N,N]: inner products of the supports; onto [N,K]: their one-hot labels. The least
     1/2 sum_k a_k' (gram + I) a_k - <onto, a> with a <= c * onto and rows that sum to 0 (Lee et al. 2019, eq. 9; the I
-    is their code's). It can be differentiated once, under vmap too; each problem is solved on the CPU in float64.
+    is their code's), in float64. The solver says which weights stand at their bound; with those fixed the rest solves
+    linear equations, which can be differentiated as often as one likes, under vmap too.
     """
-    return Solve.apply(gram, onto, c)  # type: ignore[return-value]
+    n, way = onto.shape
+    at_bound, linear = AtBound.apply(gram, onto, c).flatten(), onto.double().flatten()  # type: ignore[union-attr]
+    eye = torch.eye(n * way, dtype=linear.dtype, device=gram.device)
+    whole = torch.kron(gram.double(), eye[:way, :way]) + eye
+    sums = torch.kron(eye[:n, :n], eye.new_ones(way, 1))  # [NK,N] which weights are of one support
+    free = (1 - at_bound)[:, None]
+    above = torch.cat([free * whole + at_bound[:, None] * eye, free * sums], 1)
+    system = torch.cat([above, torch.cat([sums.T, eye.new_zeros(n, n)], 1)])
+    right = torch.cat([torch.where(at_bound > 0, c * linear, linear), eye.new_zeros(n)])
+    return torch.linalg.solve(system, right)[: n * way].reshape(n, way).to(gram.dtype)
 
 
-class Solve(Function):
-    """gram, onto, c -> the weights."""
+class AtBound(Function):
+    """gram, onto, c -> 1 where a weight [N,K] is c * onto at the solution, else 0; on the CPU, problem by problem."""
 
     @staticmethod
     def forward(gram: Tensor, onto: Tensor, c: float) -> Tensor:
-        return each(lambda g, o: solved(g, o, c).results.x.reshape(o.shape), gram, onto)
+        grams, labels = (t.detach().to("cpu", torch.float64).reshape(-1, *t.shape[-2:]).numpy() for t in (gram, onto))
+        found = np.stack([solved(*problem, c) for problem in zip(grams, labels, strict=True)])
+        return torch.from_numpy(found).to(gram.device).reshape(onto.shape)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        gram, onto, ctx.c = inputs
-        ctx.save_for_backward(gram, onto)
-
-    @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> Any:
-        return Slope.apply(slope, *ctx.saved_tensors, ctx.c), None, None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        return at_once(Solve, info.batch_size, in_dims, args)
-
-
-class Slope(Function):
-    """The gradient of the weights, gram, onto, c -> the gradient of gram."""
-
-    @staticmethod
-    def forward(slope: Tensor, gram: Tensor, onto: Tensor, c: float) -> Tensor:
-        from proxsuite import proxqp
-
-        def one(s: np.ndarray, g: np.ndarray, o: np.ndarray) -> np.ndarray:
-            problem, (n, way) = solved(g, o, c), o.shape
-            given = np.concatenate([s.ravel(), np.zeros(n + n * way)])
-            exact = {"eps": EPS, "rho_backward": 1e-10, "mu_backward": 1e-10}
-            proxqp.dense.compute_backward(qp=problem, loss_derivative=given, **exact)
-            whole = problem.model.backward_data.dL_dH.reshape(n, way, n, way)
-            return np.einsum("ikjk->ij", whole)
-
-        return each(one, slope, gram, onto)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
+        ctx.mark_non_differentiable(output)
 
     @staticmethod
     def backward(ctx: Any, *_: Any) -> Any:
-        raise UserError(
-            "the support vector machine of algo=metaoptnet has no second derivative; leave out what asks it"
-        )
+        return None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        return at_once(Slope, info.batch_size, in_dims, args)
+        matrices = [
+            a if not isinstance(a, Tensor) else a.expand(info.batch_size, *a.shape) if d is None else a.movedim(d, 0)
+            for a, d in zip(args, in_dims, strict=True)
+        ]
+        return AtBound.apply(*matrices), 0
 
 
-def solved(gram: np.ndarray, onto: np.ndarray, c: float) -> Any:
-    """Return proxsuite's problem, solved."""
+def solved(gram: np.ndarray, onto: np.ndarray, c: float) -> np.ndarray:
+    """Return 1 where the solution [N,K] stands at its upper bound, by proxsuite, else 0."""
     from proxsuite import proxqp
 
     n, way = onto.shape
@@ -92,24 +75,8 @@ def solved(gram: np.ndarray, onto: np.ndarray, c: float) -> Any:
     problem.settings.eps_abs, problem.settings.eps_rel = EPS, 0.0
     whole = np.kron(gram, np.eye(way)) + np.eye(n * way)
     rows, zeros = np.kron(np.eye(n), np.ones((1, way))), np.zeros(n)
-    none = np.full(n * way, -1e20)  # no lower bound
-    problem.init(whole, -onto.ravel(), rows, zeros, np.eye(n * way), none, c * onto.ravel())
+    none, bound = np.full(n * way, -1e20), c * onto.ravel()  # no lower bound
+    problem.init(whole, -onto.ravel(), rows, zeros, np.eye(n * way), none, bound)
     problem.solve()
-    return problem
-
-
-def each(one: Any, *given: Tensor) -> Tensor:
-    """Run `one` on each of the matrices [...,r,s] as numpy arrays and return what comes out as one tensor."""
-    first, *_ = given
-    lists = [t.detach().to("cpu", torch.float64).reshape(-1, *t.shape[-2:]).numpy() for t in given]
-    found = np.stack([one(*matrices) for matrices in zip(*lists, strict=True)])
-    return torch.from_numpy(found).to(first).reshape(*first.shape[:-2], *found.shape[1:])
-
-
-def at_once(function: type[Function], tasks: int, in_dims: Any, args: Any) -> Any:
-    """Run a function of this file on all tasks: they become the first dimension of its matrices."""
-    matrices = [
-        a if not isinstance(a, Tensor) else a.expand(tasks, *a.shape) if d is None else a.movedim(d, 0)
-        for a, d in zip(args, in_dims, strict=True)
-    ]
-    return function.apply(*matrices), 0
+    found = problem.results  # of the room to the bound and its multiplier one is 0
+    return (found.z > bound - found.x).astype(np.float64).reshape(n, way)
