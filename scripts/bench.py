@@ -2,12 +2,14 @@
 
 One process, the same weights and episodes, turn by turn, medians after a warm-up, full float32 without TF32; on a GPU
 other precisions are rows of their own. Writes bench.md and bench.csv; --table also what engine=auto goes by.
+--evaluate times an evaluation of as many episodes in the place of a meta-step.
 """
 
 import argparse
 import csv
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +46,9 @@ def measured(given: argparse.Namespace, device: torch.device, top: float) -> tup
     precisions = ["tf32", "bf16"] if device.type == "cuda" else []
     for name, case in cases.items():
         for algo in given.algo or ALGORITHMS:
-            runs = contestants(case, algo, device, precisions)  # type: ignore[arg-type]
+            runs = contestants(case, algo, device, precisions, given.evaluate)  # type: ignore[arg-type]
             operations, moved = amount(runs[USER])
-            sizes.append(f"{name} {algo}: {operations / 1e9:.3g} GFLOP, {moved / 1e9:.3g} GB a meta-step")
+            sizes.append(f"{name} {algo}: {operations / 1e9:.3g} GFLOP, {moved / 1e9:.3g} GB")
             print(sizes[-1], flush=True)
             times = race(runs, device, given.repeats, given.warm)
             for engine, spent in times.items():
@@ -61,10 +63,11 @@ def measured(given: argparse.Namespace, device: torch.device, top: float) -> tup
     return rows, sizes
 
 
-def mark(rows: list[dict[str, Any]], device: torch.device) -> None:
+def mark(rows: list[dict[str, Any]], device: torch.device, evaluating: bool) -> None:
     """Mark the engine that engine=auto takes in each case, by the table as it is now."""
     for row in rows:
-        taken = Auto("float32").choose(work({**CASES, **SMOKE}[row["case"]], row["algo"], device))
+        does = work({**CASES, **SMOKE}[row["case"]], row["algo"], device)
+        taken = Auto("float32").choose(replace(does, algo=None) if evaluating else does)
         name = "engine=vectorised" if isinstance(taken, Vectorised) else LOOP
         if isinstance(taken, Vectorised) and taken.chunk:
             name += f" engine.chunk={taken.chunk}"
@@ -104,8 +107,8 @@ def shipped(rows: list[dict[str, Any]], device: torch.device, old: list[Row]) ->
     return "\n".join([*head, *body]) + "\n"
 
 
-def main() -> None:
-    """Run it: python scripts/bench.py [--smoke] [--case NAME] [--algo NAME] [--table]."""
+def arguments() -> argparse.Namespace:
+    """Return the parsed command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", action="append", choices=CASES, help="one of the cases, may be repeated; all")
     parser.add_argument("--algo", action="append", choices=ALGORITHMS, help="may be repeated; all")
@@ -117,35 +120,40 @@ def main() -> None:
     parser.add_argument(
         "--table", nargs="?", type=Path, const=TABLE, help="update the table of engine=auto, or this copy"
     )
+    parser.add_argument("--evaluate", action="store_true", help="without an outer gradient, as metalab eval does")
     parser.add_argument("--smoke", action="store_true", help="a tiny case, once: does it run?")
     given = parser.parse_args()
+    if given.table and given.evaluate:
+        parser.error("--table holds meta-steps: leave out --evaluate")
     if given.smoke:
         given.repeats, given.warm = 1, 0
+    return given
+
+
+def main() -> None:
+    """Run it: python scripts/bench.py [--smoke] [--case NAME] [--algo NAME] [--table]."""
+    given = arguments()
     torch.set_num_threads(given.threads)
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     device = torch.device(given.device)
     top = ceiling(device, given.smoke)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{processor()}, {given.threads} threads"
-    print(f"{name}, torch {torch.__version__}, matmul {top / 1e9:.0f} GFLOP/s, {given.repeats} repeats", flush=True)
+    head = f"{name}, torch {torch.__version__}, matmul {top / 1e9:.0f} GFLOP/s, {given.repeats} repeats"
+    print(head, flush=True)
     rows, sizes = measured(given, device, top)
     if given.table:
         given.table.write_text(
             shipped(rows, device, table(given.table) if given.table.exists() else []), encoding="utf-8"
         )
-    mark(rows, device)
+    mark(rows, device, given.evaluate)
     given.out.mkdir(parents=True, exist_ok=True)
     with (given.out / "bench.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
-    lines = [
-        f"{name}, torch {torch.__version__}, matmul {top / 1e9:.0f} GFLOP/s, {given.repeats} repeats",
-        "",
-        *sizes,
-        "",
-    ]
-    lines += ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|", *map(shown, rows)]
+    lines = [head, "", *sizes, "", "| " + " | ".join(COLUMNS) + " |"]
+    lines += ["|---" * len(COLUMNS) + "|", *map(shown, rows)]
     (given.out / "bench.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"wrote {given.out / 'bench.md'}" + (f" and {given.table}" if given.table else ""))
 

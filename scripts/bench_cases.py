@@ -68,9 +68,12 @@ def episodes(case: Case, device: torch.device) -> Episode:
 
 
 def contestants(
-    case: Case, algo: str, device: torch.device, precisions: list[Precision]
+    case: Case, algo: str, device: torch.device, precisions: list[Precision], evaluating: bool = False
 ) -> dict[str, Callable[[], Tensor]]:
-    """Return what is raced: name -> one meta-step's gradient, which returns the mean loss."""
+    """Return what is raced: name -> one meta-step's gradient, which returns the mean loss.
+
+    evaluating: an evaluation of as many tasks in its place.
+    """
     torch.manual_seed(0)
     algorithm: Any = ALGORITHMS[algo](case.way)
     body = Conv4(case.filters, 4, False, False).build(case.channels, case.size)
@@ -84,11 +87,14 @@ def contestants(
     def by(engine: Engine) -> Callable[[], Tensor]:
         def run() -> Tensor:
             net.zero_grad()
-            return engine.grad(objective, net, batch, progress).loss.mean()
+            result = (
+                engine.evaluate(objective, net, batch) if evaluating else engine.grad(objective, net, batch, progress)
+            )
+            return result.loss.mean()
 
         return run
 
-    found = {USER: user_loop(algo, theirs, batch, 0.01, case.steps), LOOP: by(Learn2Learn())}
+    found = {USER: user_loop(algo, theirs, batch, 0.01, case.steps, evaluating), LOOP: by(Learn2Learn())}
     chunks = [None] + ([4] if device.type == "cpu" and case.tasks > 4 else [])
     for chunk in chunks:
         name = "engine=vectorised" + (f" engine.chunk={chunk}" if chunk else "")

@@ -1,6 +1,7 @@
 """The loop a user would write with learn2learn at its best: its classes, its CNN4, nothing read back in the loop."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -27,32 +28,41 @@ def cnn4(net: nn.Module, way: int, filters: int, channels: int, features: int) -
     return made.to(next(net.parameters()).device)
 
 
-def user_loop(algo: str, net: Any, episodes: Episode, lr: float, steps: int) -> Callable[[], Tensor]:
-    """Return a function that puts the meta-gradient into net's .grad and returns the mean loss."""
+def user_loop(algo: str, net: Any, episodes: Episode, lr: float, steps: int, evaluating: bool) -> Callable[[], Tensor]:
+    """Return a function that puts the meta-gradient into net's .grad and returns the mean loss.
+
+    evaluating: it only returns the loss, and keeps nothing for an outer gradient.
+    """
     (x, y, _), (query, target, _) = episodes
     tasks, support = y.shape
+    outer = torch.no_grad if evaluating else nullcontext
     meta: Any = None
     if algo in ("maml", "fomaml"):
-        meta = learn2learn.algorithms.MAML(net, lr=lr, first_order=algo == "fomaml")
+        meta = learn2learn.algorithms.MAML(net, lr=lr, first_order=evaluating or algo == "fomaml")
     elif algo == "anil":
-        meta = learn2learn.algorithms.MAML(net.classifier, lr=lr)
+        meta = learn2learn.algorithms.MAML(net.classifier, lr=lr, first_order=evaluating)
 
     def whole(t: int) -> Tensor:
         learner = meta.clone()
         for _ in range(steps):
             learner.adapt(F.cross_entropy(learner(x[t]), y[t]))
-        return F.cross_entropy(learner(query[t]), target[t])
+        with outer():
+            return learner(query[t])
 
     def head(t: int) -> Tensor:
-        learner, features = meta.clone(), net.features(torch.cat([x[t], query[t]]))  # one pass, as its example has it
+        learner = meta.clone()
+        with outer():
+            features = net.features(torch.cat([x[t], query[t]]))  # one pass, as its example has it
         for _ in range(steps):
             learner.adapt(F.cross_entropy(learner(features[:support]), y[t]))
-        return F.cross_entropy(learner(features[support:]), target[t])
+        with outer():
+            return learner(features[support:])
 
     def metric(t: int) -> Tensor:
-        features = net.features(torch.cat([x[t], query[t]]))
-        model = learn2learn.nn.PrototypicalClassifier(features[:support], y[t], distance="euclidean")
-        return F.cross_entropy(model(features[support:]), target[t])
+        with outer():
+            features = net.features(torch.cat([x[t], query[t]]))
+            model = learn2learn.nn.PrototypicalClassifier(features[:support], y[t], distance="euclidean")
+            return model(features[support:])
 
     one = {"anil": head, "protonet": metric}.get(algo, whole)
 
@@ -60,8 +70,9 @@ def user_loop(algo: str, net: Any, episodes: Episode, lr: float, steps: int) -> 
         net.zero_grad()
         losses = []
         for t in range(tasks):
-            loss = one(t) / tasks
-            loss.backward()
+            loss = F.cross_entropy(one(t), target[t]) / tasks
+            if not evaluating:
+                loss.backward()
             losses.append(loss.detach())
         return torch.stack(losses).sum()
 

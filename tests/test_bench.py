@@ -21,6 +21,13 @@ def cases(monkeypatch):
     return bench_cases
 
 
+def test_smoke_of_evaluation(tmp_path):
+    words = ["--smoke", "--evaluate", "--device=cpu", "--threads=1", "--out", tmp_path]
+    done = subprocess.run([sys.executable, SCRIPTS / "bench.py", *words], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "bench.md").read_text().count("by hand") == 4
+
+
 def test_smoke(tmp_path):
     words = ["--smoke", "--device=cpu", "--threads=1", "--out", tmp_path, "--table", tmp_path / "measured.csv"]
     done = subprocess.run([sys.executable, SCRIPTS / "bench.py", *words], capture_output=True, text=True, timeout=200)
@@ -38,10 +45,11 @@ def test_smoke(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("evaluating", [False, True])
 @pytest.mark.parametrize("algo", ["maml", "fomaml"])
-def test_all_contestants_compute_the_same(cases, algo):
+def test_all_contestants_compute_the_same(cases, algo, evaluating):
     """ANIL and ProtoNet differ by design: learn2learn's examples normalise support and query in one pass."""
     (case,) = cases.SMOKE.values()
-    runs = cases.contestants(case, algo, torch.device("cpu"), [])
+    runs = cases.contestants(case, algo, torch.device("cpu"), [], evaluating)
     losses = [run().item() for run in runs.values()]
     assert losses[1:] == pytest.approx(losses[:1] * (len(losses) - 1), rel=1e-5)
