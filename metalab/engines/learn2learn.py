@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -29,6 +30,10 @@ class TaskLearner:
         return self.module(name, *args)
 
     def parameters(self) -> dict[str, Tensor]:
+        return dict(self._parameters)
+
+    @cached_property
+    def _parameters(self) -> dict[str, Tensor]:
         return dict(self.module.named_parameters())
 
     def buffers(self) -> dict[str, Tensor]:

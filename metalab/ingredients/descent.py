@@ -43,17 +43,24 @@ class Descent:
     def step(self, theta: Tensors, gradient: Tensors) -> tuple[Tensors, "Descent"]:
         """Return the parameters that have a gradient after one step, and the optimiser after it."""
         rule, taken = RULES[self.inner], self.taken + 1
-        none = {n: torch.zeros_like(g) for n, g in gradient.items()}
-        means = {n: rule.mean * self.means.get(n, none[n]) + (1 - rule.mean) * g for n, g in gradient.items()}
-        lr = self.lr / (1 - rule.mean**taken) if rule.unbiased else self.lr
-        kept = {n: (1 - self.lr * rule.decay) * theta[n] for n in gradient}
+        kept = {n: (1 - self.lr * rule.decay) * theta[n] for n in gradient} if rule.decay else theta
+        means, lr = gradient, self.lr
+        if rule.mean:
+            means = {n: rule.mean * self._before(self.means, n, g) + (1 - rule.mean) * g for n, g in gradient.items()}
+            lr = self.lr / (1 - rule.mean**taken) if rule.unbiased else self.lr
         if rule.square is None:
-            return {n: kept[n] - lr * means[n] for n in gradient}, Descent(self.inner, self.lr, taken, means)
+            new = {n: kept[n].add(m, alpha=-lr) for n, m in means.items()}
+            return new, Descent(self.inner, self.lr, taken, means if rule.mean else {})
         share = 1.0 if rule.square == 1 else 1 - rule.square
-        squares = {n: rule.square * self.squares.get(n, none[n]) + share * g.square() for n, g in gradient.items()}
+        squares = {n: rule.square * self._before(self.squares, n, g) + share * g.square() for n, g in gradient.items()}
         right = 1 - rule.square**taken if rule.unbiased else 1.0
-        new = {n: kept[n] - lr * means[n] / (_root(squares[n] / right) + rule.eps) for n in gradient}
-        return new, Descent(self.inner, self.lr, taken, means, squares)
+        new = {n: kept[n] - lr * m / (_root(squares[n] / right) + rule.eps) for n, m in means.items()}
+        return new, Descent(self.inner, self.lr, taken, means if rule.mean else {}, squares)
+
+    @staticmethod
+    def _before(tensors: Tensors, name: str, like: Tensor) -> Tensor:
+        """Return what was summed up so far; zeros before the first step."""
+        return tensors[name] if name in tensors else torch.zeros_like(like)
 
 
 def _root(x: Tensor) -> Tensor:

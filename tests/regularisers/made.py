@@ -1,0 +1,40 @@
+"""What the tests of regularisers are made of."""
+
+from torch import Tensor
+
+from metalab.interfaces import Batch, Engine, Loss, Objective
+from metalab.objectives.judge import cross_entropy, together
+from metalab.regularisers import Penalised, Regulariser, Setting, combine
+from metalab.regularisers.adversarial import AdvFGSM, AdvPGD, How, On, Where
+from tests.attacks.nets import CASES, PROGRESS, episodes, net_of
+
+
+def fgsm(on: On = "query", where: Where = "outer", how: How = "replace", weight=1.0, random_start=False) -> AdvFGSM:
+    return AdvFGSM(20.0, "linf", None, random_start, "cross_entropy", on, where, how, weight)
+
+
+def pgd(on: On = "query", how: How = "replace", random_start=False) -> AdvPGD:
+    return AdvPGD(20.0, "linf", 3, 7.0, random_start, "margin", on, "outer", how, 0.5)
+
+
+def objective(case: str, regularisers: list[Regulariser]) -> Objective:
+    """As recipe.objective puts it together."""
+    algorithm, kind, steps = CASES[case]
+    terms = combine(regularisers)
+    inner = terms.inner(cross_entropy)
+
+    def make(loss: Loss) -> Objective:
+        return kind(algorithm, steps, inner, loss, together)
+
+    return Penalised(terms.around(make, Setting(algorithm, steps, inner))(terms.outer(cross_entropy)), terms.penalty)
+
+
+def found(engine: Engine, case: str, regularisers: list[Regulariser]) -> tuple[Tensor, dict[str, Tensor]]:
+    net = net_of(CASES[case][0])
+    result = engine.grad(objective(case, regularisers), net, episodes(), PROGRESS)
+    return result.loss, {n: p.grad for n, p in net.named_parameters() if p.grad is not None}
+
+
+def loss_of(algorithm, steps, learner, support: Batch, query: Batch) -> Tensor:
+    *_, model = algorithm.adapt(learner, support, cross_entropy, steps)
+    return cross_entropy(model, query)
