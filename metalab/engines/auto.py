@@ -59,6 +59,9 @@ class Auto:
                 "is bound by the launches of its kernels"
             )
             return Vectorised(None, self.precision)
+        if work.algo is None:
+            logger.info("engine=auto takes learn2learn: on a CPU evaluations were not measured to gain from vectorised")
+            return Learn2Learn(self.precision)
         near = [row for row in table() if row.near(work)]
         near = [row for row in near if row.work.algo == work.algo] or near
         gains = [row.learn2learn / row.vectorised for row in near]

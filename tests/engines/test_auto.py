@@ -35,7 +35,8 @@ def rows(monkeypatch):
         (replace(WORK, tasks=16, images=20), Vectorised(4)),
         (replace(WORK, algo="anil"), Learn2Learn()),
         (replace(WORK, algo="mine"), Learn2Learn()),  # not all rows near agree
-        (replace(WORK, algo=None, steps=0), Vectorised(None)),
+        (replace(WORK, algo="matching", steps=0), Vectorised(None)),
+        (replace(WORK, algo=None), Learn2Learn()),  # an evaluation
         (replace(WORK, size=84), Learn2Learn()),
         (replace(WORK, images=100), Learn2Learn()),  # nothing near
         (replace(WORK, tasks=1), Learn2Learn()),
