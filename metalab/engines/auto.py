@@ -60,7 +60,7 @@ class Auto:
             )
             return Vectorised(None, self.precision)
         if work.algo is None:
-            logger.info("engine=auto takes learn2learn: on a CPU evaluations were not measured to gain from vectorised")
+            logger.info("engine=auto takes learn2learn: on a CPU an evaluation gains nothing from vectorised")
             return Learn2Learn(self.precision)
         near = [row for row in table() if row.near(work)]
         near = [row for row in near if row.work.algo == work.algo] or near
