@@ -44,23 +44,23 @@ class Descent:
         """Return the parameters that have a gradient after one step, and the optimiser after it."""
         rule, taken = RULES[self.inner], self.taken + 1
         kept = {n: (1 - self.lr * rule.decay) * theta[n] for n in gradient} if rule.decay else theta
-        means, lr = gradient, self.lr
+        means, after, lr = gradient, {}, self.lr
         if rule.mean:
-            means = {n: rule.mean * self._before(self.means, n, g) + (1 - rule.mean) * g for n, g in gradient.items()}
+            means = after = _summed(self.means, rule.mean, 1 - rule.mean, gradient)
             lr = self.lr / (1 - rule.mean**taken) if rule.unbiased else self.lr
         if rule.square is None:
             new = {n: kept[n].add(m, alpha=-lr) for n, m in means.items()}
-            return new, Descent(self.inner, self.lr, taken, means if rule.mean else {})
+            return new, Descent(self.inner, self.lr, taken, after)
         share = 1.0 if rule.square == 1 else 1 - rule.square
-        squares = {n: rule.square * self._before(self.squares, n, g) + share * g.square() for n, g in gradient.items()}
+        squares = _summed(self.squares, rule.square, share, {n: g.square() for n, g in gradient.items()})
         right = 1 - rule.square**taken if rule.unbiased else 1.0
         new = {n: kept[n] - lr * m / (_root(squares[n] / right) + rule.eps) for n, m in means.items()}
-        return new, Descent(self.inner, self.lr, taken, means if rule.mean else {}, squares)
+        return new, Descent(self.inner, self.lr, taken, after, squares)
 
-    @staticmethod
-    def _before(tensors: Tensors, name: str, like: Tensor) -> Tensor:
-        """Return what was summed up so far; zeros before the first step."""
-        return tensors[name] if name in tensors else torch.zeros_like(like)
+
+def _summed(before: Tensors, decay: float, share: float, new: Tensors) -> Tensors:
+    """Return decay times what was summed up so far, nothing before the first step, plus share times what is new."""
+    return {n: share * t if n not in before else decay * before[n] + share * t for n, t in new.items()}
 
 
 def _root(x: Tensor) -> Tensor:
