@@ -12,22 +12,19 @@ import torch
 
 from metalab import evaluate, train
 from metalab.algorithms import maml, reptile
-from metalab.algorithms.maml import MAML
 from metalab.algorithms.protonet import ProtoNet
 from metalab.baseline import pixel_nearest_neighbour
 from metalab.config import conf_dir
 from metalab.data.episodes import Episodes
-from metalab.engines.learn2learn import TaskLearner
 from metalab.errors import UserError
 from metalab.interfaces import Batch, Episode
-from metalab.models.backbones import Conv4
-from metalab.models.layers import Normalise
-from metalab.models.net import Net
-from metalab.objectives.judge import cross_entropy
 
 ALGORITHMS = sorted(path.stem for path in (Path(conf_dir()) / "algo").glob("*.yaml"))
+
 GRADIENT = ["train.meta_batch=4", "train.steps=60", "optim.lr=0.01"]
+
 BATCHES = ["optim.lr=0.01", "task.train_way=null"]
+
 QUICK = {  # what makes seconds of it; an algorithm without an entry trains as its YAML says
     "maml": GRADIENT,
     "fomaml": GRADIENT,
@@ -106,47 +103,6 @@ def test_shuffled_labels_give_chance(small, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(ProtoNet, "adapt", cheats)
     accuracy, _ = trained(small, tmp_path / "cheating", "algo=protonet", "train.steps=1")
     assert accuracy > 0.9
-
-
-def learner(way: int, init: str, filters: int = 4) -> tuple[MAML, TaskLearner]:
-    torch.manual_seed(0)
-    algorithm = MAML(way, 0.1, False, init)  # type: ignore[arg-type]
-    body = Conv4(filters, pooled=2, strided=False, mean=True).build(1, 8)
-    net = Net(Normalise([0.0], [1.0]), body, torch.nn.Sequential(), algorithm.parts(body, filters))
-    return algorithm, TaskLearner(net, False)
-
-
-def batch(way: int, shot: int = 2) -> Batch:
-    x = torch.rand(way * shot, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    return Batch(x, torch.arange(way).repeat(shot), x[:0])
-
-
-def test_a_prototype_head_starts_as_protonets_logits():
-    _, start = learner(5, "prototype")
-    model = next(MAML(3, 0.1, False, "prototype").adapt(start, batch(3), cross_entropy, 1))
-    x = torch.rand(4, 1, 8, 8)
-    features, support = start.features(x).flatten(1), start.features(batch(3).x).flatten(1)
-    means = torch.stack([support[batch(3).y == k].mean(0) for k in range(3)])
-    euclidean = -(features[:, None] - means).square().sum(-1)
-    shift = (euclidean - model(x)).mean(1, keepdim=True)  # |f|^2, the same for every class
-    assert (euclidean - model(x) - shift).abs().max() < 1e-4
-
-
-def test_a_zero_head_starts_at_chance_and_adapts_at_any_way():
-    _, start = learner(5, "zero")
-    first, *_, last = MAML(3, 0.1, False, "zero").adapt(start, batch(3), cross_entropy, 3)
-    assert torch.equal(first(batch(3).x), torch.zeros(6, 3))
-    assert cross_entropy(last, batch(3)) < cross_entropy(first, batch(3)) - 0.005
-
-
-def test_maml_yields_the_model_after_every_step_and_adapts_norm_gains_and_shifts():
-    algorithm, start = learner(3, "learned")
-    models = list(algorithm.adapt(start, batch(3), cross_entropy, 3))
-    assert len(models) == 4
-    losses = [cross_entropy(m, batch(3)).item() for m in models]
-    assert losses == sorted(losses, reverse=True)
-    before, after = start.parameters(), models[-1].parameters()  # type: ignore[attr-defined]
-    assert all(not torch.equal(before[n], after[n]) for n in before if ".1." in n)
 
 
 def test_reptile_walks_through_all_of_the_support_before_an_image_comes_again(monkeypatch):

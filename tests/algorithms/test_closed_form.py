@@ -10,7 +10,7 @@ from metalab.engines.learn2learn import Learn2Learn, TaskLearner, task
 from metalab.engines.vectorised import Vectorised
 from metalab.objectives.judge import cross_entropy
 from metalab.objectives.query import QueryLoss
-from tests.algorithms.test_optimisation import WAY, episodes, far, net_of, objective, outer
+from tests.algorithms.made import WAY, episodes, far, net_of, objective, outer
 
 
 def sample(images: int, features: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,7 +15,7 @@ from metalab.ingredients.svm import dual
 from metalab.interfaces import Batch
 from metalab.objectives.judge import cross_entropy
 from metalab.objectives.query import QueryLoss
-from tests.algorithms.test_optimisation import WAY, episodes, net_of, objective, outer
+from tests.algorithms.made import WAY, episodes, net_of, objective, outer
 
 C = 0.1
 

@@ -12,7 +12,7 @@ from metalab.evaluate import outcome
 from metalab.interfaces import Batch, Episode
 from metalab.objectives.judge import cross_entropy
 from metalab.objectives.query import QueryLoss
-from tests.algorithms.test_optimisation import WAY, episodes, objective
+from tests.algorithms.made import WAY, episodes, objective
 from tests.algorithms.test_transfer import net
 
 

@@ -1,7 +1,6 @@
 """The transfer baselines: heads against oracles, frozen features, and training by mini-batches in the one loop."""
 
 import math
-import re
 
 import numpy as np
 import pytest
@@ -10,14 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metalab import checkpoint, train
 from metalab.algorithms.baseline import Baseline, linear
 from metalab.algorithms.baselinepp import BaselinePP, Cosine
 from metalab.algorithms.feature_extraction import FeatureExtraction, logistic_regression
 from metalab.algorithms.finetune import Finetune
 from metalab.engines.learn2learn import Learn2Learn, TaskLearner, task
 from metalab.engines.vectorised import Vectorised
-from metalab.errors import UserError
 from metalab.evaluate import outcome
 from metalab.ingredients.heads import SGD, fit_head
 from metalab.interfaces import Algorithm, Batch, Episode
@@ -26,9 +23,10 @@ from metalab.models.net import Net
 from metalab.objectives.classify import Classify
 from metalab.objectives.judge import cross_entropy
 from metalab.objectives.query import QueryLoss
-from tests.algorithms.test_optimisation import WAY, episodes, far, net_of, objective, outer
+from tests.algorithms.made import WAY, episodes, far, net_of, objective, outer
 
 SGD_ = (2, 4, 0.01, 0.9, 0.9, 1e-3)  # epochs, batch, lr, momentum, dampening, weight decay
+
 CASES: dict[str, tuple[Algorithm, int]] = {
     "baseline": (Baseline(WAY, *SGD_), 0),
     "baselinepp": (BaselinePP(WAY, 2.0, *SGD_), 0),
@@ -173,47 +171,3 @@ def test_finetuning_lowers_the_supports_loss():
         ]
     assert losses == sorted(losses, reverse=True)
     assert losses[0] == pytest.approx(math.log(WAY))
-
-
-def test_training_way_is_all_training_classes_and_the_baseline_starts_another_run(small, tmp_path):
-    """Phases compose: a baseline's body is the start of MAML, and MAML's of a fine-tuning."""
-    train.run(small("algo=baseline", "task.train_way=null", "algo.epochs=1"), tmp_path / "baseline")
-    saved = checkpoint.load(tmp_path / "baseline" / "last.pt")
-    assert saved["train_way"] == 40
-    assert saved["net"]["head.weight"].shape[0] == 40
-    words = ("train.steps=1", "train.meta_batch=1", "train.val_every=1")
-    train.run(small("algo=maml", f"train.init={tmp_path / 'baseline'}", *words), tmp_path / "maml")
-    again = ("algo=finetune", "task.train_way=null", f"train.init={tmp_path / 'maml'}", "algo.test_steps=1")
-    train.run(small(*again, "optim.lr=1e-9", *words), tmp_path / "fine")
-    maml, fine = (checkpoint.load(tmp_path / name / "last.pt")["net"] for name in ("maml", "fine"))
-    assert (maml["body.0.0.weight"] - fine["body.0.0.weight"]).abs().max() < 1e-6
-
-
-def test_a_run_on_mini_batches_resumes_bit_for_bit(small, tmp_path):
-    words = ("algo=feature_extraction", "task.train_way=null", "algo.iterations=2")
-    train.run(small(*words), tmp_path / "whole")
-    train.run(small(*words, "train.steps=2"), tmp_path / "cut")
-    train.run(small(*words, f"resume={tmp_path / 'cut'}"), tmp_path / "cut")
-    whole, cut = (checkpoint.load(tmp_path / name / "last.pt")["net"] for name in ("whole", "cut"))
-    assert all(torch.equal(whole[n], cut[n]) for n in whole)
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("task.train_way=5",), "task.train_way=5: algo=baseline trains on mini-batches of all 40 training classes"),
-        (("task.train_shot=1",), "task.train_shot=1: algo=baseline trains on mini-batches"),
-        (("algo.mini_batch=1",), "algo.mini_batch=1: expected 2 images or more"),
-        (("algo.dampening=2",), "algo.dampening=2: expected 0 to 1"),
-        (("algo.weight_decay=-1",), "algo.weight_decay=-1: expected 0 or more"),
-        (("algo.epochs=0",), "algo.epochs=0: expected a number above 0"),
-        (("train.bn=support",), "train.bn=support: a mini-batch has no support"),
-        (
-            ("algo=finetune", "algo.layers=-1"),
-            "algo.layers=-1: expected 0 or more of the body's layers, or null for all",
-        ),
-    ],
-)
-def test_what_mini_batches_cannot_give_is_refused(words, message, small, tmp_path):
-    with pytest.raises(UserError, match=re.escape(message)):
-        train.run(small("algo=baseline", "task.train_way=null", *words), tmp_path)

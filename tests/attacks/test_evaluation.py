@@ -3,27 +3,14 @@
 import csv
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from metalab import evaluate, train
-from metalab.attacks.fgsm import FGSM
-from metalab.attacks.pgd import PGD
 from metalab.attacks.records import mismatch
-from metalab.attacks.steps import Try
-from metalab.engines.learn2learn import Learn2Learn, TaskLearner, task
-from metalab.engines.vectorised import Vectorised
 from metalab.errors import UserError
-from metalab.interfaces import Batch, Episode
-from metalab.models.layers import running_statistics
-from metalab.objectives.judge import PREDICTIONS, cross_entropy
-from metalab.objectives.robust import Robust
-from tests.attacks.nets import CASES, episodes, net_of
 
 RUNS = {
     "protonet": ("train.steps=20", "train.val_every=20"),
@@ -110,92 +97,3 @@ def test_an_attack_is_never_inherited(command_line, small, tmp_path, monkeypatch
     assert "fgsm" not in said
     assert "eps: 8.0" in said
     assert "eps: 4" in command_line(*words, "attack=pgd", "attack.eps=4")[1]
-
-
-# ---- what is measured
-
-
-def robust(case: str, bn: str, **given) -> Robust:
-    algorithm, _, steps = CASES[case]
-    attacks = {"pgd": PGD(0.1, "linf", 3, None, False, 1, "cross_entropy"), "f": FGSM(0.1, "l2", None, False, "margin")}
-    return Robust(algorithm, steps, cross_entropy, PREDICTIONS[bn], attacks, given.get("on", "query"))
-
-
-@pytest.mark.parametrize("on", ["query", "support", "both"])
-@pytest.mark.parametrize("case", ["maml", "anil", "reptile", "protonet"])
-@pytest.mark.parametrize("bn", ["support", "running"])
-def test_both_engines_find_the_same(case, bn, on):
-    objective, net = robust(case, bn, on=on), net_of(CASES[case][0]).eval()
-    a, b = (evaluate.outcome(e, objective, net, episodes(), bn) for e in (Learn2Learn(), Vectorised(None)))
-    assert torch.equal(a.correct, b.correct)
-    assert set(a.scalars) == {"loss", "right/pgd", "right/f", "zero/pgd", "zero/f"}
-    assert all(torch.equal(a.scalars[k], b.scalars[k]) for k in a.scalars)
-
-
-@pytest.mark.parametrize(("bn", "alone"), [("support", True), ("running", True), ("batch", False)])
-def test_an_attack_differentiates_the_mode_that_predicts(bn, alone):
-    """The gradient of one query's loss reaches the other queries in batch mode alone."""
-    algorithm, _, steps = CASES["maml"]
-    net = net_of(algorithm)
-    support, query = task(episodes(), 0)
-    learner = TaskLearner(net, False)
-    *_, model = algorithm.adapt(learner, support, cross_entropy, steps)  # type: ignore[arg-type]
-
-    def first(x: torch.Tensor) -> torch.Tensor:
-        return cross_entropy(lambda z: PREDICTIONS[bn](model, support.x, z)[:1], Batch(x, query.y[:1], x[:0]))
-
-    with running_statistics() if bn == "running" else torch.enable_grad():
-        slope = torch.func.grad(first)(query.x)
-    assert slope[0].any()
-    assert slope[1:].any() != alone
-
-
-def test_a_support_attack_raises_the_loss_of_the_unadapted_model():
-    algorithm = CASES["maml"][0]
-    net = net_of(algorithm)
-    support = task(episodes(), 0).support
-    learner = TaskLearner(net, False)
-    objective = robust("maml", "running", on="support")
-    dead: list[torch.Tensor] = []
-    [attacked] = objective._supports(learner, support, objective.attacks["pgd"], dead)  # type: ignore[arg-type]
-    assert cross_entropy(learner, attacked) > cross_entropy(learner, support) + 0.01
-    expected = objective.attacks["pgd"](learner, support.x, support.y)
-    torch.testing.assert_close(attacked.x, expected)
-    assert torch.equal(attacked.y, support.y)
-
-
-@dataclass(frozen=True)
-class Script:
-    """An attack that tries the given images in turn and ends at the last."""
-
-    images: tuple[torch.Tensor, ...]
-    steps: int = 1
-
-    def tries(self, model, x, y) -> Iterator[Try]:
-        for image in self.images:
-            yield Try(image.expand_as(x), None, None)
-
-    def __call__(self, model, x, y):
-        return self.images[-1].expand_as(x)
-
-
-def test_an_image_is_robust_only_if_it_is_right_clean_and_at_every_try():
-    def model(x: torch.Tensor) -> torch.Tensor:  # says class 1 above 1/2
-        return torch.stack([0.5 - x, x - 0.5], 1).reshape(len(x), 2)
-
-    class Fixed:
-        def parts(self, body, features):
-            return {}
-
-        def adapt(self, learner, support, loss, steps):
-            yield model
-
-    dark, light = torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)
-    query = Batch(torch.tensor([1.0, 0.0]).reshape(2, 1, 1, 1), torch.tensor([1, 1]), torch.zeros(0, 1, 1, 1))
-    scripts = {"good": (light, light), "between": (light, dark, light), "end": (light, dark)}
-    attacks = {name: Script(images) for name, images in scripts.items()}
-    objective = Robust(Fixed(), 0, cross_entropy, PREDICTIONS["running"], attacks, "query")
-    found = objective(model, Episode(query, query), torch.zeros(())).scalars  # type: ignore[arg-type]
-    assert found["right/good"].tolist() == [True, False]  # an attack that helps does not count
-    assert found["right/between"].tolist() == [False, False]
-    assert found["right/end"].tolist() == [False, False]

@@ -9,7 +9,7 @@ from metalab import checkpoint, train
 from metalab.data.ahead import Ahead
 from metalab.errors import UserError
 from metalab.sampling import prefetched
-from tests.data.test_episodes import make, make_split, same
+from tests.data.made import make, make_split, same
 
 
 def resident_kb() -> int:

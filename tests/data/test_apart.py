@@ -7,7 +7,7 @@ import torch
 
 from metalab.data.apart import grouped
 from metalab.errors import UserError
-from tests.data.test_episodes import make, make_split
+from tests.data.made import make, make_split
 
 WAY, SHOT, QUERY = 5, 2, 3
 

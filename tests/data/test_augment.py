@@ -8,7 +8,7 @@ from torch import Tensor
 from metalab.data.augment import NUMBERS, Augment
 from metalab.data.episodes import BLOCK_EPISODES, Episodes
 from metalab.errors import UserError
-from tests.data.test_episodes import make, make_split
+from tests.data.made import make, make_split
 
 ALL = Augment(2, 0.5, 0.4, 15)
 NONE = Augment(0, 0, 0, 0)

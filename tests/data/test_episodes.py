@@ -10,36 +10,8 @@ import torch
 from metalab.baseline import pixel_nearest_neighbour
 from metalab.data import episodes as module
 from metalab.data.episodes import Episodes
-from metalab.errors import UserError
 from metalab.interfaces import Split
-
-CPU = torch.device("cpu")
-
-
-def make_split(classes=12, images: int | list[int] = 9, side=4, channels=1, **more):
-    """Make a split whose images have class and image number in their first two pixels, for checks by content."""
-    counts = torch.full((classes,), images) if isinstance(images, int) else torch.tensor(images)
-    classes, first = len(counts), counts.cumsum(0) - counts
-    noise = torch.Generator().manual_seed(0)
-    shape = (int(counts.sum()), channels, side, side)
-    pixels = torch.randint(256, shape, generator=noise, dtype=torch.uint8)
-    pixels[:, :, 0, 0] = torch.repeat_interleave(torch.arange(classes), counts)[:, None].byte()
-    pixels[:, :, 0, 1] = (torch.arange(len(pixels)) % 256)[:, None].byte()
-    names = [f"name{k}" for k in range(classes)]
-    return Split(pixels, first, counts, [f"test:{k}" for k in range(classes)], names, **more)
-
-
-def make(split=None, way=5, shot=2, query=3, tasks=4, seed=0, stream="train", **more):
-    return Episodes(split or make_split(), way, shot, query, tasks, seed, stream, CPU, **more)
-
-
-def make_one(split, step):
-    episode = make(split, tasks=1)(step)
-    return [t[0] for t in episode.support], [t[0] for t in episode.query]
-
-
-def same(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+from tests.data.made import make, make_one, make_split, same
 
 
 def test_shapes_and_types():
@@ -145,41 +117,6 @@ def test_random_turns_are_one_for_each_class_of_each_episode():
     assert (draw.classes.sort(1).values.diff(dim=1) > 0).all()  # no character twice, whatever its turn
 
 
-def test_unlabelled_images_are_of_the_episodes_classes_and_in_nothing_else():
-    split = make_split()
-    source = make(split, unlabelled=3, distractors=2, tasks=300)
-    draw, episode = source.indices(0), source(0)
-    assert episode.support.unlabelled.shape == (300, (5 + 2) * 3, 1, 4, 4)
-    assert episode.query.unlabelled.shape == (300, 0, 1, 4, 4)
-    assert episode.support.y.shape == (300, 10)
-    assert draw.classes.shape == (300, 7)
-    assert (draw.classes.sort(1).values.diff(dim=1) > 0).all()  # distractors are other classes
-    assert (draw.image.sort(1).values.diff(dim=1) > 0).all()  # no image twice in an episode
-    assert torch.equal(episode.support.unlabelled, split.images[draw.image[:, 25:]] / 255)
-    pixels = (episode.support.unlabelled[:, :, 0, 0, 0] * 255).round().long()
-    assert torch.equal(pixels, draw.classes.gather(1, draw.label[:, 25:]))
-    assert (torch.nn.functional.one_hot(draw.label[:, 25:], 7).sum(1) == 3).all()  # as many of each class
-    assert (draw.label[:, 25:].diff(dim=1) != 0).float().mean() > 0.8  # shuffled
-
-
-def test_unlabelled_images_change_neither_support_nor_query():
-    one, two = make().indices(3), make(unlabelled=3).indices(3)
-    assert torch.equal(one.image, two.image[:, :25])
-    assert torch.equal(one.label, two.label[:, :25])
-
-
-def test_unlabelled_images_are_turned_as_their_class_is():
-    draw = make(make_split(random_turns=True), unlabelled=2, tasks=200).indices(0)
-    of_support = {
-        (t, c): r
-        for t in range(200)
-        for c, r in zip(*map(torch.Tensor.tolist, (draw.label[t, :10], draw.turn[t, :10])), strict=True)
-    }
-    for t in range(200):
-        for c, r in zip(draw.label[t, 25:].tolist(), draw.turn[t, 25:].tolist(), strict=True):
-            assert of_support[t, c] == r
-
-
 def test_memory_mapped_images_give_the_same_as_images_in_memory(tmp_path):
     split = make_split(turns=torch.arange(12) % 4)
     split.images.numpy().tofile(tmp_path / "images")
@@ -215,59 +152,6 @@ def test_the_gpu_sees_the_same_episodes(fits, monkeypatch):
         assert b.query.y.is_cuda
         assert same(a.support, [t.cpu() for t in b.support])
         assert same(a.query, [t.cpu() for t in b.query])
-
-
-def refusal(split, **more):
-    with pytest.raises(UserError) as error:
-        make(split, **more)
-    return str(error.value)
-
-
-def test_too_few_classes():
-    text = refusal(make_split(classes=3), stream="test")
-    assert text == "way=5 but the test split has 3 classes: type task.way=3 or less, or add classes"
-    assert "the train split has 3 classes: type task.train_way=3 or less" in refusal(make_split(classes=3))
-
-
-def test_too_few_images():
-    split = make_split(images=[20, 20, 20, 20, 20, 20, 20, 15, 20, 19])
-    text = refusal(split, shot=5, query=15, stream="test")
-    assert text.startswith("class 7 (name7) of the test split has 15 images, 5-shot with 15 queries needs 20; ")
-    assert "2 of 10 classes have too few: type task.query=10 or less, or add images" in text
-    assert "type task.train_query=10 or less" in refusal(split, shot=5, query=15)
-
-
-def test_too_few_images_for_the_shots():
-    text = refusal(make_split(images=5), shot=5, query=15, stream="val")
-    assert "has 5 images, 5-shot with 15 queries needs 20; 12 of 12" in text
-    assert "type a task.shot and a task.query that add up to 5 or less" in text
-    text = refusal(make_split(images=5), shot=5, query=15, stream="running")
-    assert "of the train split" in text
-    assert "type a task.train_shot and a task.train_query that add up to 5 or less" in text
-    assert "one image cannot be both support and query" in refusal(make_split(images=1), shot=1, query=1)
-
-
-def test_too_few_images_or_classes_for_the_unlabelled():
-    text = refusal(make_split(images=9), unlabelled=5)
-    assert "2-shot with 3 queries and 5 unlabelled needs 10; 12 of 12 classes have too few" in text
-    assert "type task.unlabelled=4 or less" in text
-    text = refusal(make_split(images=4), unlabelled=1)
-    assert "type task.unlabelled=0 and task.train_query=2 or less" in text
-    text = refusal(make_split(), unlabelled=1, distractors=8)
-    assert text.startswith(
-        "way=5 and 8 distractors are 13 classes, but the train split has 12: type task.distractors=7"
-    )
-    assert "task.distractors=1 without unlabelled images: type task.unlabelled=5" in refusal(
-        make_split(), distractors=1
-    )
-
-
-def test_turns_need_squares():
-    split = make_split()
-    wide = Split(split.images[..., :3, :], split.first, split.count, split.ids, split.names, random_turns=True)
-    assert "quarter turns need square images, and these are 3 x 4 pixels" in refusal(wide)
-    upright = Split(split.images[..., :3, :], split.first, split.count, split.ids, split.names)
-    assert make(upright)(0).support.x.shape == (4, 10, 1, 3, 4)
 
 
 def test_pixel_nearest_neighbour_by_hand():

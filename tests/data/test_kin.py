@@ -9,7 +9,7 @@ from metalab.data.characters import alphabet
 from metalab.data.kin import kin, most_classes, shares
 from metalab.errors import UserError
 from metalab.interfaces import Kin
-from tests.data.test_episodes import make, make_split
+from tests.data.made import make, make_split
 
 NAMES = [f"{letter}/{k}" for letter, count in (("A", 6), ("B", 3), ("C", 8), ("D", 7)) for k in range(count)]
 

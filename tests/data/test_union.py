@@ -12,7 +12,7 @@ from metalab.data.kin import kin
 from metalab.data.union import Union
 from metalab.errors import UserError
 from metalab.interfaces import Fixed, Split
-from tests.data.test_episodes import make_split
+from tests.data.made import make_split
 
 CPU = torch.device("cpu")
 ODD = ("", "turned", "random", "grouped", "fixed", "kin")

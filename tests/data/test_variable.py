@@ -12,7 +12,7 @@ from metalab.data.augment import Augment
 from metalab.data.kin import kin
 from metalab.data.variable import VariableEpisodes, drawn_shots
 from metalab.errors import UserError
-from tests.data.test_episodes import make_split
+from tests.data.made import make_split
 
 CPU = torch.device("cpu")
 VARIABLE = ("task=variable", "task.query=3", "task.support=40", "task.way=8", "train.meta_batch=1")

@@ -9,7 +9,7 @@ from metalab.engines.learn2learn import Learn2Learn
 from metalab.engines.vectorised import Vectorised
 from metalab.ingredients.descent import RULES, Descent
 from metalab.objectives.query import QueryLoss
-from tests.algorithms.test_optimisation import WAY, episodes, far, net_of, objective, outer
+from tests.algorithms.made import WAY, episodes, far, net_of, objective, outer
 
 THEIRS = {
     "sgd": torch.optim.SGD,

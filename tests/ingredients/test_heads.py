@@ -12,7 +12,7 @@ from metalab.ingredients.heads import Neighbours
 from metalab.interfaces import Batch
 from metalab.objectives.judge import cross_entropy
 from metalab.objectives.query import QueryLoss
-from tests.algorithms.test_optimisation import WAY, episodes, far, net_of, objective, outer
+from tests.algorithms.made import WAY, episodes, far, net_of, objective, outer
 
 
 def head(k: int, way: int = 3, shot: int = 4, size: int = 5) -> tuple[Neighbours, torch.Tensor, torch.Tensor]:
