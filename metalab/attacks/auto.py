@@ -1,4 +1,4 @@
-"""The strong evaluation attack: AutoAttack (Croce & Hein 2020) without its FAB, so it is not called by that name."""
+"""The strong evaluation attack: the four of AutoAttack (Croce & Hein 2020), and APGD on DLR besides."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from metalab.attacks.apgd import APGD
+from metalab.attacks.fab import FAB
 from metalab.attacks.square import Square
 from metalab.attacks.steps import Attack, Norm, Try
 from metalab.interfaces import Model
@@ -13,10 +14,10 @@ from metalab.interfaces import Model
 
 @dataclass(frozen=True)
 class Auto:
-    """Run APGD on cross-entropy, APGD on DLR, APGD towards each other class, and Square.
+    """Run APGD on cross-entropy, APGD on DLR, APGD and FAB towards each other class, and Square.
 
     DLR needs three classes and its targeted form four; the margin loss stands in where there are fewer. Square runs
-    under linf, and not where queries is 0. eps in [0, 1].
+    under linf, and not where queries is 0; under l2 this is AutoAttack without its Square. eps in [0, 1].
     """
 
     eps: float
@@ -32,9 +33,14 @@ class Auto:
     def _attacks(self) -> list[Attack]:
         loss = APGD(self.eps, self.norm, self.steps, self.restarts, "cross_entropy", 0)
         ratio = APGD(self.eps, self.norm, self.steps, self.restarts, "dlr", 0)
-        other = APGD(self.eps, self.norm, self.steps, self.restarts, "dlr", self.targets)
+        other: list[Attack] = []
+        if self.targets:
+            other = [
+                APGD(self.eps, self.norm, self.steps, self.restarts, "dlr", self.targets),
+                FAB(self.eps, self.norm, self.steps, self.restarts, self.targets),
+            ]
         square = [Square(self.eps, self.norm, self.queries, 0.8)] if self.queries and self.norm == "linf" else []
-        return [loss, ratio, *([other] if self.targets else []), *square]
+        return [loss, ratio, *other, *square]
 
     def tries(self, model: Model, x: Tensor, y: Tensor) -> Iterator[Try]:
         for attack in self._attacks():

@@ -78,8 +78,8 @@ def direction(gradient: Tensor, norm: Norm) -> Tensor:
     return scaled / per_image(length(scaled).clamp(min=1e-12), gradient)
 
 
-def random_in_ball(x: Tensor, eps: float, norm: Norm) -> Tensor:
-    """Return x moved to a uniformly drawn point of the ball, and into [0, 1]."""
+def random_in_ball(x: Tensor, eps: float | Tensor, norm: Norm) -> Tensor:
+    """Return x moved to a uniformly drawn point of the ball, and into [0, 1]; eps: one size, or [N,1,1,1]."""
     if norm == "linf":
         return (x + eps * (2 * torch.rand_like(x) - 1)).clamp(0.0, 1.0)
     radius = torch.rand_like(x[:, :1, :1, :1]) ** (1 / x[0].numel())

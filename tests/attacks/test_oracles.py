@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from metalab.algorithms.protonet import ProtoNet
 from metalab.attacks.apgd import APGD
+from metalab.attacks.fab import FAB
 from metalab.attacks.fgsm import FGSM
 from metalab.attacks.pgd import PGD
 from metalab.attacks.steps import Attack
@@ -97,6 +98,10 @@ PAIRS = {
     "apgd": (
         APGD(EPS, "linf", STEPS, 1, "cross_entropy", 0),
         theirs(torchattacks.APGD, eps=EPS, steps=STEPS, n_restarts=1, loss="ce"),
+    ),
+    "fab": (
+        FAB(EPS, "linf", STEPS // 2, 1, 9),
+        theirs(torchattacks.FAB, eps=EPS, steps=STEPS // 2, n_classes=5, multi_targeted=True),
     ),
     "foolbox_fgsm": (
         FGSM(EPS, "linf", None, False, "cross_entropy"),
