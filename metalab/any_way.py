@@ -20,5 +20,5 @@ def check_any_way(r: Recipe, net: nn.Module) -> None:
     except (UserError, RuntimeError, ValueError) as error:
         raise UserError(
             f"task=variable draws the way anew for each episode, and algo={r.how.name} has learned parts for one way "
-            "alone: type algo=protonet, or algo.head_init=zero, prototype or knn where the algorithm has it"
+            "alone: type algo=protonet, or algo.head_init=zero, random, prototype or knn where the algorithm has it"
         ) from error

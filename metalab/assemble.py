@@ -128,7 +128,7 @@ def measured_objective(algorithm: Algorithm, steps: int, bn: str, way: int, term
             raise UserError(
                 f"the head was learned for {logits.shape[-1]} classes and the task has {way}; give "
                 f"task.way={logits.shape[-1]} and task.train_way the same, or train an algorithm that takes any way: "
-                "protonet, or maml with algo.head_init=zero, prototype or knn"
+                "protonet, or maml with algo.head_init=zero, random, prototype or knn"
             )
         return F.cross_entropy(logits, batch.y)
 

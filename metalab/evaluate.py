@@ -107,6 +107,7 @@ def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
     terms = regularisation(cfg.reg, how.steps)
     objective = by_way(task, tested, lambda algo, way: measured_objective(algo, how.steps, bn, way, terms))
     logger.info(f"{folder}: {evaluation.episodes} episodes of {len(split.ids)} {evaluation.split} classes, bn={bn}")
+    torch.manual_seed(cfg.seed)  # of heads that are drawn for each task
     accuracy, loss = measure(engine, objective, net, source, evaluation.episodes, bn)
     further = _further(cfg, task, evaluation, split, lambda other, episodes: outcome(engine, other, net, episodes, bn))
     normed = any(isinstance(m, BatchStatNorm) for m in net.modules())

@@ -106,5 +106,5 @@ def test_a_head_for_another_way_is_told_on_the_cpu_and_before_any_index_is_out_o
     assert str(error.value) == (
         f"the head was learned for {train_way} classes and the task has 5; give task.way={train_way} and "
         "task.train_way the same, or train an algorithm that takes any way: protonet, or maml with "
-        "algo.head_init=zero, prototype or knn"
+        "algo.head_init=zero, random, prototype or knn"
     )

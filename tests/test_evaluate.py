@@ -26,6 +26,7 @@ RUNS = {
     "second": ("seed=1",),
     "maml": MAML,
     "zero": (*MAML, "algo.head_init=zero"),
+    "random": (*MAML, "algo.head_init=random"),
     "prototype": ("algo=anil", *MAML[1:], "algo.head_init=prototype"),
     "knn": ("algo=boil", *MAML[1:], "algo.head_init=knn", "algo.lr=0.1"),
 }
@@ -211,10 +212,17 @@ def test_eval_from_the_command_line_takes_all_else_from_the_run(command_line, ru
 
 
 @pytest.mark.parametrize("way", [3, 8])
-@pytest.mark.parametrize("name", ["protonet", "zero", "prototype", "knn"])
+@pytest.mark.parametrize("name", ["protonet", "zero", "random", "prototype", "knn"])
 def test_way_and_shot_can_be_others_where_no_head_is_learned(result, name, way):
     record, _ = result(name, f"task.way={way}", "task.shot=2", "task.query=4")
     assert (record["way"], record["shot"], record["query"]) == (way, 2, 4)
+
+
+def test_heads_that_are_drawn_are_the_same_in_every_evaluation(result):
+    torch.manual_seed(1)
+    first = result("random")
+    torch.manual_seed(2)
+    assert result("random") == first
 
 
 def test_unlabelled_images_come_with_the_support_and_are_told(result, monkeypatch):

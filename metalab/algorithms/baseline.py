@@ -14,7 +14,7 @@ from metalab.interfaces import Batch, Learner, Loss, Model
 class Baseline:
     """Train body and a linear head on all training classes; for a task, learn a new head on the frozen features.
 
-    The head starts at zero, for adapt draws no random numbers, and walks through the support in the sampler's order;
+    The head starts at zero and walks through the support in the sampler's order;
     their code draws both. epochs, batch, lr, momentum, dampening, weight_decay: of the task's head.
     """
 

@@ -32,7 +32,7 @@ class Cosine(nn.Module):
 class BaselinePP:
     """Train body and a cosine head on all training classes; for a task, learn a new one on the frozen features.
 
-    The task's head starts at the class means, for a cosine has no zero to start at and adapt draws no random numbers.
+    The task's head starts at the class means, for a cosine has no zero to start at.
     epochs, batch, lr, momentum, dampening, weight_decay: of the task's head.
     """
 

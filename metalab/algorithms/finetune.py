@@ -26,7 +26,7 @@ class Finetune:
     way: int
     lr: float
     layers: int | None
-    head_init: Literal["zero", "prototype"]
+    head_init: Literal["zero", "random", "prototype"]
     inner: Inner = "sgd"
     pseudo: float = 0.0
 

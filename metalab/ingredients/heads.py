@@ -13,7 +13,7 @@ from metalab.ingredients.inner import positive
 from metalab.ingredients.metric import class_means, members, squared_distances
 from metalab.interfaces import Batch, Learner
 
-HeadInit = Literal["learned", "zero", "prototype", "knn"]
+HeadInit = Literal["learned", "zero", "random", "prototype", "knn"]
 
 
 def task_head(features: int, way: int, init: HeadInit, neighbours: int) -> nn.Module:
@@ -33,17 +33,18 @@ def linear_head(features: int, way: int) -> nn.Linear:
 def start_head(learner: Learner, support: Batch, way: int, init: HeadInit) -> Learner:
     """Return the learner with the head it starts the task with; all but learned allow any way.
 
-    prototype: the linear layer that equals ProtoNet's logits, w_k = 2 c_k and b_k = -|c_k|^2
-    (Proto-MAML, Triantafillou et al. 2020, sec. 3). knn: the support itself (Neighbours).
+    random: Xavier weights, drawn anew for each task. prototype: the linear layer that equals ProtoNet's logits, w_k =
+    2 c_k and b_k = -|c_k|^2 (Proto-MAML, Triantafillou et al. 2020, sec. 3). knn: the support itself (Neighbours).
     """
     if init == "learned":
         return learner
     features = learner.features(support.x).flatten(1)
     if init == "knn":
         return learner.replace({"head.keys": features, "head.votes": members(support.y, way).to(features.dtype)})
-    if init == "zero":
-        weight, bias = features.new_zeros(way, features.shape[1]), features.new_zeros(way)
-    else:
+    weight, bias = features.new_zeros(way, features.shape[1]), features.new_zeros(way)
+    if init == "random":
+        weight = (6 / sum(weight.shape)) ** 0.5 * (2 * torch.rand_like(weight) - 1)
+    if init == "prototype":
         means = class_means(features, support.y, way)
         weight, bias = 2 * means, -means.square().sum(1)
     return learner.replace({"head.weight": weight, "head.bias": bias})

@@ -1,4 +1,4 @@
-"""The head of k nearest neighbours: votes counted by hand, a gradient for every class, both engines, any way."""
+"""Heads: the k nearest neighbours' votes by hand, their gradients on both engines; one drawn anew for each task."""
 
 import pytest
 import torch
@@ -77,3 +77,34 @@ def test_the_inner_steps_move_the_keys_and_any_way_will_do():
 def test_no_neighbour_at_all_is_refused():
     with pytest.raises(UserError, match=r"algo\.neighbours=0: expected a number above 0"):
         MAML(5, 0.1, False, "knn", neighbours=0).parts(torch.nn.Identity(), 4)
+
+
+@pytest.mark.parametrize("engine", [Learn2Learn(), Vectorised(None), Vectorised(1)], ids=str)
+def test_a_random_head_is_drawn_anew_for_each_task_and_not_learned(engine):
+    """Without inner steps the answers are the head's alone: the tasks are one, and their answers are not."""
+    algorithm = MAML(WAY, 0.05, False, "random")
+    net = net_of(algorithm)
+    one = episodes()
+    same = type(one)(*(type(batch)(*(field[:1].expand_as(field) for field in batch)) for batch in one))
+    torch.manual_seed(0)
+    result, gradient = outer(engine, objective(QueryLoss, algorithm, 1), net, same)
+    assert result.loss.unique().numel() == len(result.loss)
+    assert not any(g.any() for n, g in gradient.items() if n.startswith("head."))
+    assert any(g.any() for n, g in gradient.items() if n.startswith("body."))
+    torch.manual_seed(0)
+    assert torch.equal(outer(engine, objective(QueryLoss, algorithm, 1), net, same)[0].loss, result.loss)
+
+
+def test_a_random_head_has_xavier_weights_and_no_bias():
+    start = TaskLearner(net_of(MAML(WAY, 0.05, False, "random")), False)
+    [first] = MAML(50, 0.05, False, "random").adapt(start, episodes_of(50), cross_entropy, 0)
+    head = first.parameters()  # type: ignore[attr-defined]
+    weight, bound = head["head.weight"], (6 / (50 + head["head.weight"].shape[1])) ** 0.5
+    assert weight.abs().max() <= bound
+    assert weight.std() == pytest.approx(bound / 3**0.5, rel=0.1)
+    assert not head["head.bias"].any()
+
+
+def episodes_of(way: int) -> Batch:
+    x = torch.rand(way, *episodes().query.x.shape[2:], dtype=torch.float64)
+    return Batch(x, torch.arange(way), x[:0])
