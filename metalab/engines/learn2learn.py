@@ -1,8 +1,7 @@
-"""The reference engine: one task after another on clones made by learn2learn's clone_module."""
+"""The reference engine: one task after another on a clone made by learn2learn's clone_module."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -15,10 +14,14 @@ from metalab.interfaces import Batch, Episode, Learner, Objective, TaskResult
 
 
 class TaskLearner:
-    """One task's clone of the net. graph: build what the outer loop differentiates through."""
+    """One task's clone of the net. graph: build what the outer loop differentiates through.
 
-    def __init__(self, module: nn.Module, graph: bool) -> None:
+    tensors: the module's parameters by name, where they are known; to walk through the net takes longer than a step.
+    """
+
+    def __init__(self, module: nn.Module, graph: bool, tensors: dict[str, Tensor] | None = None) -> None:
         self.module, self.graph = module, graph
+        self._tensors = dict(module.named_parameters()) if tensors is None else tensors
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.module("logits", x)
@@ -30,11 +33,7 @@ class TaskLearner:
         return self.module(name, *args)
 
     def parameters(self) -> dict[str, Tensor]:
-        return dict(self._parameters)
-
-    @cached_property
-    def _parameters(self) -> dict[str, Tensor]:
-        return dict(self.module.named_parameters())
+        return dict(self._tensors)
 
     def buffers(self) -> dict[str, Tensor]:
         return dict(self.module.named_buffers())
@@ -42,7 +41,7 @@ class TaskLearner:
     def grad(
         self, loss: Callable[[Learner], Tensor], names: list[str] | None = None, first_order: bool = False
     ) -> dict[str, Tensor]:
-        tensors = self.parameters()
+        tensors = self._tensors
         names = list(tensors) if names is None else names
         # Names of its own for what is differentiated, as the rest of the net may hang on the same tensors (a head made
         # of features); without a history (a zeroed head; everything at evaluation) they are leaves of their own.
@@ -50,7 +49,8 @@ class TaskLearner:
             given = {n: tensors[n] for n in names}
             at = {n: t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for n, t in given.items()}
         # What is called inside, gradients too, is differentiated, at evaluation as well: a Hessian times a vector.
-        here = TaskLearner(self.replace(at).module, True)
+        here = self.replace(at)
+        here.graph = True
         with torch.enable_grad():
             value = loss(cast(Learner, here))
             grads = torch.autograd.grad(
@@ -77,7 +77,8 @@ class TaskLearner:
             owner = copied(path)
             kept: dict[str, Any] = owner._parameters if leaf in owner._parameters else owner._buffers
             kept[leaf] = tensor  # as learn2learn's update_module: a clone's parameters are plain tensors
-        return TaskLearner(copies[""], self.graph)
+        own = {name: tensor for name, tensor in tensors.items() if name in self._tensors}  # the others are buffers
+        return TaskLearner(copies[""], self.graph, self._tensors | own)
 
 
 def shallow(module: nn.Module) -> nn.Module:
@@ -124,8 +125,8 @@ class Learn2Learn:
         tasks = episodes.query.y.shape[0]
         results = []
         with computing(self.precision, episodes.query.x.device):
+            learner = laid_out(TaskLearner(clone_module(net), True))  # one for all tasks: they exchange, not write
             for t in range(tasks):
-                learner = laid_out(TaskLearner(clone_module(net), True))
                 result = objective(cast(Learner, learner), task(episodes, t), progress)
                 (result.loss / tasks).backward()
                 results.append(TaskResult(result.loss.detach(), result.correct, result.scalars, result.state))

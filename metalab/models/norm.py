@@ -4,6 +4,8 @@ torch's own batch norm gives wrong second-order gradients under vmap, and writte
 some thirty passes over the feature map where eight do. Here vmap only lays the tasks side by side as more channels.
 """
 
+import inspect
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,10 +19,17 @@ def normalised(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     return Forward.apply(x, weight, bias, eps)[0]  # type: ignore[index]
 
 
+def signed(forward: Callable) -> Callable:
+    """Keep the signature of a Function's forward on it: apply asks inspect for it at every call, which is slow."""
+    forward.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
+    return forward
+
+
 class Forward(Function):
     """x, weight, bias, eps -> y, mean, 1 / deviation."""
 
     @staticmethod
+    @signed
     def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Any:
         return torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
 
@@ -32,6 +41,8 @@ class Forward(Function):
 
     @staticmethod
     def backward(ctx: Any, gy: Tensor, *_: Any) -> Any:
+        if not torch.is_grad_enabled():  # the last derivative; never so inside a transform of torch.func
+            return *Backward.forward(gy, *ctx.saved_tensors, ctx.eps), None
         return *Backward.apply(gy, *ctx.saved_tensors, ctx.eps), None  # type: ignore[misc]
 
     @staticmethod
@@ -43,6 +54,7 @@ class Backward(Function):
     """gy, x, weight, mean, 1 / deviation, eps -> the gradients of x, weight and bias."""
 
     @staticmethod
+    @signed
     def forward(gy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, inverse: Tensor, eps: float) -> Any:
         whole = [True, True, True]
         return torch.ops.aten.native_batch_norm_backward(gy, x, weight, None, None, mean, inverse, True, eps, whole)
@@ -54,7 +66,8 @@ class Backward(Function):
 
     @staticmethod
     def backward(ctx: Any, *given: Tensor) -> Any:
-        gy, x, weight = Twice.apply(*given, *ctx.saved_tensors, ctx.eps)  # type: ignore[misc]
+        twice = Twice.apply if torch.is_grad_enabled() else Twice.forward
+        gy, x, weight = twice(*given, *ctx.saved_tensors, ctx.eps)  # type: ignore[misc]
         return gy, x, weight, None, None, None
 
     @staticmethod
@@ -70,6 +83,7 @@ class Twice(Function):
     """
 
     @staticmethod
+    @signed
     def forward(a: Tensor, to_weight: Tensor, to_bias: Tensor, *rest: Any) -> Any:
         gy, x, weight, mean, inverse, gw, gb, eps = rest
         like = (1, -1) + (1,) * (x.dim() - 2)
