@@ -135,10 +135,10 @@ def measured_objective(algorithm: Algorithm, steps: int, bn: str, way: int, term
     return objective("metalab.objectives.query.QueryLoss", algorithm, steps, terms.inner(loss), loss, bn)
 
 
-def robust_objective(algorithm: Algorithm, steps: int, bn: str, attacks: Attacks, terms: Terms) -> Robust:
+def robust_objective(algorithm: Algorithm, steps: int, bn: str, attacks: Attacks, terms: Terms, drop: bool) -> Robust:
     """Return what is measured under attack; the inner steps are those of the clean measurement."""
     inner = terms.inner(cross_entropy)
-    return Robust(algorithm, steps, inner, PREDICTIONS[bn], attacks.by_key, attacks.shared.on)
+    return Robust(algorithm, steps, inner, PREDICTIONS[bn], attacks.by_key, attacks.shared.on, drop)
 
 
 def body(node: Mapping[str, Any], channels: int, size: int) -> tuple[nn.Module, int]:

@@ -19,6 +19,7 @@ from metalab.config import Eval, build, settings
 from metalab.data.identity import known
 from metalab.data.matched import matched
 from metalab.engines.auto import Work, chosen
+from metalab.engines.learn2learn import Learn2Learn
 from metalab.errors import UserError
 from metalab.interfaces import Engine, Episode, EpisodeSource, Objective, Split, TaskResult
 from metalab.models.layers import BatchStatNorm, Normalise, running_statistics
@@ -115,7 +116,8 @@ def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
     notes = {split.note, saved["data"]["note"]}
     if attacks.built:
         torch.manual_seed(cfg.seed)  # of the random starts
-        attacked = by_way(task, tested, lambda algo, way: robust_objective(algo, how.steps, bn, attacks, terms))
+        drop = isinstance(engine, Learn2Learn)
+        attacked = by_way(task, tested, lambda algo, way: robust_objective(algo, how.steps, bn, attacks, terms, drop))
         steps = range(-(-evaluation.episodes // tasks))
         results = (outcome(engine, attacked, net, source(step), bn) for step in steps)
         row["attacks"] = robust.records(attacks, results, evaluation.episodes)

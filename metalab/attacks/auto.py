@@ -28,9 +28,10 @@ class Auto:
     queries: int
 
     def __post_init__(self) -> None:
-        self._attacks()
+        self.parts()
 
-    def _attacks(self) -> list[Attack]:
+    def parts(self) -> list[Attack]:
+        """Return the attacks it runs, in their order."""
         loss = APGD(self.eps, self.norm, self.steps, self.restarts, "cross_entropy", 0)
         ratio = APGD(self.eps, self.norm, self.steps, self.restarts, "dlr", 0)
         other: list[Attack] = []
@@ -43,8 +44,8 @@ class Auto:
         return [loss, ratio, *other, *square]
 
     def tries(self, model: Model, x: Tensor, y: Tensor) -> Iterator[Try]:
-        for attack in self._attacks():
+        for attack in self.parts():
             yield from attack.tries(model, x, y)
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
-        return self._attacks()[0](model, x, y)
+        return self.parts()[0](model, x, y)

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from metalab.attacks.auto import Auto
 from metalab.attacks.steps import Attack
 from metalab.interfaces import Algorithm, Batch, Episode, Learner, Loss, Model, TaskResult
 from metalab.objectives.judge import Prediction
@@ -19,7 +20,8 @@ class Robust:
 
     scalars: `right/NAME` bool [N] and `zero/NAME`. A support attack raises the loss of the support images, each with
     its label, under the model before the first inner step (for a metric method: the one made from the clean support),
-    and the task is adapted to where the attack ended; under `both` the queries are then attacked as well.
+    and the task is adapted to where the attack ended; under `both` the queries are then attacked as well. drop: see
+    withstood.
     """
 
     algorithm: Algorithm
@@ -28,6 +30,7 @@ class Robust:
     predict: Prediction
     attacks: Mapping[str, Attack]
     on: Literal["query", "support", "both"]
+    drop: bool = False
 
     def __call__(self, learner: Learner, episode: Episode, progress: Tensor) -> TaskResult:
         support, query = episode
@@ -42,7 +45,7 @@ class Robust:
                     target = self._adapted(learner, given)
                     still = still & self._right(target, given, query)
                 if self.on != "support":
-                    still = still & withstood(attack, partial(self.predict, target, given.x), query, dead)
+                    still = still & withstood(attack, partial(self.predict, target, given.x), query, dead, self.drop)
             shown |= {f"right/{name}": still, f"zero/{name}": share(dead, query.x)}
         return TaskResult(shown["loss"], right, shown, {})
 
@@ -63,8 +66,22 @@ class Robust:
         return [support._replace(x=x) for x in ends]
 
 
-def withstood(attack: Attack, model: Model, query: Batch, dead: list[Tensor]) -> Tensor:
-    """Return bool [N], which images the model gets right after every try; add the zero gradients to `dead`."""
+def withstood(attack: Attack, model: Model, query: Batch, dead: list[Tensor], drop: bool = False) -> Tensor:
+    """Return bool [N], which images the model gets right after every try; add the zero gradients to `dead`.
+
+    drop: the parts of attack=auto get the images that all before them left right, as AutoAttack does it; how many that
+    are depends on the data, which vmap does not allow.
+    """
+    if not (drop and isinstance(attack, Auto)):
+        return _withstood(attack, model, query, dead)
+    left = (model(query.x).argmax(-1) == query.y).nonzero()[:, 0]
+    for part in attack.parts():
+        if len(left):
+            left = left[_withstood(part, model, query._replace(x=query.x[left], y=query.y[left]), dead)]
+    return torch.zeros_like(query.y).bool().index_fill(0, left, True)
+
+
+def _withstood(attack: Attack, model: Model, query: Batch, dead: list[Tensor]) -> Tensor:
     right = torch.ones_like(query.y).bool()
     for tried in attack.tries(model, query.x, query.y):
         dead += [] if tried.dead is None else [tried.dead]

@@ -119,6 +119,25 @@ def test_the_weights_are_constants_while_an_attack_runs(trained):
         assert not attack(net, x, y).requires_grad
 
 
+def test_the_parts_of_auto_get_the_images_that_are_left_and_fool_as_many(trained):
+    net, batch = trained
+    asked: list[int] = []
+
+    def counted(images: Tensor) -> Tensor:
+        asked.append(len(images))
+        return net(images)
+
+    whole = [withstood(Auto(0.06, "linf", 10, 1, 4, 50), net, batch, [])]
+    dead: list[Tensor] = []
+    whole.append(withstood(Auto(0.06, "linf", 10, 1, 4, 50), counted, batch, dead, drop=True))
+    assert 0 < whole[1].sum() < len(batch.y)
+    assert (whole[0] != whole[1]).sum() <= 1  # their random starts differ
+    assert asked == sorted(asked, reverse=True)
+    assert asked[0] == len(batch.y)
+    assert asked[-1] < asked[0]
+    assert not withstood(Auto(1.0, "linf", 10, 1, 4, 50), net, batch, [], drop=True).any()  # none left for the last
+
+
 def test_pgd_takes_as_many_passes_as_it_has_steps(trained):
     net, (x, y, _) = trained
     calls = []
