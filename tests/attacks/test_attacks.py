@@ -11,10 +11,9 @@ from metalab.attacks.apgd import APGD, checkpoints
 from metalab.attacks.auto import Auto
 from metalab.attacks.fab import FAB
 from metalab.attacks.fgsm import FGSM
-from metalab.attacks.losses import best_other, chosen, cross_entropy, divergence, dlr, margin, targeted, targets
 from metalab.attacks.pgd import PGD, TargetedPGD
 from metalab.attacks.square import Square
-from metalab.attacks.steps import Attack, Norm, direction, gradient, into_ball, length, random_in_ball
+from metalab.attacks.steps import Attack, Norm, direction, into_ball, length, random_in_ball
 from metalab.interfaces import Batch
 from metalab.objectives.robust import withstood
 
@@ -34,24 +33,6 @@ def make(eps: float, norm: Norm = "linf") -> dict[str, Attack]:
         "auto": Auto(eps, norm, 5, 1, 2, 20),
     }
     return every | ({"square": Square(eps, norm, 60, 0.8)} if norm == "linf" else {})
-
-
-@pytest.fixture(scope="module")
-def trained(tiny) -> tuple[nn.Module, Batch]:
-    """A small net that knows five classes of the tiny data, and images of them."""
-    torch.manual_seed(0)
-    split = tiny["train"]
-    x = split.images[: 5 * 12].float() / 255
-    y = torch.arange(5).repeat_interleave(12)
-    net = nn.Sequential(nn.Conv2d(1, 12, 3, 2), nn.ReLU(), nn.Conv2d(12, 24, 3, 2), nn.ReLU(), nn.Flatten())
-    net = nn.Sequential(*net, nn.Linear(24 * 9, 5))
-    optimiser = torch.optim.Adam(net.parameters(), 0.01)
-    for _ in range(60):
-        optimiser.zero_grad()
-        cross_entropy(net(x), y).mean().backward()
-        optimiser.step()
-    assert (net(x).argmax(1) == y).float().mean() > 0.95
-    return net, Batch(x[::2], y[::2], x[:0])
 
 
 def left(attack: Attack, trained: tuple[nn.Module, Batch]) -> float:
@@ -182,34 +163,6 @@ def test_l2_steps_have_length_1_however_small_the_gradient():
     x = torch.full((1, 1, 2, 2), 0.5)
     moved = into_ball(x, x + 1, 0.2, "l2")
     assert length(moved - x).item() == pytest.approx(0.2)
-
-
-def test_a_saturated_net_has_zero_cross_entropy_gradient_and_the_margin_has_not():
-    scale = 300.0
-    x, y = torch.rand(4, 1, 2, 2, generator=torch.Generator().manual_seed(0)), torch.zeros(4, dtype=torch.int64)
-
-    def model(images: Tensor) -> Tensor:
-        first = images.flatten(1).sum(1)
-        return scale * torch.stack([1 + first, -first, -2 * first], 1)
-
-    assert gradient(model, x, chosen("cross_entropy", y))[1].dead.all()  # type: ignore[union-attr]
-    assert not gradient(model, x, chosen("margin", y))[1].dead.any()  # type: ignore[union-attr]
-
-
-def test_losses_by_hand():
-    logits, y = torch.tensor([[3.0, 1.0, 0.5, 2.0], [0.0, 4.0, 1.0, -1.0]]), torch.tensor([0, 2])
-    assert best_other(logits, y).tolist() == [2.0, 4.0]
-    assert margin(logits, y).tolist() == [-1.0, 3.0]
-    torch.testing.assert_close(dlr(logits, y), torch.tensor([-1 / 2, 3 / 4]))
-    assert [t.tolist() for t in targets(logits, y, 9)] == [[3, 1], [1, 0], [2, 3]]
-    toward = targeted("dlr", y, torch.tensor([3, 1]))
-    torch.testing.assert_close(toward(logits), torch.tensor([-1 / (3 - 0.75), 3 / (4 + 0.5)]))
-    torch.testing.assert_close(dlr(logits[:, :2], y.clamp(max=1)), margin(logits[:, :2], y.clamp(max=1)))
-    three = targeted("dlr", y, torch.tensor([1, 1]))(logits[:, :3])
-    torch.testing.assert_close(three, torch.tensor([-2.0, 3.0]))  # below four classes: the margin
-    assert torch.equal(divergence(logits)(logits), torch.zeros(2))
-    p, q = logits.softmax(1), torch.ones(2, 4) / 4
-    torch.testing.assert_close(divergence(logits)(torch.zeros(2, 4)), (p * (p / q).log()).sum(1))
 
 
 def test_apgd_checks_after_the_papers_shares_of_the_steps():

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from metalab.attacks.fab import FAB, onto_boundary
 from metalab.attacks.steps import Norm, length
-from tests.attacks.test_attacks import trained  # noqa: F401  (a fixture)
 
 
 def smallest(x: np.ndarray, slope: np.ndarray, value: float, norm: Norm) -> float:
@@ -66,7 +65,7 @@ def test_a_linear_models_boundary_is_found_exactly():
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_its_changes_are_as_small_as_those_of_torchattacks(norm, trained):  # noqa: F811
+def test_its_changes_are_as_small_as_those_of_torchattacks(norm, trained):
     net, (x, y, _) = trained
     theirs = torchattacks.FAB(nn.Sequential(net), norm.capitalize(), 1e9, 20, 1, n_classes=5, multi_targeted=True)
     torch.manual_seed(0)
