@@ -91,10 +91,10 @@ def _data(words: list[str]) -> None:
         what = f"unknown command 'data {verb}', expected" if verb else "data needs"
         sys.stderr.write(f"metalab: {what} one of: {', '.join(VERBS)}\n\n{DATA_USAGE}")
         sys.exit(2)
-    from metalab.datacli import command
+    from metalab.datacli import command, typed
 
     try:
-        sys.exit(command.run(verb, rest))
+        sys.exit(command.run(verb, typed.checked(verb, rest)))
     except UsageError as error:
         sys.stderr.write(f"metalab: {error}\n")
         sys.exit(2)

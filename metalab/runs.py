@@ -13,6 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from metalab.config import find_run
 from metalab.errors import UserError
+from metalab.quoting import readable
 
 GROUPS = ("algo", "data", "backbone", "reg", "attack", "engine", "optim", "task", "experiment")
 MANY = ("reg", "attack")  # groups of which several options may be chosen at once
@@ -22,8 +23,9 @@ ALL, ONE = "_runs_", "_run_"  # names in Hydra's ConfigStore: all runs that are 
 
 
 def prepare(command: str, words: list[str], multirun: bool) -> tuple[dict[str, str], str]:
-    """Return the words to replace, so that they name folders ("latest" is looked up once), and the primary config.
+    """Return the words to replace, and the primary config.
 
+    Replaced are runs, by their folders ("latest" is looked up once), and what Hydra could not read without quotes.
     Several runs share one primary config, in which the later ones win: it only has to know all their keys, as every
     job composes each of its runs alone (compose_each).
     """
@@ -31,8 +33,10 @@ def prepare(command: str, words: list[str], multirun: bool) -> tuple[dict[str, s
     replaced: dict[str, str] = {}
     folders: list[Path] = []
     for word in words:
+        if (read := readable(word, multirun)) != word:
+            replaced[word] = read
         try:
-            [override] = OverridesParser.create().parse_overrides([word])
+            [override] = OverridesParser.create().parse_overrides([read])
         except OverrideParseException:
             continue  # Hydra will say what is wrong with it
         values = _values(override)
