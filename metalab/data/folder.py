@@ -11,7 +11,7 @@ from typing import Any, final
 
 from metalab.data.apart import grouped
 from metalab.data.decode import Picture, decode
-from metalab.data.identity import refuse_copies
+from metalab.data.identity import refuse_copies, refuse_same_names
 from metalab.data.store import Record, cache_folder, prepared
 from metalab.data.tree import SPLITS, Tree, few, read_tree, shown
 from metalab.errors import UserError
@@ -30,9 +30,9 @@ class Folder:
     any depth below a class folder are the class's, uint8 [channels,size,size]; symbolic links are followed, hidden
     files passed over. An unreadable image is named in a warning and left out, or an error where `strict`. Each image
     has an id, a digest of its content, by which a net that was trained on it knows it again, under another name and
-    among others; one that stands in two splits is refused, or noted where `allow_copies`. `group` is of file names,
-    relative to root: images of one group, such as one video's, never stand on both sides of an episode. Raises
-    UserError.
+    among others; one that stands in two splits is refused, or noted where `allow_copies`; so is a class name, and
+    `allow_same_names`. `group` is of file names, relative to root: images of one group, such as one video's, never
+    stand on both sides of an episode. Raises UserError.
     """
 
     root: str | None
@@ -43,6 +43,7 @@ class Folder:
     seed: int
     strict: bool
     allow_copies: bool = False
+    allow_same_names: bool = False
     group: str | None = None
 
     def __post_init__(self) -> None:
@@ -62,6 +63,7 @@ class Folder:
         """Return the classes of train, val or test; decode the images on first use and after a change."""
         root = self._root()
         tree = read_tree(root, self.ratios, self.seed)
+        notes = [refuse_same_names(tree.images, self.allow_same_names)]
         settings = {"root": ascii(str(root)), "size": self.size, "channels": self.channels, "strict": self.strict}
         settings |= {"ratios": list(self.ratios), "seed": self.seed, "identity": "images"}
         name = f"folder-{hashlib.sha256(repr(settings).encode()).hexdigest()[:16]}"
@@ -71,7 +73,7 @@ class Folder:
         if not tree.images.get(split):
             raise UserError(f"data.ratios={list(self.ratios)} leaves no class for {split}: type a share above 0")
         kept = {name: (each["image_ids"], each["files"]) for name, each in store.splits.items()}
-        notes = [refuse_copies(kept, self.allow_copies)]
+        notes.append(refuse_copies(kept, self.allow_copies))
         found = store.split(split)
         listed = [shown(file) for files in tree.images[split].values() for file in files]
         left_out = sorted(set(listed) - set(found.files))

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
-from metalab.data.tree import few
+from metalab.data.tree import few, shown
 from metalab.errors import UserError
 from metalab.interfaces import Split
 
@@ -25,6 +25,22 @@ def known(split: Split, trained: Collection[str]) -> list[str]:
         if class_id in trained or any(seen[first : first + count]):
             found.add(split.names[k] if any(split.image_ids[first : first + count]) else class_id)
     return sorted(found)
+
+
+def refuse_same_names(names: Mapping[str, Collection[str]], allowed: bool) -> str:
+    """Return a note on the class names that stand in two splits; UserError, naming them, unless that is allowed."""
+    homes: dict[str, list[str]] = {}  # class name -> its splits
+    for split, held in names.items():
+        for name in held:
+            homes.setdefault(name, []).append(split)
+    twice = [f"{shown(name)} ({' and '.join(found)})" for name, found in homes.items() if len(found) > 1]
+    if twice and not allowed:
+        raise UserError(
+            f"{len(twice)} class names stand in two of train/ val/ test/: {few(twice)}. A class that is trained on "
+            "would be tested on: give each class to one of the three, or put all class folders into one folder, to be "
+            "split by data.ratios. Where they are different classes, rename one, or type data.allow_same_names=true"
+        )
+    return f"{len(twice)} class names stand in two splits" if twice else ""
 
 
 def refuse_copies(images: Mapping[str, tuple[Sequence[str], Sequence[str]]], allowed: bool) -> str:

@@ -89,10 +89,25 @@ def test_train_val_test_folders(root, caplog):
     for k, split in enumerate(SPLITS):
         tree(root / split, classes=2 + k, images=2, offset=10_000 * k)
     (root / "extra").mkdir()
-    splits = load(root)
+    splits = load(root, allow_same_names=True)
     assert [len(splits[name].ids) for name in SPLITS] == [2, 3, 4]
     assert splits["val"].files[0] == os.path.join("val", "class00", "0.png")
     assert "1 folders beside train/ val/ test/ are left out: extra" in caplog.text
+
+
+def test_a_class_name_in_two_split_folders_is_refused_unless_they_are_different_classes(root):
+    for k, split in enumerate(SPLITS):
+        tree(root / split, classes=3, images=2, offset=10_000 * k)
+    text = refusal(root)
+    assert text.startswith(
+        "3 class names stand in two of train/ val/ test/: class00 (train and val and test), class01 (train and"
+    )
+    assert "type data.allow_same_names=true" in text
+    assert load(root, allow_same_names=True)["test"].note == "3 class names stand in two splits"
+    for split in ("val", "test"):
+        for c in range(3):
+            (root / split / f"class{c:02d}").rename(root / split / f"{split}{c}")
+    assert load(root)["test"].note == ""
 
 
 def test_missing_split_folders(root):
