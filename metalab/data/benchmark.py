@@ -16,6 +16,7 @@ from metalab.data.layouts import Layout, Picture
 from metalab.data.records import Record
 from metalab.data.sources import fingerprint, given_folder
 from metalab.data.store import Store, cache_folder, existing, prepared
+from metalab.data.tree import few
 from metalab.errors import UserError
 from metalab.interfaces import Split
 
@@ -62,6 +63,7 @@ class Benchmark:
 
     def split(self, store: Store, name: str) -> Split:
         """Return a split of the store, noting how its images differ from the published ones."""
+        self._require({class_id for kept in store.splits.values() for class_id in kept["ids"]}, store.folder)
         loaded = store.split(name)
         held = sum(len(kept["files"]) for kept in store.splits.values())
         fewer = f"{held:,} images instead of {self.images:,}" if held != self.images else ""
@@ -78,6 +80,7 @@ class Benchmark:
         self._check(root, layout.classes())
         pictures = layout.pictures()
         unread: list[str] = []
+        found: set[str] = set()
         with ThreadPoolExecutor(2) as pool:  # Pillow decodes beside the interpreter; a few at a time, memory stays flat
             while some := list(islice(pictures, 256)):
                 for picture, image in zip(
@@ -86,13 +89,26 @@ class Benchmark:
                     if isinstance(image, str):
                         unread.append(f"{root / picture.file} cannot be read ({image})")
                         continue
-                    name = picture.class_name
-                    class_id = self.elsewhere.get(name, f"{self.prefix}:{name}")
-                    yield Record(image, class_id, picture.shown, self.splits[name], picture.file)
+                    class_id = self._class_id(picture.class_name)
+                    found.add(class_id)
+                    yield Record(image, class_id, picture.shown, self.splits[picture.class_name], picture.file)
         if unread:
             raise UserError(
                 f"{'; '.join(unread[:10])}{f'; and {len(unread) - 10} more' if len(unread) > 10 else ''}; "
                 "a benchmark has to be whole. Fetch these files anew."
+            )
+        self._require(found, root)
+
+    def _class_id(self, name: str) -> str:
+        return self.elsewhere.get(name, f"{self.prefix}:{name}")
+
+    def _require(self, found: set[str], where: Path) -> None:
+        """Raise UserError where classes of the published split have no image; `found` are the ids of those that do."""
+        without = [name for name in self.splits if self._class_id(name) not in found]
+        if without:
+            raise UserError(
+                f"{where}: {len(without)} of the {len(self.splits)} classes of {self.title} have no image: "
+                f"{few(without)}; a benchmark has to be whole. Fetch it anew and type data.root=/path/to/it."
             )
 
     def _check(self, root: Path, found: dict[str, str | None]) -> None:

@@ -16,6 +16,7 @@ import torchvision
 from PIL import Image
 
 from metalab.data import download
+from metalab.data.benchmark import Benchmark
 from metalab.data.cifar100 import ARCHIVE, CLASSES, DOWNLOAD, FC100, FOLDER, CifarFS
 from metalab.data.download import Published
 from metalab.data.sources import SPLITS, class_list
@@ -148,6 +149,24 @@ def test_a_missing_class_and_a_foreign_folder_are_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"is not laid out as CIFAR-FS. It should hold one of\n.*cifar-100-python\.tar"):
         CifarFS(str(tmp_path / "empty"), str(tmp_path)).load("train")
+
+
+def test_classes_without_an_image_are_named_even_in_an_older_store(tmp_path, monkeypatch):
+    packed(tmp_path / "source")
+    path = tmp_path / "source" / "cifar100_jpeg95.npz"
+    with np.load(path) as z:
+        arrays = dict(z)
+    arrays |= {"labels": arrays["labels"][:150], "files": arrays["files"][:150], "offsets": arrays["offsets"][:151]}
+    np.savez(path, **arrays)
+    why = r"50 of the 100 classes of CIFAR-FS have no image: mouse, .* and 40 more; a benchmark has to be whole"
+    with pytest.raises(UserError, match=why):
+        CifarFS(str(tmp_path / "source"), str(tmp_path)).load("train")
+    assert not (tmp_path / "cifarfs-bertinetto-32").exists()
+    with monkeypatch.context() as patched:
+        patched.setattr(Benchmark, "_require", lambda *_: None)
+        CifarFS(str(tmp_path / "source"), str(tmp_path)).load("train")
+    with pytest.raises(UserError, match=why):
+        CifarFS(None, str(tmp_path)).load("train")
 
 
 @pytest.mark.parametrize(

@@ -169,6 +169,9 @@ def test_drawings(tmp_path, prefix):
         assert split.images[:, 0, 27, 0].tolist() == places
         assert split.images[:, 0, 0, 27].tolist() == [0, 1, 2] * len(split.ids)
         assert split.note == "the first 3 drawings of each class"
+    np.save(tmp_path / f"{prefix}{order[0]}.npy", np.zeros((0, 784), np.uint8))
+    with pytest.raises(UserError, match=rf"1 of the 345 classes of Quick, Draw! have no image: {order[0]};"):
+        QuickDraw(str(tmp_path), str(tmp_path / "cache"), images=3).load("train")
     np.save(tmp_path / f"{prefix}{order[0]}.npy", np.zeros((5, 28, 28)))
     with pytest.raises(UserError, match=r"expected uint8 \[N,784\], found float64 \[5, 28, 28\]"):
         QuickDraw(str(tmp_path), str(tmp_path / "cache"), images=3).load("train")
