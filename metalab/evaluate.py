@@ -97,6 +97,7 @@ def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
     bn = evaluation.bn or how.bn
     attacks = robust.asked(cfg.attack, evaluation.eps)
     robust.refuse_transductive(attacks, bn)
+    robust.refuse_random(attacks, tested, cfg.reg)
     built = build(cfg.engine, "engine")
     net = rebuilt(cfg, saved).to(where)
     shared = overlap(split, saved["classes"], evaluation, folder)

@@ -110,6 +110,42 @@ class SGD:
         )
 
 
+@dataclass(frozen=True)
+class RMSprop:
+    """RMSprop (Hinton 2012, lecture 6e); alpha: decay of the mean square; weight_decay is torch's coupled one."""
+
+    lr: float
+    alpha: float
+    momentum: float
+    weight_decay: float
+
+    def __post_init__(self) -> None:
+        _within("lr", self.lr, "a number above 0", 0 < self.lr < math.inf)
+        _within("alpha", self.alpha, "0 up to but not including 1", 0 <= self.alpha < 1)
+        _within("momentum", self.momentum, "0 to 1", 0 <= self.momentum <= 1)
+        _within("weight_decay", self.weight_decay, "0 or more", self.weight_decay >= 0)
+
+    def build(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
+        return torch.optim.RMSprop(
+            parameters, lr=self.lr, alpha=self.alpha, momentum=self.momentum, weight_decay=self.weight_decay
+        )
+
+
+@dataclass(frozen=True)
+class Adagrad:
+    """Adagrad (Duchi, Hazan, Singer 2011); weight_decay is torch's coupled one."""
+
+    lr: float
+    weight_decay: float
+
+    def __post_init__(self) -> None:
+        _within("lr", self.lr, "a number above 0", 0 < self.lr < math.inf)
+        _within("weight_decay", self.weight_decay, "0 or more", self.weight_decay >= 0)
+
+    def build(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
+        return torch.optim.Adagrad(parameters, lr=self.lr, weight_decay=self.weight_decay)
+
+
 class Outer:
     """The outer optimiser with its schedule and clipping."""
 

@@ -101,9 +101,11 @@ def adaptation_curve(accuracies: Sequence[float], ci95: Sequence[float], title: 
 
 
 def robustness_curve(
-    curves: Mapping[str, Sequence[tuple[float, float, float]]], norm: str, title: str, way: int
+    curves: Mapping[str, Sequence[tuple[float, float, float]]], norm: str, title: str, way: int | str
 ) -> Figure:
     """Draw accuracy over the size of the perturbation with 95 % bands, a line an attack, and chance, 1 / way.
+
+    way: words where episodes differ in it, whose chance is not one number.
 
     Each curve is a list of (eps in 255ths, accuracy, half-width), the last two fractions in 0..1.
     """
@@ -113,7 +115,8 @@ def robustness_curve(
         eps, mean, half = np.asarray(points, float).T
         [line] = axes.plot(eps, 100 * mean, "o-", label=label, markersize=4)
         axes.fill_between(eps, 100 * (mean - half), 100 * (mean + half), color=line.get_color(), alpha=0.2, lw=0)
-    axes.axhline(100 / way, color=GREY, ls="--", lw=1, label=f"chance {100 / way:.1f} %")
+    if isinstance(way, int):
+        axes.axhline(100 / way, color=GREY, ls="--", lw=1, label=f"chance {100 / way:.1f} %")
     measure = {"linf": "largest change of a pixel", "l2": "L2 norm of the change"}[norm]
     axes.set(title=title, xlabel=f"{measure}, 255ths", ylabel="query accuracy, 95 % CI", ylim=(0, 105))
     axes.yaxis.set_major_formatter(PercentFormatter(decimals=0, symbol=" %"))

@@ -155,6 +155,8 @@ def recipe(cfg: DictConfig, engine: Mapping[str, Any] | None = None) -> Recipe:
         task = for_batches(task, how.name, len(train_split.ids))
     how, trained = method(cfg.algo, task.train_way or task.way, test=False)
     _check_variable(task, train, how)
+    _check_head(terms, trained)
+    tell_unlabelled(task, how.name, trained)
     made = Recipe(
         task=task,
         train=train,
@@ -184,6 +186,23 @@ def _check_variable(task: Task, train: Train, how: Method) -> None:
         )
     if how.meta_batch > 1:
         logger.info(f"algo.meta_batch={how.meta_batch}: with task=variable a meta-step is one episode")
+
+
+def _check_head(terms: Terms, algorithm: Algorithm) -> None:
+    if terms.first and vars(algorithm).get("head_init") == "zero":
+        raise UserError(
+            "algo.head_init=zero and an attack on the support in training: under a zero head no image has a gradient, "
+            "so the attack would do nothing; type another algo.head_init, or the attack's on=query"
+        )
+
+
+def tell_unlabelled(task: Task, name: str, algorithm: Algorithm) -> None:
+    """Say where unlabelled images are drawn and not read, or would be read and are not drawn."""
+    reads = vars(algorithm).get("refine") or vars(algorithm).get("pseudo")
+    if task.unlabelled and not reads:
+        logger.info(f"task.unlabelled={task.unlabelled}: algo={name} does not read unlabelled images as it is set")
+    if vars(algorithm).get("pseudo") and not task.unlabelled:
+        logger.info("algo.pseudo does nothing without unlabelled images; task.unlabelled=5 draws 5 a class")
 
 
 def on_device(split: Split, where: torch.device) -> Split:

@@ -16,6 +16,7 @@ from metalab.any_way import check_any_way
 from metalab.assemble import at_way, by_way, image_shape, network, normalisation, pretrained, taken
 from metalab.data import identity
 from metalab.engines.learn2learn import TaskLearner, task
+from metalab.errors import UserError
 from metalab.evaluate import measure
 from metalab.interfaces import Algorithm, Learner
 from metalab.log import Log
@@ -91,6 +92,8 @@ def _begin(cfg: DictConfig, r: Recipe, saved: dict[str, Any] | None) -> tuple[nn
         resume.refuse_known(r.data["val"], known, f"train.init={r.train.init}")
         classes |= known
     net.to(r.device)
+    if not list(net.parameters()):
+        raise UserError(f"algo={r.how.name} with this backbone has nothing to learn; type another, as backbone=conv4")
     outer = Outer(r.optimiser.build(list(net.parameters())), r.rate, r.clip, r.train.steps)
     if saved is not None:
         net.load_state_dict(saved["net"])

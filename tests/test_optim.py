@@ -6,7 +6,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from metalab.errors import UserError
-from metalab.optim import SGD, Adam, Clip, Outer, Rate
+from metalab.optim import SGD, Adagrad, Adam, Clip, Outer, Rate, RMSprop
 
 NO_CLIP = Clip(None, None)
 CONSTANT = Rate("constant", 1, 1.0, 0.0)
@@ -99,8 +99,10 @@ def test_both_limits_together_keep_both():
         (Adam(0.01, 0.8, 0.99, 0.0), lambda ps: torch.optim.Adam(ps, lr=0.01, betas=(0.8, 0.99))),
         (Adam(0.01, 0.8, 0.99, 0.1), lambda ps: torch.optim.AdamW(ps, lr=0.01, betas=(0.8, 0.99), weight_decay=0.1)),
         (SGD(0.1, 0.9, True, 0.2), lambda ps: torch.optim.SGD(ps, 0.1, 0.9, nesterov=True, weight_decay=0.2)),
+        (RMSprop(0.1, 0.8, 0.3, 0.2), lambda ps: torch.optim.RMSprop(ps, 0.1, 0.8, momentum=0.3, weight_decay=0.2)),
+        (Adagrad(0.1, 0.2), lambda ps: torch.optim.Adagrad(ps, 0.1, weight_decay=0.2)),
     ],
-    ids=["adam", "adamw", "sgd"],
+    ids=["adam", "adamw", "sgd", "rmsprop", "adagrad"],
 )
 def test_optimisers_are_torchs(part, make):
     ours, theirs = parameters(), parameters()
@@ -120,6 +122,8 @@ def test_optimisers_are_torchs(part, make):
         (lambda: Adam(0.1, 1.0, 0.999, 0.0), "optim.beta1=1: expected 0 up to but not including 1"),
         (lambda: Adam(0.1, 0.9, -0.1, 0.0), "optim.beta2=-0.1: expected 0 up to but not including 1"),
         (lambda: Adam(0.1, 0.9, 0.999, -1.0), "optim.weight_decay=-1: expected 0 or more"),
+        (lambda: RMSprop(0.1, 1.0, 0.0, 0.0), "optim.alpha=1: expected 0 up to but not including 1"),
+        (lambda: Adagrad(0.0, 0.0), "optim.lr=0: expected a number above 0"),
         (lambda: SGD(0.1, 2.0, False, 0.0), "optim.momentum=2: expected 0 to 1"),
         (lambda: SGD(0.1, 0.0, True, 0.0), "optim.nesterov=true needs momentum: type optim.momentum=0.9 or"),
         (lambda: Clip(0.0, None), "optim.clip_value=0: expected a number above 0, or null for no limit"),

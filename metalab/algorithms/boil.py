@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from metalab.errors import UserError
 from metalab.ingredients.descent import Descent, Inner
 from metalab.ingredients.heads import HeadInit, start_head, task_head
 from metalab.ingredients.inner import adapted, descend, positive
@@ -24,6 +25,8 @@ class BOIL:
 
     def __post_init__(self) -> None:
         positive("algo.lr", self.lr)
+        if self.head_init == "zero":
+            raise UserError("algo=boil with algo.head_init=zero: a zero head that stays gives the body no gradient")
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
         return {"head": task_head(features, self.way, self.head_init, self.neighbours)}

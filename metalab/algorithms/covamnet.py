@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metalab.errors import UserError
 from metalab.ingredients.metric import members
 from metalab.interfaces import Batch, Learner, Loss, Model
 from metalab.models.relation import map_shape
@@ -32,6 +33,11 @@ class CovaMNet:
 
     def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
         known = learner.features(support.x).flatten(2).mT  # [M,P,D]
+        if known.shape[:2] == (self.way, 1):
+            raise UserError(
+                "algo=covamnet in one shot needs a feature map: of one descriptor a class there is no covariance; type "
+                "backbone=conv4_relation or another that keeps a map"
+            )
         weight = members(support.y, self.way).to(known.dtype)  # [M,K]
         count = weight.sum(0)[:, None, None] * known.shape[1]
         mean = torch.einsum("mk,mpd->kd", weight, known)[:, None] / count

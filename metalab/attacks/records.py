@@ -1,7 +1,7 @@
 """The attacked part of an evaluation: accuracy under each attack of cfg.attack, on the episodes of the clean one."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from metalab.attacks.build import Shared, attacks
 from metalab.attacks.steps import Attack
 from metalab.errors import UserError
-from metalab.interfaces import TaskResult
+from metalab.interfaces import Algorithm, TaskResult
 from metalab.report import mean_ci95
 
 TRAINED = {"support": "support", "one": "support", "running": "batch"}  # eval.bn -> the train.bn that it fits
@@ -49,6 +49,17 @@ def refuse_transductive(attacks: Attacks, bn: str) -> None:
         )
 
 
+def refuse_random(attacks: Attacks, algorithm: Algorithm, reg: Mapping[str, Any]) -> None:
+    """Raise UserError where a task would be adapted in another way whenever it is adapted."""
+    inner = [name for name, part in reg.items() if part.get("where") == "inner" and part.get("random_start")]
+    if attacks.built and (vars(algorithm).get("head_init") == "random" or inner):
+        what = f"reg.{inner[0]}.random_start=true" if inner else "algo.head_init=random"
+        raise UserError(
+            f"{what} adapts a task in another way each time, so that accuracy with and without an attack would be of "
+            "two models: evaluate it without attack"
+        )
+
+
 def mismatch(bn: str, trained: str) -> str:
     """Return what is noted on a robust number whose batch norm is not the training's, "" where it is."""
     return "" if TRAINED[bn] == trained else f"attacked with bn={bn}, trained with train.bn={trained}"
@@ -68,7 +79,7 @@ def records(attacks: Attacks, results: Iterable[TaskResult], episodes: int) -> l
     made = []
     for (name, eps), attack in attacks.built.items():
         k = key(name, eps)
-        dead = torch.cat(zero[k])[:episodes].double().mean().item()
+        dead = torch.cat(zero[k])[:episodes].double().nanmean().item()  # nan: nothing was attacked
         steps, share = attack.steps, None if math.isnan(dead) else dead
         made.append(_record(attacks, name, eps, steps, right[k], episodes, share))
     names = {name for name, _ in attacks.built}

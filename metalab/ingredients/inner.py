@@ -1,5 +1,7 @@
 """What gradient-based algorithms share: the parameters a task adapts, and one inner step."""
 
+from collections.abc import Iterable
+
 from torch import Tensor
 
 from metalab.errors import UserError
@@ -16,6 +18,17 @@ def positive(key: str, value: float) -> None:
 def adapted(learner: Learner, prefixes: tuple[str, ...] = ("body.", "head.")) -> list[str]:
     """Return the names of the parameters that the inner loop changes; learned rates and the like stay."""
     return [name for name in learner.parameters() if name.startswith(prefixes)]
+
+
+NO_WEIGHTS = ("rates.", "curvature.", "ridge.", "svm.", "sharpness.", "memory.")  # learned, but not to be small
+
+
+def weights(names: Iterable[str]) -> list[str]:
+    """Return those of the parameters' names that are a net's weights: no learned rates, scales or memory."""
+    found = [name for name in names if not name.startswith(NO_WEIGHTS)]
+    if not found:
+        raise UserError("reg.l2 and reg.gradient_norm work on a net's weights, and this net has none: leave them out")
+    return found
 
 
 def descend(

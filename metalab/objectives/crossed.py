@@ -23,4 +23,5 @@ class Crossed:
     def __call__(self, learner: Learner, episode: Episode, progress: Tensor) -> TaskResult:
         one = self.clean(learner, self.attack_support(learner, episode), progress)
         two = self.attacked(learner, episode, progress)
-        return two._replace(loss=(one.loss + two.loss) / 2)
+        loss = (one.loss + two.loss) / 2
+        return two._replace(loss=loss, scalars=two.scalars | {"loss": loss})

@@ -6,6 +6,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
+from metalab.attacks.build import On
 from metalab.errors import UserError
 from metalab.interfaces import Algorithm, Episode, Learner, Loss, TaskResult
 from metalab.objectives.judge import Prediction, judged
@@ -16,6 +17,7 @@ class ParameterDistance:
     """1/2 |theta - phi|^2 with phi the adapted weights held constant: its gradient is Reptile's (algorithm 2)."""
 
     LEARNS_FROM_QUERY: ClassVar[bool] = False  # the query is shown and nothing else
+    READS: ClassVar[On] = "support"
 
     algorithm: Algorithm
     steps: int

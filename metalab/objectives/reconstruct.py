@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
+from metalab.attacks.build import On
 from metalab.errors import UserError
 from metalab.interfaces import Algorithm, Episode, Learner, Loss, TaskResult
 from metalab.objectives.judge import Prediction, by_support
@@ -19,6 +20,7 @@ class Reconstruct:
     """
 
     LEARNS_FROM_QUERY: ClassVar[bool] = False  # from its images, whose classes no regulariser of their loss finds
+    READS: ClassVar[On] = "query"
 
     algorithm: Algorithm
     steps: int

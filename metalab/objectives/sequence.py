@@ -1,10 +1,11 @@
 """The objective of memory networks: every image of a sequence is named, its label is told with the next."""
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from metalab.attacks.build import On
 from metalab.errors import UserError
 from metalab.interfaces import Episode, Learner, Loss, TaskResult
 from metalab.objectives.judge import Prediction, judged
@@ -26,6 +27,8 @@ class Sequence:
     scalars presentations/n: the accuracy on the n-th image of each class: n - 1 of its labels were told before. The
     query is not used, and nor is predict: whether batch norm sees the whole sequence at once is up to the mode.
     """
+
+    READS: ClassVar[On] = "support"
 
     algorithm: SequenceAlgorithm
     steps: int

@@ -15,7 +15,7 @@ from metalab.errors import UserError
 from metalab.interfaces import Batch, Episode, Learner, Loss, Model
 from metalab.objectives.crossed import Crossed
 from metalab.regularisers.outputs import Asked
-from metalab.regularisers.terms import Changed, Make, Setting, Terms, Weighted
+from metalab.regularisers.terms import ATTACKS, Changed, Make, Setting, Terms, Weighted
 
 On = Literal["query", "support", "both", "crossed"]
 Where = Literal["outer", "inner"]
@@ -78,10 +78,10 @@ def terms(use: Use, attack: FGSM | PGD) -> Terms:
         return made
 
     if use.where == "inner":
-        return Terms(inner=on_loss)
+        return Terms(inner=on_loss, rank=ATTACKS)
     if use.on == "query":
-        return Terms(outer=on_loss, query=True)
-    return Terms(around=around, query=use.on != "support", support=True)
+        return Terms(outer=on_loss, query=True, rank=ATTACKS)
+    return Terms(around=around, query=use.on != "support", support=True, first=True, rank=ATTACKS)
 
 
 def attacked_loss(loss: Loss, attack: FGSM | PGD, how: How, weight: float) -> Loss:

@@ -9,7 +9,7 @@ from torch import Tensor
 from metalab.attacks.build import On, in_range
 from metalab.data.augment import Augment
 from metalab.interfaces import Episode, Learner
-from metalab.regularisers.terms import Changed, Make, Setting, Terms
+from metalab.regularisers.terms import IMAGES, Changed, Make, Setting, Terms
 
 
 @dataclass(frozen=True)
@@ -58,4 +58,4 @@ class Noise:
         def around(make: Make, setting: Setting) -> Make:
             return lambda outer: Changed(make(outer), change)
 
-        return Terms(around=around, query=self.on == "query")
+        return Terms(around=around, images=self.on, rank=IMAGES)

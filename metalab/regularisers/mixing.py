@@ -10,7 +10,7 @@ from torch import Tensor
 from metalab.ingredients.inner import positive
 from metalab.interfaces import Batch, Loss, Model
 from metalab.regularisers.outputs import Asked
-from metalab.regularisers.terms import Terms
+from metalab.regularisers.terms import IMAGES, Terms
 
 POINTS = 4096  # of the table from which a Beta number is drawn: vmap has no rule for torch's own
 
@@ -58,7 +58,7 @@ class Mixup:
             share = share_of(self._table, x)
             return share * x + (1 - share) * other, share
 
-        return Terms(outer=mixed(pair), query=True)
+        return Terms(outer=mixed(pair), query=True, rank=IMAGES)
 
 
 @dataclass(frozen=True)
@@ -84,4 +84,4 @@ class CutMix:
             share = 1 - inside.to(x.dtype).mean()
             return torch.where(inside, other, x), share
 
-        return Terms(outer=mixed(pair), query=True)
+        return Terms(outer=mixed(pair), query=True, rank=IMAGES)

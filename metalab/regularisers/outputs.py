@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from metalab.errors import UserError
 from metalab.interfaces import Batch, Loss, Model
+from metalab.objectives.losses import log_others
 from metalab.regularisers.terms import Terms, same_loss
 
 Extra = Callable[[Tensor, Tensor], Tensor]  # logits [N,K], labels [N] -> what is added to the loss, a scalar
@@ -56,13 +56,8 @@ def uniform_excess(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def sureness(logits: Tensor, y: Tensor) -> Tensor:
-    """Return -mean log p(1-p) over all predicted probabilities, which is least where each p is 1/2.
-
-    log(1-p) is the sum over the other classes, taken in logarithms: 1-p itself rounds to 0.
-    """
-    same = torch.eye(logits.shape[1], device=logits.device).bool()
-    others = logits[:, None, :].masked_fill(same, -torch.inf).logsumexp(2) - logits.logsumexp(1, keepdim=True)
-    return -(logits.log_softmax(1) + others).mean()
+    """Return -mean log p(1-p) over all predicted probabilities, which is least where each p is 1/2."""
+    return -(logits.log_softmax(1) + log_others(logits)).mean()
 
 
 def negative_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -86,7 +81,7 @@ class LabelSmoothing:
             )
 
     def terms(self) -> Terms:
-        return extra_terms(uniform_excess, self.weight, self.inner)
+        return extra_terms(uniform_excess, self.weight, self.inner)._replace(smoothed=bool(self.weight))
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from metalab.attacks.build import On
 from metalab.data.augment import Augment
 from metalab.interfaces import Algorithm, Episode, Learner, Loss, Objective, TaskResult
 
+IMAGES, ATTACKS = 1, 2  # ranks of what changes images, and of what attacks them
 Make = Callable[[Loss], Objective]  # the loss on the query -> the objective with that loss
 
 
@@ -51,6 +53,10 @@ class Terms(NamedTuple):
     augment: Augment | None = None  # what the sampler does to the images, in training
     query: bool = False  # it does nothing where the loss on the query is not differentiated
     support: bool = False  # it does nothing where there is no support
+    images: On | None = None  # it changes these images alone, and does nothing where none of them is learned from
+    smoothed: bool = False  # it changes the targets of a cross-entropy, and beside another loss has no least value
+    first: bool = False  # it climbs the loss of the model before the first inner step
+    rank: int = 0  # the higher, the further outside of the others it stands: 0, IMAGES or ATTACKS
 
 
 class Regulariser(Protocol):
@@ -94,8 +100,8 @@ class Weighted:
 
 
 def combine(regularisers: list[Regulariser]) -> Terms:
-    """Return what all of them change together, applied in the order given."""
-    terms = [r.terms() for r in regularisers]
+    """Return what all of them change together, whatever their order: what attacks images stands outside all else."""
+    terms = sorted((r.terms() for r in regularisers), key=lambda t: t.rank)
     drops = [t.drop for t in terms if t.drop is not None]
 
     def penalty(learner: Learner) -> Tensor | None:
@@ -113,6 +119,7 @@ def combine(regularisers: list[Regulariser]) -> Terms:
         drop=nn.Sequential(*drops),
         augment=next((t.augment for t in terms if t.augment is not None), None),
         query=any(t.query for t in terms),
+        first=any(t.first for t in terms),
     )
 
 

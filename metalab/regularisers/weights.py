@@ -7,15 +7,14 @@ import torch
 from torch import Tensor
 
 from metalab.errors import UserError
-from metalab.ingredients.inner import adapted
+from metalab.ingredients.inner import weights
 from metalab.interfaces import Batch, Episode, Learner, Loss, Model, Objective, TaskResult
 from metalab.regularisers.terms import Make, Setting, Terms, same_loss
 
 
 def half_square(parameters: dict[str, Tensor]) -> Tensor:
-    """Return 1/2 |theta|^2 over body and head; learned rates and the like are not decayed."""
-    decayed = [p.square().sum() for n, p in parameters.items() if n.startswith(("body.", "head."))]
-    return torch.stack(decayed).sum() / 2
+    """Return 1/2 |theta|^2 over all weights of the net; learned rates and the like are not decayed."""
+    return torch.stack([parameters[n].square().sum() for n in weights(parameters)]).sum() / 2
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class GradientNorm:
     """Add weight |grad_theta L_k|^2 to the loss of each task k, with L_k the support loss at theta.
 
     The inner steps are untouched. L_k is the loss of the model before the first inner step (for a metric method: the
-    one made from the support itself); the gradient is over body and head.
+    one made from the support itself); the gradient is over all weights of the net.
     """
 
     weight: float
@@ -81,7 +80,7 @@ class Squared:
             first = next(iter(algorithm.adapt(at, episode.support, inner, steps)))
             return inner(first, episode.support)
 
-        gradient = learner.grad(loss, adapted(learner))
+        gradient = learner.grad(loss, weights(learner.parameters()))
         result = self.objective(learner, episode, progress)
         square = torch.stack([g.square().sum() for g in gradient.values()]).sum()
         return result._replace(loss=result.loss + self.weight * square)

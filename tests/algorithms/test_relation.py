@@ -17,7 +17,7 @@ from metalab.models.backbones import Conv4, ResNet12
 from metalab.models.layers import running_statistics
 from metalab.models.relation import map_shape
 from metalab.objectives.judge import PREDICTIONS, cross_entropy, together
-from metalab.objectives.losses import binary_cross_entropy, mean_squared_error
+from metalab.objectives.losses import binary_cross_entropy, binary_cross_entropy_of_shares, mean_squared_error
 from metalab.objectives.query import QueryLoss
 from metalab.recipe import recipe
 from tests.algorithms.metric_cases import SIZE, WAY, apart, episodes, learner_of, net_of, one
@@ -62,6 +62,15 @@ def test_the_loss_is_the_squared_error_of_the_sigmoid_and_the_one_hot_label():
     assert mean_squared_error(lambda x: x, batch).item() == pytest.approx((0.25 + 0 + 1 + 0.25) / 4)
     binary = binary_cross_entropy(lambda x: x, batch).item()
     assert binary == pytest.approx((2 * math.log(2) + 100) / 4)
+
+
+def test_the_share_of_a_softmax_is_a_yes_where_logits_are_never_above_0():
+    shares = torch.tensor([[0.7, 0.2, 0.1], [0.5, 0.25, 0.25]], dtype=torch.float64)
+    batch = Batch(shares.log(), torch.tensor([0, 2]), shares[:0])
+    expected = -torch.stack([(shares[0, 0] * 0.8 * 0.9).log(), (0.5 * 0.75 * shares[1, 2]).log()]).sum() / 6
+    torch.testing.assert_close(binary_cross_entropy_of_shares(lambda x: x, batch), expected)
+    sure = Batch(torch.tensor([[0.0, -200.0, -200.0]]), torch.tensor([0]), shares[:0])
+    assert binary_cross_entropy_of_shares(lambda x: x, sure).item() == 0
 
 
 def test_training_takes_the_papers_loss_and_clips_the_gradients_norm_at_one_half(small, monkeypatch, tmp_path):

@@ -37,6 +37,36 @@ def result(small, runs, tmp_path):
     return evaluated
 
 
+def test_episodes_of_any_way_can_be_attacked(result):
+    words = ("task=variable", "task.way=6", "task.support=20", "task.query=2", "eval.batch=1", "eval.episodes=3")
+    record, out = result("protonet", *words, "attack=fgsm")
+    assert record["way"] == "5..6"
+    assert record["attacks"][0]["accuracy"] <= record["accuracy"]
+    assert (out / "robustness.png").stat().st_size > 5000
+
+
+def test_zero_gradients_are_the_mean_over_the_episodes_that_had_any(result):
+    """With one query a class, some episodes have none that is right, and attack=auto then takes no gradient."""
+    words = ("task.query=1", "eval.episodes=30", "eval.batch=30", "attack=auto", "attack.auto.steps=2")
+    few = ("attack.auto.targets=0", "attack.auto.queries=0")
+    for engine in ("learn2learn", "vectorised"):
+        record, _ = result("maml", *words, *few, f"engine={engine}", "eval.bn=support")
+        assert 0 <= record["attacks"][0]["zero_gradients"] <= 1
+
+
+def test_what_adapts_at_random_is_not_attacked(small, tmp_path):
+    maml = (*RUNS["maml"], "train.steps=1")
+    inner = ("reg=adv_pgd", "reg.adv_pgd.on=support", "reg.adv_pgd.where=inner", "reg.adv_pgd.steps=1")
+    for what, words in {
+        "algo.head_init=random": ["algo.head_init=random"],
+        "reg.adv_pgd.random_start=true": inner,
+    }.items():
+        train.run(small(*maml, *words), tmp_path / what)
+        cfg = small(*maml, *words, "data.absent=''", "attack=fgsm")
+        with pytest.raises(UserError, match=re.escape(what) + " adapts a task in another way each time"):
+            evaluate.run([(tmp_path / what, cfg)], tmp_path / "out")
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_clean_and_attacked_accuracy_are_of_the_same_episodes(result, name, capsys):
     words = ("attack=[fgsm,pgd]", "attack.pgd.steps=4", "eval.eps=[0,16,64]")

@@ -40,6 +40,8 @@ def test_adversarial_training_by_hand(one):
     for part, value in expected.items():
         got = objective("maml", [part])(learner, episode, PROGRESS)
         torch.testing.assert_close(got.loss, value, rtol=1e-9, atol=1e-10)
+    crossed = objective("maml", [fgsm("crossed")])(learner, episode, PROGRESS)
+    assert torch.equal(crossed.scalars["loss"], crossed.loss)  # what is shown is what is learned from
     values = [v.item() for v in expected.values()]
     assert len(set(values)) == len(values)
     assert queries > clean

@@ -31,7 +31,7 @@ def built(words: list[str], small, steps: int, algo: str | None = None):
     return regularisation(cfg.reg, steps, method(cfg.algo, 5, test=False)[0] if algo else None)
 
 
-@pytest.mark.parametrize("option", ["label_smoothing", "mixup", "noise", "adv_fgsm", "adv_pgd"])
+@pytest.mark.parametrize("option", ["label_smoothing", "mixup", "adv_fgsm", "adv_pgd"])
 def test_what_works_on_the_query_is_refused_where_it_is_not_learned_from(option, small):
     message = f"reg.{option} works on the loss of the query, from which this algorithm does not learn"
     with pytest.raises(UserError, match=re.escape(message)):

@@ -1,0 +1,131 @@
+"""What a regulariser would do nothing for, or harm, is refused by name; what its order in the list does: nothing."""
+
+import re
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from metalab import train
+from metalab.algorithms.boil import BOIL
+from metalab.assemble import method, regularisation
+from metalab.config import conf_dir
+from metalab.engines.learn2learn import Learn2Learn
+from metalab.errors import UserError
+from metalab.ingredients.inner import NO_WEIGHTS, weights
+from metalab.recipe import recipe
+from metalab.regularisers.images import Noise
+from metalab.regularisers.mixing import Mixup
+from metalab.regularisers.outputs import Entropy, LabelSmoothing
+from metalab.regularisers.weights import half_square
+from tests.regularisers.made import fgsm, found
+
+
+def built(small, algo: str, *words: str):
+    cfg = small(f"algo={algo}", *words)
+    return regularisation(cfg.reg, 1, method(cfg.algo, 5, test=False)[0])
+
+
+@pytest.mark.parametrize(
+    ("algo", "words", "message"),
+    [
+        ("relation", ["reg=label_smoothing"], "reg.label_smoothing smooths the targets of a cross-entropy, and algo."),
+        (
+            "reptile",
+            ["reg=noise"],
+            "reg.noise.on=query: this algorithm trains on the images of the support alone",
+        ),
+        ("mann", ["reg=noise"], "reg.noise.on=query: this algorithm trains on the images of the support alone"),
+        (
+            "baseline",
+            ["reg=noise", "reg.noise.on=support"],
+            "reg.noise.on=support: this algorithm trains on the",
+        ),
+        ("maml", ["reg=[adv_pgd,adv_fgsm]"], "the second would attack what the first one made of the images; take one"),
+    ],
+)
+def test_what_does_nothing_or_harm_is_refused(algo, words, message, small):
+    with pytest.raises(UserError, match=re.escape(message)):
+        built(small, algo, *words)
+
+
+@pytest.mark.parametrize(
+    ("algo", "words"),
+    [
+        ("maml", ["reg=[label_smoothing,noise]"]),
+        ("siamese", ["reg=noise"]),
+        ("autoencoder", ["reg=noise"]),
+        ("mann", ["reg=noise", "reg.noise.on=support"]),
+        ("baseline", ["reg=noise", "reg.noise.on=both"]),
+    ],
+)
+def test_what_does_something_is_not(algo, words, small):
+    built(small, algo, *words)
+
+
+def test_a_zero_head_gives_no_image_a_gradient(small):
+    words = ("algo=maml", "algo.head_init=zero", "reg=adv_fgsm")
+    for on in ("support", "both", "crossed"):
+        with pytest.raises(UserError, match=r"under a zero head no image has a gradient"):
+            recipe(small(*words, f"reg.adv_fgsm.on={on}"))
+    recipe(small(*words, "reg.adv_fgsm.on=query"))
+    with pytest.raises(UserError, match=r"algo=boil with algo\.head_init=zero"):
+        BOIL(5, 0.1, False, "zero")
+
+
+def test_covamnet_wants_a_map_in_one_shot(small, tmp_path):
+    words = ("algo=covamnet", "backbone=conv4", "train.steps=1", "task.train_query=2")
+    with pytest.raises(UserError, match=r"of one descriptor a class there is no covariance; type backbone="):
+        train.run(small(*words), tmp_path / "one")
+    train.run(small(*words, "task.shot=2"), tmp_path / "two")
+
+
+def test_a_net_without_anything_to_learn_is_told(small, tmp_path):
+    cfg = small("algo=protonet", "train.steps=1")
+    cfg.backbone = OmegaConf.load(conf_dir() / "backbone" / "pixels.yaml")
+    with pytest.raises(UserError, match=r"algo=protonet with this backbone has nothing to learn"):
+        train.run(cfg, tmp_path)
+
+
+@pytest.mark.parametrize("case", ["maml", "protonet"])
+def test_the_order_of_the_list_changes_nothing(case):
+    smooth, attack = LabelSmoothing(0.2, 0.0), fgsm("query")
+    one, two = (found(Learn2Learn(), case, list(parts)) for parts in ((smooth, attack), (attack, smooth)))
+    alone = found(Learn2Learn(), case, [attack])
+    assert torch.equal(one[0], two[0])
+    assert all(torch.equal(one[1][n], two[1][n]) for n in one[1])
+    assert (one[0] - alone[0]).abs().max() > 1e-6
+    for parts in ([Mixup(1.0), attack, Entropy(0.1)], [Noise(9.0, "sign", "query"), attack]):
+        torch.manual_seed(0)
+        first = found(Learn2Learn(), case, list(parts))[0]
+        torch.manual_seed(0)
+        assert torch.equal(first, found(Learn2Learn(), case, list(reversed(parts)))[0])
+
+
+def test_l2_is_over_all_weights_and_no_learned_rate():
+    names = ["body.0.weight", "head.bias", "relation.net.0", "controller.state.weight", "heads.bias", "alike.weight"]
+    others = ["rates.body/0", "curvature.x", "ridge.log_lam", "svm.scale", "sharpness.log", "memory.rows"]
+    assert {name.partition(".")[0] + "." for name in others} == set(NO_WEIGHTS)
+    assert weights([*names, *others]) == names
+    values = {name: torch.full((2,), float(i + 1)) for i, name in enumerate([*names, *others])}
+    assert half_square(values).item() == sum((i + 1) ** 2 for i in range(6))
+    with pytest.raises(UserError, match=r"work on a net's weights, and this net has none"):
+        half_square({"svm.scale": torch.ones(())})
+
+
+PAPERS = {  # what each paper's training attack is, by the fields that would make it another
+    "aq": ("adv_pgd", {"eps": 8, "steps": 7, "step": 2, "random_start": True, "on": "query", "how": "replace"}),
+    "adml": ("adv_fgsm", {"eps": 8, "step": None, "random_start": False, "on": "crossed", "how": "replace"}),
+    "rmaml": (
+        "adv_fgsm",
+        {"eps": 2, "step": None, "random_start": True, "on": "query", "how": "add", "weight": 0.2, "where": "outer"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_an_experiment_trains_on_its_papers_attack(name, small):
+    option, fields = PAPERS[name]
+    reg = small(f"experiment={name}").reg
+    assert set(reg) == {option}
+    assert {key: reg[option][key] for key in fields} == fields
