@@ -11,11 +11,15 @@ from metalab.errors import UserError
 
 
 def arrays(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
-    """Return the arrays of these names; UserError where the file is none, or lacks one of them."""
+    """Return the arrays of these names; UserError where the file has none, or no numbers in one."""
     try:
         held = loadmat(path, variable_names=names)
-        return [np.asarray(held[name]) for name in names]
-    except (MatReadError, OSError, zlib.error, ValueError, KeyError, TypeError, NotImplementedError) as error:
+        found = [np.asarray(held[name]) for name in names]
+    except (MatReadError, OSError, zlib.error, ValueError, LookupError, TypeError, NotImplementedError) as error:
         raise UserError(
             f"{path} is no sound matlab file with {' and '.join(names)} ({error}). Fetch it anew."
         ) from error
+    for name, array in zip(names, found, strict=True):
+        if array.dtype.kind not in "uif":
+            raise UserError(f"{path}: {name} is {array.dtype} {array.shape}, numbers are expected. Fetch it anew.")
+    return found
