@@ -11,8 +11,9 @@ from PIL import Image
 from metalab.data.benchmark import Benchmark
 from metalab.data.cifar import Pickles
 from metalab.data.download import Published
-from metalab.data.layouts import Layout, Picture, packed
+from metalab.data.layouts import Layout, Picture
 from metalab.data.official import Official
+from metalab.data.packed import packed
 from metalab.data.sources import IMAGES, class_splits
 
 FOLDER, ARCHIVE = "cifar-100-python", "cifar-100-python.tar.gz"

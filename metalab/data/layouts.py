@@ -1,4 +1,4 @@
-"""The forms that data sets of class-split images come in: class folders, csv and images, pickles, packed npz."""
+"""The forms that data sets of class-split images come in: class folders, csv and images, pickles."""
 
 import csv
 import io
@@ -7,11 +7,9 @@ import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 from PIL import Image
-from PIL.JpegImagePlugin import JpegImageFile
 
 from metalab.data.sources import IMAGES, SPLITS, tree
 from metalab.data.unpickle import images_and_rows
@@ -71,14 +69,12 @@ def csv_images(root: Path) -> Layout | None:
     images: dict[str, list[str]] = {}
     classes: dict[str, str | None] = {}
     for split, table in tables.items():
-        for row in csv.DictReader(io.StringIO(table.read_text(encoding="utf-8"))):
-            if not row.get("filename") or not row.get("label"):
-                raise UserError(f"{table} has the columns {', '.join(row)}; expected: filename,label.")
-            if row["filename"] not in there:
-                raise UserError(f"{root / 'images' / row['filename']} is missing; {table.name} names it.")
-            if classes.setdefault(row["label"], split) != split:
-                raise UserError(f"{table}: class {row['label']} stands in {classes[row['label']]}.csv too.")
-            images.setdefault(row["label"], []).append(row["filename"])
+        for file, label in _rows(table):
+            if file not in there:
+                raise UserError(f"{root / 'images' / file} is missing; {table.name} names it.")
+            if classes.setdefault(label, split) != split:
+                raise UserError(f"{table}: class {label} stands in {classes[label]}.csv too.")
+            images.setdefault(label, []).append(file)
 
     def pictures() -> Iterator[Picture]:
         for wnid, names in images.items():
@@ -87,6 +83,21 @@ def csv_images(root: Path) -> Layout | None:
 
     files = [root / "images" / name for names in images.values() for name in names]
     return Layout("csv and images", [*tables.values(), *files], lambda: classes, pictures, len(files))
+
+
+def _rows(table: Path) -> Iterator[tuple[str, str]]:
+    """Yield file name and label of each line; UserError where the table is not sound."""
+    try:
+        rows = csv.DictReader(io.StringIO(table.read_text(encoding="utf-8-sig")))  # as spreadsheets save it
+        for row in rows:
+            if not row.get("filename") or not row.get("label"):
+                columns = ", ".join(rows.fieldnames or ())
+                raise UserError(
+                    f"{table} has the columns {columns}; expected: filename,label, with both in line {rows.line_num}."
+                )
+            yield row["filename"], row["label"]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{table} is no table in UTF-8 ({error}). Copy it anew, or save it as CSV in UTF-8.") from error
 
 
 def pickles(root: Path) -> Layout | None:
@@ -110,31 +121,6 @@ def pickles(root: Path) -> Layout | None:
     return Layout("pickles", list(files.values()), classes, pictures)
 
 
-def packed(root: Path) -> Layout | None:
-    """Recognise npz files of JPEGs one after another: blob, offsets [N+1], labels [N], class_names, files."""
-    keys = {"blob", "offsets", "labels", "class_names", "files"}
-    archives = [path for path in sorted(root.glob("*.npz")) if keys <= set(_npz(path, []))]
-    if not archives:
-        return None
-
-    def classes() -> dict[str, str | None]:
-        return {str(wnid): None for path in archives for wnid in _npz(path, ["class_names"])["class_names"]}
-
-    def pictures() -> Iterator[Picture]:
-        for path in archives:
-            z = _npz(path, [*keys, "class_words"])
-            words = z["class_words"] if z["class_words"] is not None else z["class_names"]
-            for i in np.argsort(z["labels"], kind="stable"):
-                raw = z["blob"][z["offsets"][i] : z["offsets"][i + 1]].tobytes()
-                label = z["labels"][i]
-                file = f"{path.name}/{z['files'][i]}"
-                yield Picture(str(z["class_names"][label]), str(words[label]), file, partial(_opened, raw))
-
-    z = _npz(archives[-1], ["blob", "offsets"])
-    total = sum(len(_npz(path, ["labels"])["labels"]) for path in archives)
-    return Layout("packed", archives, classes, pictures, total, _reencoded(z["blob"][: z["offsets"][1]].tobytes()))
-
-
 def three(root: Path, names: dict[str, list[str]]) -> dict[str, Path]:
     """Return the file of each split, none at all where none is there; UserError where only some are."""
     found = {split: path for split, many in names.items() for path in [root / n for n in many] if path.is_file()}
@@ -143,30 +129,3 @@ def three(root: Path, names: dict[str, list[str]]) -> dict[str, Path]:
         there = ", ".join(path.name for path in found.values())
         raise UserError(f"data.root={root} has {there}, but not {', '.join(missing)}: all three are needed.")
     return found
-
-
-def _opened(raw: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(raw))
-
-
-def _reencoded(raw: bytes) -> str:
-    """Say by which quality a JPEG was made, found by its quantisation tables; a packed copy is not the original."""
-    try:
-        tables = JpegImageFile(io.BytesIO(raw)).quantization
-    except (SyntaxError, OSError):  # no JPEG; where it is no image at all, decoding will name it
-        return "re-encoded, packed copy"
-    for quality in range(1, 101):
-        trial = io.BytesIO()
-        Image.new("RGB", (8, 8)).save(trial, "JPEG", quality=quality)
-        if JpegImageFile(io.BytesIO(trial.getvalue())).quantization == tables:
-            return f"re-encoded, JPEG q{quality}"
-    return "re-encoded, packed copy"
-
-
-def _npz(path: Path, keys: list[str]) -> dict[str, Any]:
-    """Return these arrays of the file, None for what it lacks; with no keys, every name it has."""
-    try:
-        with np.load(path, allow_pickle=False) as z:
-            return {key: z[key] if key in z.files else None for key in keys} if keys else dict.fromkeys(z.files)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} is no sound npz file ({error}). Copy it anew.") from error

@@ -1,8 +1,9 @@
 """miniImageNet (Vinyals et al., 2016): 100 classes of ImageNet, 600 images each, Ravi and Larochelle's split."""
 
 from metalab.data.benchmark import Benchmark
-from metalab.data.layouts import class_folders, csv_images, packed, pickles
+from metalab.data.layouts import class_folders, csv_images, pickles
 from metalab.data.official import Official
+from metalab.data.packed import packed
 from metalab.data.sources import class_splits
 
 BENCHMARK = Benchmark(

@@ -35,8 +35,12 @@ def class_splits(name: str) -> dict[str, str]:
     return {each: split for split in SPLITS for each in class_list(f"{name}_{split}")}
 
 
-def tree(folder: Path) -> Iterator[Path]:
-    """Yield every visible file below `folder`, sorted, links followed; UserError where a folder cannot be read."""
+def tree(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Yield every visible file below `folder`, sorted, links followed but those back to a folder `above`.
+
+    UserError where a folder cannot be read, or a link leads to nothing.
+    """
+    above = (*above, os.path.realpath(folder))
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
@@ -47,7 +51,10 @@ def tree(folder: Path) -> Iterator[Path]:
         if entry.name.startswith((".", "__MACOSX")):
             continue
         if entry.is_dir():
-            yield from tree(Path(entry.path))
+            if os.path.realpath(entry.path) not in above:
+                yield from tree(Path(entry.path), above)
+        elif entry.is_symlink() and not os.path.exists(entry.path):
+            raise UserError(f"{entry.path} is a link to {os.readlink(entry.path)}, which is not there: remove it.")
         else:
             yield Path(entry.path)
 
@@ -73,8 +80,9 @@ def zip_members(path: Path, endings: tuple[str, ...] = IMAGES) -> Iterator[tuple
             names = sorted(archive.namelist())
             for name in names:
                 parts = PurePosixPath(name.replace("\\", "/"))
-                if parts.is_absolute() or ".." in parts.parts or ":" in parts.parts[0]:
-                    raise UserError(f"{path} names a file outside of itself ('{name}'): it is not to be trusted.")
+                if not name or parts.is_absolute() or ".." in parts.parts or ":" in "".join(parts.parts[:1]):
+                    where = "outside of itself" if name else "without a name"
+                    raise UserError(f"{path} names a file {where} ('{name}'): it is not to be trusted.")
             for name in names:
                 if name.lower().endswith(endings) and not name.startswith("__MACOSX"):
                     yield name, archive.read(name)
