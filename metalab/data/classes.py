@@ -8,6 +8,7 @@ import numpy as np
 
 from metalab.data.benchmark import Benchmark, check_size
 from metalab.data.sources import SPLITS
+from metalab.data.store import NoSplit
 from metalab.errors import UserError
 from metalab.interfaces import Split
 
@@ -46,7 +47,7 @@ class ByClasses:
         """Return the train, val or test classes; UserError where it has none, or with what is wrong with data.root."""
         number = self.classes[SPLITS.index(split)]
         if not number:
-            raise UserError(
+            raise NoSplit(
                 f"data.classes={list(self.classes)} leaves no class for {split}: type three numbers above 0 that add "
                 f"up to {len(self.whole.splits)} or less, as data.classes=[4,3,3] task.way=3"
             )

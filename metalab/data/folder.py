@@ -12,7 +12,7 @@ from typing import Any, final
 from metalab.data.apart import grouped
 from metalab.data.decode import Picture, decode
 from metalab.data.identity import refuse_copies, refuse_same_names
-from metalab.data.store import Record, cache_folder, prepared
+from metalab.data.store import NoSplit, Record, cache_folder, prepared
 from metalab.data.tree import SPLITS, Tree, few, read_tree, shown
 from metalab.errors import UserError
 from metalab.interfaces import Split
@@ -71,7 +71,7 @@ class Folder:
             cache_folder(self.cache) / name, _recipe(root, tree, settings), lambda: self._records(root, tree)
         )
         if not tree.images.get(split):
-            raise UserError(f"data.ratios={list(self.ratios)} leaves no class for {split}: type a share above 0")
+            raise NoSplit(f"data.ratios={list(self.ratios)} leaves no class for {split}: type a share above 0")
         kept = {name: (each["image_ids"], each["files"]) for name, each in store.splits.items()}
         notes.append(refuse_copies(kept, self.allow_copies))
         found = store.split(split)

@@ -18,7 +18,7 @@ from metalab.data.download import fetch
 from metalab.data.kin import kin
 from metalab.data.records import Record
 from metalab.data.sources import fingerprint, given_folder, tree, zip_members
-from metalab.data.store import Store, cache_folder, existing, prepared
+from metalab.data.store import NoSplit, Store, cache_folder, existing, prepared
 from metalab.errors import UserError
 from metalab.interfaces import Split
 
@@ -66,7 +66,7 @@ class Omniglot:
         within: an episode's classes are of one alphabet. group: of the drawings' file names, which end in the drawer.
         """
         if self.protocol in CHALLENGE and split == "test":
-            raise UserError(
+            raise NoSplit(
                 f"data.protocol={self.protocol} has no test split: its test is the one-shot challenge. Type "
                 "metalab eval run=RUN data=omniglot_challenge."
             )

@@ -12,7 +12,7 @@ from metalab.data.download import fetch
 from metalab.data.omniglot import ADDRESSES, inked
 from metalab.data.records import Record
 from metalab.data.sources import class_list, fingerprint, given_folder, zip_members
-from metalab.data.store import Store, cache_folder, existing, prepared
+from metalab.data.store import NoSplit, Store, cache_folder, existing, prepared
 from metalab.errors import UserError
 from metalab.interfaces import Fixed, Split
 
@@ -40,7 +40,7 @@ class OmniglotChallenge:
         of an alphabet show the same characters, whose ids are Omniglot's own.
         """
         if split != "test":
-            raise UserError(
+            raise NoSplit(
                 f"data=omniglot_challenge has no {split} split, only its 20 runs: metalab eval run=RUN "
                 "data=omniglot_challenge. To learn for it type metalab train data=omniglot data.protocol=background, "
                 "small1 or small2."

@@ -25,6 +25,10 @@ META = "store.json"
 log = logging.getLogger("metalab.data")
 
 
+class NoSplit(UserError):
+    """The data set has no such split, and perhaps others; another UserError says that none can be had."""
+
+
 @dataclass(frozen=True, eq=False)
 class Store:
     """A finished store, opened: its images stay on the disk until they are touched."""
@@ -35,9 +39,9 @@ class Store:
     images: dict[str, np.ndarray]  # per split: uint8 [N,C,H,W], memory-mapped
 
     def split(self, name: str) -> Split:
-        """Return one split, its images mapped and not copied; raise UserError naming the splits there are."""
+        """Return one split, its images mapped and not copied; raise NoSplit naming the splits there are."""
         if name not in self.splits:
-            raise UserError(f"{self.folder.name} has no split '{name}'; it has: {', '.join(self.splits)}.")
+            raise NoSplit(f"{self.folder.name} has no split '{name}'; it has: {', '.join(self.splits)}.")
         kept = self.splits[name]
         count = torch.tensor(kept["count"], dtype=torch.int64)
         return Split(

@@ -17,16 +17,21 @@ from metalab.datacli.listing import FACTS
 LEAKY = """
 from dataclasses import dataclass
 import torch
+from metalab.data.store import NoSplit
 from metalab.errors import UserError
 from metalab.interfaces import Split
 
 @dataclass(frozen=True)
 class Leaky:
     shared: bool
+    broken: bool = False
 
     def load(self, split):
+        if self.broken:
+            print("loading")
+            raise UserError("the disk is gone")
         if split == "val":
-            raise UserError("there is no validation here")
+            raise NoSplit("there is no validation here")
         ids = [f"{split}:{i}" for i in range(3)] + (["both"] if self.shared else ["only:" + split])
         images = torch.randint(256, (8, 1, 16, 16), generator=torch.Generator().manual_seed(len(split)))
         two = torch.full((4,), 2)
@@ -107,6 +112,14 @@ def test_check_finds_a_planted_copy_and_a_class_in_two_splits_is_exit_code_1(com
     assert "classes in two splits: 1\n  both: train and test" in said
     assert "no val split: there is no validation here" in said
     assert command_line("data", "check", "leaky", "data.shared=false", "--config-dir", str(own))[0] == 0
+
+
+@pytest.mark.parametrize("verb", ["prepare", "check"])
+def test_what_fails_is_not_tried_again_for_the_other_splits(command_line, own, verb):
+    code, said = command_line("data", verb, "leaky", "+data.broken=true", "--config-dir", str(own))
+    assert code == 1
+    assert said.count("loading") == 1
+    assert "the disk is gone" in said
 
 
 @pytest.mark.parametrize("what", ["sheet", "episode"])
