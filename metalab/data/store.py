@@ -1,12 +1,14 @@
 """The one store: images decoded once into memory-mapped uint8, one file a split, with their meaning beside them."""
 
 import contextlib
+import hashlib
 import json
 import logging
 import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from metalab.interfaces import Split
 
 FORMAT = 1  # raised whenever the layout changes, so that older stores are rebuilt
 META = "store.json"
+_hashing = ContextVar("hashing", default=False)  # the files of a store that is opened; each start would be slow
 log = logging.getLogger("metalab.data")
 
 
@@ -79,6 +82,16 @@ def writing(folder: Path) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def verifying() -> Iterator[None]:
+    """Have every store that is opened within checked by the hashes of its files, too: one with others is damaged."""
+    before = _hashing.set(True)
+    try:
+        yield
+    finally:
+        _hashing.reset(before)
+
+
 def prepared(
     folder: Path, recipe: dict[str, Any], records: Callable[[], Iterable[Record]], total: int | None = None
 ) -> Store:
@@ -128,7 +141,7 @@ def _short(value: Any) -> str:
 
 
 def _open(folder: Path) -> Store | str:
-    """Return the store, or in words why there is none; sizes are checked, for hashing would make each start slow."""
+    """Return the store, or in words why there is none; sizes of files are checked, in `verifying` hashes, too."""
     try:
         meta = json.loads((folder / META).read_text(encoding="utf-8"))
         if meta["format"] != FORMAT:
@@ -137,11 +150,12 @@ def _open(folder: Path) -> Store | str:
         for name, kept in meta["splits"].items():
             shape = (sum(kept["count"]), *meta["shape"])
             path = folder / kept["file"]
-            size = path.stat().st_size
-            if size != math.prod(shape) or len(kept["files"]) != shape[0]:
+            if (size := path.stat().st_size) != math.prod(shape) or len(kept["files"]) != shape[0]:
                 return f"the store is damaged: {path.name} has {size:,} bytes instead of {math.prod(shape):,}"
             # copy on write: torch asks for writable memory, and nobody can spoil the file through it
             images[name] = np.memmap(path, dtype=np.uint8, mode="c", shape=shape)
+            if _hashing.get() and hashlib.sha256(images[name]).hexdigest() != kept["sha256"]:
+                return f"the store is damaged: {path.name} has other content than was written"
         return Store(folder, meta["recipe"], meta["splits"], images)
     except FileNotFoundError as error:
         return f"the store is damaged: {error.filename} is missing" if folder.exists() else "there is none yet"

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from metalab.check import nearest
 from metalab.config import build, conf_dir, settings
 from metalab.data.sources import SPLITS
-from metalab.data.store import NoSplit, cache_folder
+from metalab.data.store import NoSplit, cache_folder, verifying
 from metalab.datacli import leaks, listing, sheet
 from metalab.datacli.report import told, written
 from metalab.errors import UsageError, UserError
@@ -78,11 +78,12 @@ def _loaded(cfg: DictConfig) -> dict[str, Split]:
     data: Any = build(cfg.data, "data")
     splits: dict[str, Split] = {}
     reasons: dict[str, NoSplit] = {}
-    for name in SPLITS:
-        try:
-            splits[name] = data.load(name)
-        except NoSplit as error:
-            reasons[name] = error
+    with verifying():
+        for name in SPLITS:
+            try:
+                splits[name] = data.load(name)
+            except NoSplit as error:
+                reasons[name] = error
     if not splits:
         raise next(iter(reasons.values()))
     for name, reason in reasons.items():

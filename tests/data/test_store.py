@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from metalab.data.records import Record
-from metalab.data.store import META, cache_folder, existing, prepared
+from metalab.data.store import META, cache_folder, existing, prepared, verifying
 from metalab.errors import UserError
 
 RECIPE = {"data": "toy", "size": 5}
@@ -104,6 +104,19 @@ def test_a_damaged_store_is_rebuilt_and_said_so(tmp_path, caplog, spoil, why):
     assert why in caplog.text
     assert store.split("train").images.shape == (8, 1, 5, 5)
     prepared(tmp_path / "toy", RECIPE, never)
+
+
+def test_other_bytes_of_the_same_size_are_found_where_it_is_asked_for(tmp_path, caplog):
+    prepared(tmp_path / "toy", RECIPE, records)
+    file = next((tmp_path / "toy").glob("train-*.uint8"))
+    file.write_bytes(bytes(200))
+    assert not prepared(tmp_path / "toy", RECIPE, never).split("train").images.any()  # a training's start does not read
+    with verifying():
+        assert existing(tmp_path / "toy", RECIPE) is None
+        with caplog.at_level(logging.INFO, "metalab.data"):
+            assert prepared(tmp_path / "toy", RECIPE, records).split("train").images.any()
+        assert f"the store is damaged: {file.name} has other content than was written" in caplog.text
+        prepared(tmp_path / "toy", RECIPE, never)
 
 
 def test_another_recipe_rebuilds_and_says_what_changed(tmp_path, caplog):

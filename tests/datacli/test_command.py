@@ -96,6 +96,18 @@ def test_prepare_makes_the_store_and_says_what_is_in_it(command_line, images, tm
     assert len(list((tmp_path / "cache").glob("folder-*/store.json"))) == 1
 
 
+def test_prepare_rebuilds_a_store_whose_files_were_replaced(command_line, images, tmp_path, caplog):
+    command = ("data", "prepare", "folder", f"data.root={images}", "data.size=16")
+    assert command_line(*command)[0] == 0
+    file = next((tmp_path / "cache").glob("folder-*/val-*.uint8"))
+    whole = file.read_bytes()
+    file.write_bytes(bytes(len(whole)))
+    with caplog.at_level("INFO", "metalab.data"):
+        assert command_line(*command)[0] == 0
+    assert caplog.text.count("has other content than was written") == 1
+    assert file.read_bytes() == whole
+
+
 def test_check_finds_a_planted_copy_and_a_class_in_two_splits_is_exit_code_1(command_line, images, own):
     (images / "test" / "test0" / "9.png").write_bytes((images / "train" / "train1" / "0.png").read_bytes())
     code, said = command_line(
