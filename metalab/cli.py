@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from metalab import __version__
 from metalab.errors import UsageError, UserError
+from metalab.usage import DATA_USAGE, USAGE
 
 if TYPE_CHECKING:  # --help and TAB must be quick: whatever is heavy is imported where it is used
     from pathlib import Path
@@ -18,41 +19,17 @@ if TYPE_CHECKING:  # --help and TAB must be quick: whatever is heavy is imported
 COMMANDS = ("train", "eval")  # Hydra's; data is its own
 VERBS = ("list", "prepare", "check", "show")  # of metalab data
 FLAGS = ("--multirun", "--cfg", "--info", "--help", "--hydra-help", "--config-dir", "--resolve", "--package")
-USAGE = """usage: metalab train [group=option ...] [key=value ...]   train and validate, into outputs/train/
-       metalab eval run=FOLDER [key=value ...]            test a trained run, into outputs/eval/
-       metalab data list | prepare NAME | check NAME | show NAME [data.key=value ...]
-       metalab --help | --version
-
-metalab train --help                                       the groups, their options and every setting
-metalab train algo=maml data=miniimagenet task.shot=5      one run
-metalab train -m seed=1,2,3 algo=maml,protonet             a sweep
-metalab train resume=FOLDER                                go on with a run that was stopped
-metalab eval run=latest                                    or run=[FOLDER,FOLDER]
-metalab data list                                          the data sets, and which are on disk
-metalab data check miniimagenet data.root=FOLDER           what it leaks: classes, copies, near copies
-
-TAB completion: eval "$(metalab -sc install=bash)" in bash, and in zsh after `autoload -U compinit bashcompinit;
-compinit; bashcompinit`; metalab -sc install=fish | source in fish.
-"""
-
-DATA_USAGE = """usage: metalab data list                       the data sets: classes, images, licence, on disk or not
-       metalab data prepare NAME               bring it onto the disk, decoded: every later start is quick
-       metalab data check NAME [out=FOLDER]    what it leaks; exit code 1 where a class is in two splits
-       metalab data show NAME [what=episode] [split=test] [out=FILE.png] [task.way=5] [seed=0]
-
-Each takes data.KEY=VALUE, as data.root=/path/to/the/files, and --config-dir FOLDER for data sets of your own.
-out=FOLDER of check receives leaks.json, with all it found, and near.png, with the pairs that look alike.
-"""
 
 _failed: list[str] = []  # the jobs of this process's sweep that failed
-_done: list[tuple["Path", list[str]]] = []  # folders of its evaluations, and what each was told
+_asked: list[list[str]] = []  # what each of its evaluations was told
+_done: list[tuple["Path", list[str]]] = []  # those that came to an end, with their folders
 
 
 def main() -> None:
     """Run the command in sys.argv; exit code 0, 1 (a mistake, said on stderr), 2 (usage) or 130 (Ctrl-C)."""
     command, *rest = sys.argv[1:] or ["--help"]
-    _failed.clear()
-    _done.clear()
+    for held in (_failed, _asked, _done):
+        held.clear()
     try:
         if command in ("-h", "--help"):
             print(USAGE, end="")
@@ -73,10 +50,10 @@ def main() -> None:
         sys.stderr.write("metalab: stopped\n")
         sys.exit(130)
     finally:
-        if len(_done) > 1:
+        if len(_asked) > 1 and _done:
             from metalab import matrix
 
-            matrix.write(_done)
+            matrix.write(_done, _asked)
         if _failed:
             sys.stderr.write("\n".join([f"metalab: {len(_failed)} of the sweep's jobs failed:", *_failed, ""]))
 
@@ -165,11 +142,12 @@ def _evaluate(cfg: "DictConfig") -> float:
     with _mistakes_told():
         from metalab import runs
 
+        _asked.append(runs.words())
         pairs = runs.compose_each(cfg.run)
         from metalab import evaluate  # only now: it loads torch, and there may be nothing to evaluate
 
         accuracy = evaluate.run(pairs, runs.out())
-        _done.append((runs.out(), runs.words()))
+        _done.append((runs.out(), _asked[-1]))
         return accuracy
 
 

@@ -15,16 +15,18 @@ FACTS = ("run", "trained_on", "algo", "data", "split", "way", "shot", "query", "
 NUMBERS = ("accuracy", "ci95")
 
 
-def write(jobs: Sequence[tuple[Path, Sequence[str]]], console: Console | None = None) -> Path:
+def write(
+    jobs: Sequence[tuple[Path, Sequence[str]]], told: Sequence[Sequence[str]], console: Console | None = None
+) -> Path:
     """Write matrix.csv beside the jobs' folders, one line an evaluation, show the table and return the file's path.
 
     jobs: each evaluation's folder, with its eval.json, and the words of the command line that it was made with.
+    told: the words of every evaluation of the sweep, also of those that failed.
     """
-    asked = [[word for word in words if not word.startswith("run=")] for _, words in jobs]
-    common = set(asked[0]).intersection(*asked)
+    common = set(told[0]).intersection(*told)
     cells = []
-    for (folder, _), words in zip(jobs, asked, strict=True):
-        column = " ".join(word for word in words if word not in common) or "all"
+    for folder, words in jobs:
+        column = " ".join(word for word in words if not word.startswith("run=") and word not in common) or "all"
         held = json.loads((folder / "eval.json").read_text(encoding="utf-8"))
         cells += [(column, record) for record in held.get("runs", [held])]
     path = jobs[0][0].parent / "matrix.csv"

@@ -18,8 +18,6 @@ def runs(small, tmp_path_factory):
 
 def test_a_sweep_over_runs_and_data_collects_its_matrix(command_line, runs, tiny_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("metalab.cli._done", [])
-    monkeypatch.setattr("metalab.cli._failed", [])
     words = ("-m", f"run={runs / 'one'},{runs / 'two'}", "data.absent=''", "eval.split=test,val,train", "device=cpu")
     code, said = command_line("eval", *words, "hydra.sweep.dir=sweep", f"--config-dir={tiny_dir}")
     assert code == 1, said  # some jobs failed
@@ -38,9 +36,21 @@ def test_a_sweep_over_runs_and_data_collects_its_matrix(command_line, runs, tiny
     assert "sweep/matrix.csv" in said.replace("\n", "")
 
 
+def test_one_survivor_of_several_is_still_told(command_line, runs, tiny_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = (f"run={runs / 'one'}", "data.absent=''", "eval.split=train,test", "device=cpu", "hydra.sweep.dir=sweep")
+    code, said = command_line("eval", "-m", *words, f"--config-dir={tiny_dir}")
+    assert code == 1, said  # eval.split=train was refused
+    with (tmp_path / "sweep" / "matrix.csv").open() as file:
+        assert [row["words"] for row in csv.DictReader(file)] == ["eval.split=test"]
+    assert "accuracy, %" in said
+    assert "metalab: 1 of the sweep's jobs failed" in said
+    assert command_line("eval", "-m", *words[:2], "eval.split=train", *words[3:4], "hydra.sweep.dir=none")[0] == 1
+    assert not (tmp_path / "none" / "matrix.csv").exists()
+
+
 def test_one_evaluation_is_no_matrix(command_line, runs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("metalab.cli._done", [])
     code, said = command_line("eval", f"run={runs / 'one'}", "data.absent=''", "device=cpu", "hydra.run.dir=out")
     assert code == 0, said
     assert not (tmp_path / "matrix.csv").exists()

@@ -37,13 +37,14 @@ def told(name: str, splits: dict[str, Split], found: Leaks) -> str:
 
 def written(folder: Path, splits: dict[str, Split], found: Leaks) -> None:
     """Write leaks.json, with everything, and near.png, with the nearest pairs side by side."""
-    folder.mkdir(parents=True, exist_ok=True)
     listed = {
         "classes": found.classes,
         "same": [[place._asdict() for place in places] for places in found.same],
         "near": [{"distance": p.distance, "one": p.one._asdict(), "other": p.other._asdict()} for p in found.near],
     }
-    (folder / "leaks.json").write_text(json.dumps(listed, indent=1), encoding="utf-8")
+    with sheet.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "leaks.json").write_text(json.dumps(listed, indent=1), encoding="utf-8")
     if found.near:
         rows = [
             sheet.Row(

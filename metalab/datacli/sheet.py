@@ -1,5 +1,7 @@
 """Rows of small pictures with a label each: classes of a split, an episode, pairs that look alike."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from metalab.data.episodes import Episodes
-from metalab.data.store import writing
+from metalab.errors import UserError
 from metalab.interfaces import Split
 from metalab.task import Task
 
@@ -76,6 +78,15 @@ def drawn(rows: list[Row]) -> Image.Image:
 
 def save(page: Image.Image, path: Path) -> None:
     """Write the picture as PNG; UserError where it cannot be written."""
-    with writing(path.parent):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         page.save(path, "PNG")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an error of the disk into a UserError that says what to type."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror or error}): type another place as out=") from error

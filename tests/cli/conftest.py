@@ -20,7 +20,7 @@ def bench(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(metalab, "train", train, raising=False)
     monkeypatch.setattr(metalab, "evaluate", evaluate, raising=False)
     monkeypatch.setattr(cli, "_failed", [])
-    monkeypatch.setattr("metalab.matrix.write", lambda jobs: None)  # nothing was evaluated
+    monkeypatch.setattr("metalab.matrix.write", lambda jobs, told: None)  # nothing was evaluated
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delenv("COMP_LINE", raising=False)
     monkeypatch.chdir(tmp_path)

@@ -1,0 +1,28 @@
+"""What `metalab --help` and `metalab data --help` print."""
+
+USAGE = """usage: metalab train [group=option ...] [key=value ...]   train and validate, into outputs/train/
+       metalab eval run=FOLDER [key=value ...]            test a trained run, into outputs/eval/
+       metalab data list | prepare NAME | check NAME | show NAME [data.key=value ...]
+       metalab --help | --version
+
+metalab train --help                                       the groups, their options and every setting
+metalab train algo=maml data=miniimagenet task.shot=5      one run
+metalab train -m seed=1,2,3 algo=maml,protonet             a sweep
+metalab train resume=FOLDER                                go on with a run that was stopped
+metalab eval run=latest                                    or run=[FOLDER,FOLDER]
+metalab data list                                          the data sets, and which are on disk
+metalab data check miniimagenet data.root=FOLDER           what it leaks: classes, copies, near copies
+
+TAB completion: eval "$(metalab -sc install=bash)" in bash, and in zsh after `autoload -U compinit bashcompinit;
+compinit; bashcompinit`; metalab -sc install=fish | source in fish.
+"""
+
+DATA_USAGE = """usage: metalab data list                       the data sets: classes, images, licence, on disk or not
+       metalab data prepare NAME               bring it onto the disk, decoded: every later start is quick
+       metalab data check NAME [out=FOLDER]    what it leaks; exit code 1 where a class is in two splits
+       metalab data show NAME [what=episode] [split=test] [out=FILE.png] [task.way=5] [seed=0]
+
+Each but list takes data.KEY=VALUE, as data.root=/path/to/the/files; all take --config-dir FOLDER for data sets of your
+own. METALAB_CACHE=FOLDER before a command is where prepared data lies.
+out=FOLDER of check receives leaks.json, with all it found, and near.png, with the pairs that look alike.
+"""
