@@ -50,11 +50,11 @@ def tree(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
     for entry in entries:
         if entry.name.startswith((".", "__MACOSX")):
             continue
+        if entry.is_symlink() and not os.path.exists(entry.path):
+            raise UserError(f"{entry.path} is a link to {os.readlink(entry.path)}, which is not there: remove it.")
         if entry.is_dir():
             if os.path.realpath(entry.path) not in above:
                 yield from tree(Path(entry.path), above)
-        elif entry.is_symlink() and not os.path.exists(entry.path):
-            raise UserError(f"{entry.path} is a link to {os.readlink(entry.path)}, which is not there: remove it.")
         else:
             yield Path(entry.path)
 
