@@ -6,13 +6,14 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
 from metalab.data.apart import grouped
 from metalab.data.decode import Picture, decode
-from metalab.data.identity import refuse_copies, refuse_same_names
-from metalab.data.store import NoSplit, Record, cache_folder, prepared
+from metalab.data.identity import OWN, refuse_copies, refuse_same_names, refuse_twins
+from metalab.data.store import NoSplit, Record, Store, cache_folder, prepared
 from metalab.data.tree import SPLITS, Tree, few, read_tree, shown
 from metalab.errors import UserError
 from metalab.interfaces import Split
@@ -61,29 +62,45 @@ class Folder:
 
     def load(self, split: str) -> Split:
         """Return the classes of train, val or test; decode the images on first use and after a change."""
-        root = self._root()
-        tree = read_tree(root, self.ratios, self.seed)
-        notes = [refuse_same_names(tree.images, self.allow_same_names)]
-        settings = {"root": ascii(str(root)), "size": self.size, "channels": self.channels, "strict": self.strict}
-        settings |= {"ratios": list(self.ratios), "seed": self.seed, "identity": "images"}
-        name = f"folder-{hashlib.sha256(repr(settings).encode()).hexdigest()[:16]}"
-        store = prepared(
-            cache_folder(self.cache) / name, _recipe(root, tree, settings), lambda: self._records(root, tree)
+        notes = [refuse_same_names(self._tree.images, self.allow_same_names)]
+        found = self.unrefused(split)
+        kept = self._store.splits
+        refuse_twins({name: (each["ids"], each["names"]) for name, each in kept.items()})
+        notes.append(
+            refuse_copies({name: (each["image_ids"], each["files"]) for name, each in kept.items()}, self.allow_copies)
         )
-        if not tree.images.get(split):
-            raise NoSplit(f"data.ratios={list(self.ratios)} leaves no class for {split}: type a share above 0")
-        kept = {name: (each["image_ids"], each["files"]) for name, each in store.splits.items()}
-        notes.append(refuse_copies(kept, self.allow_copies))
-        found = store.split(split)
-        listed = [shown(file) for files in tree.images[split].values() for file in files]
-        left_out = sorted(set(listed) - set(found.files))
+        left_out = self.unreadable(split)
         if left_out:  # said at every start, not only at the one that decodes
+            listed = len(found.files) + len(left_out)
             log.warning(
                 "%d of the %d %s images cannot be read and are left out: %s",
-                *(len(left_out), len(listed), split, few(left_out)),
+                *(len(left_out), listed, split, few(left_out)),
             )
-            notes.append(f"{len(left_out)} of {len(listed)} images cannot be read and are left out")
+            notes.append(f"{len(left_out)} of {listed} images cannot be read and are left out")
         return grouped(replace(found, note="; ".join(filter(None, notes))), self.group)
+
+    def unrefused(self, split: str) -> Split:
+        """Return the split with whatever it shares with another one, for a report; `load` refuses that."""
+        if not self._tree.images.get(split):
+            raise NoSplit(f"data.ratios={list(self.ratios)} leaves no class for {split}: type a share above 0")
+        return self._store.split(split)
+
+    def unreadable(self, split: str) -> list[str]:
+        """Return the files of the split that cannot be read, sorted."""
+        listed = {shown(file) for files in self._tree.images[split].values() for file in files}
+        return sorted(listed - set(self._store.splits[split]["files"] if split in self._store.splits else []))
+
+    @cached_property
+    def _tree(self) -> Tree:
+        return read_tree(self._root(), self.ratios, self.seed)
+
+    @cached_property
+    def _store(self) -> Store:
+        root, tree = self._root(), self._tree
+        settings = {"root": ascii(str(root)), "size": self.size, "channels": self.channels, "strict": self.strict}
+        settings |= {"ratios": list(self.ratios), "seed": self.seed, "identity": "images"}
+        folder = cache_folder(self.cache) / f"folder-{hashlib.sha256(repr(settings).encode()).hexdigest()[:16]}"
+        return prepared(folder, _recipe(root, tree, settings), lambda: self._records(root, tree))
 
     def _root(self) -> Path:
         if self.root is None:
@@ -98,7 +115,6 @@ class Folder:
         for remark in tree.remarks:
             log.warning("%s: %s", root, remark)
         unread: list[str] = []
-        homes: dict[str, str] = {}  # class id -> its folder
         files: dict[str, list[str]] = {}  # digest of an image -> its files
         classes = [(split, name, listed) for split in SPLITS for name, listed in tree.images[split].items()]
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -113,7 +129,7 @@ class Folder:
                         files.setdefault(picture.digest, []).append(file)
                 if not pictures:
                     continue
-                class_id = _class_id(pictures, f"{shown(name)} ({split})", homes)
+                class_id = _class_id(pictures)
                 for file, p in pictures.items():
                     yield Record(p.pixels, class_id, shown(name), split, file, f"image:{p.digest[:16]}")
         _report(unread, files, self.strict)
@@ -130,17 +146,10 @@ def _recipe(root: Path, tree: Tree, settings: dict[str, Any]) -> dict[str, Any]:
     return {**settings, "images": len(files), "listing": listing.hexdigest()}
 
 
-def _class_id(pictures: dict[str, Picture], home: str, homes: dict[str, str]) -> str:
-    """Return the class's global id, noting its home; raise UserError where another folder has the same images."""
+def _class_id(pictures: dict[str, Picture]) -> str:
+    """Return the class's global id, a digest of its images: that of another folder only where it has the same ones."""
     digests = "\n".join(sorted(picture.digest for picture in pictures.values()))
-    class_id = "folder:" + hashlib.sha256(digests.encode()).hexdigest()[:20]
-    if class_id in homes:
-        raise UserError(
-            f"the class folders {homes[class_id]} and {home} hold the same images: nothing can tell them apart, and "
-            "across splits they would leak; remove one of the two"
-        )
-    homes[class_id] = home
-    return class_id
+    return OWN + hashlib.sha256(digests.encode()).hexdigest()[:20]
 
 
 def _report(unread: list[str], files: dict[str, list[str]], strict: bool) -> None:

@@ -6,6 +6,8 @@ from metalab.data.tree import few, shown
 from metalab.errors import UserError
 from metalab.interfaces import Split
 
+OWN = "folder:"  # begins the ids of classes of the user's own, which are made of their images
+
 
 def marks(split: Split) -> set[str]:
     """Return what a checkpoint that was trained on the split carries: the ids of its classes and images."""
@@ -25,6 +27,20 @@ def known(split: Split, trained: Collection[str]) -> list[str]:
         if class_id in trained or any(seen[first : first + count]):
             found.add(split.names[k] if any(split.image_ids[first : first + count]) else class_id)
     return sorted(found)
+
+
+def refuse_twins(classes: Mapping[str, tuple[Sequence[str], Sequence[str]]]) -> None:
+    """Raise UserError where two class folders have one id; `classes` has, for each split, the ids and the names."""
+    homes: dict[str, str] = {}  # class id -> its folder
+    for split, (ids, names) in classes.items():
+        for class_id, name in zip(ids, names, strict=True):
+            home = f"{name} ({split})"
+            if class_id in homes:
+                raise UserError(
+                    f"the class folders {homes[class_id]} and {home} hold the same images: nothing can tell them "
+                    "apart, and across splits they would leak; remove one of the two"
+                )
+            homes[class_id] = home
 
 
 def refuse_same_names(names: Mapping[str, Collection[str]], allowed: bool) -> str:

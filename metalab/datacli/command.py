@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metalab.check import nearest
 from metalab.config import build, conf_dir, settings
+from metalab.data.folder import Folder
 from metalab.data.sources import SPLITS
 from metalab.data.store import NoSplit, cache_folder, verifying
 from metalab.datacli import leaks, listing, sheet
@@ -42,7 +44,7 @@ def run(verb: str, words: list[str]) -> int:
     own, given = _parted(verb, rest)
     cfg = _composed(name, given, folder)
     if verb == "prepare":
-        for split, found in _loaded(cfg).items():
+        for split, found in _loaded(build(cfg.data, "data").load).items():
             print(f"{name} {split}: {len(found.ids):,} classes, {len(found.images):,} images {found.note}".rstrip())
         return 0
     if verb == "show":
@@ -52,12 +54,13 @@ def run(verb: str, words: list[str]) -> int:
 
 
 def _checked(cfg: DictConfig, name: str, out: str | None) -> int:
-    splits = _loaded(cfg)
-    found = leaks.search(splits)
+    data: Any = build(cfg.data, "data")
+    splits = _loaded(data.unrefused if isinstance(data, Folder) else data.load)
+    found = leaks.search(splits, same_names=not cfg.data.get("allow_same_names", False))
     print(told(name, splits, found))
     if out is not None:
         written(Path(out), splits, found)
-    return 1 if found.classes else 0
+    return 1 if found.across else 0
 
 
 def _shown(cfg: DictConfig, name: str, own: dict[str, str]) -> Path:
@@ -73,15 +76,14 @@ def _shown(cfg: DictConfig, name: str, own: dict[str, str]) -> Path:
     return path
 
 
-def _loaded(cfg: DictConfig) -> dict[str, Split]:
+def _loaded(load: Callable[[str], Split]) -> dict[str, Split]:
     """Return the splits that the data set has; UserError where it has none."""
-    data: Any = build(cfg.data, "data")
     splits: dict[str, Split] = {}
     reasons: dict[str, NoSplit] = {}
     with verifying():
         for name in SPLITS:
             try:
-                splits[name] = data.load(name)
+                splits[name] = load(name)
             except NoSplit as error:
                 reasons[name] = error
     if not splits:

@@ -8,6 +8,7 @@ import imagehash
 import numpy as np
 from PIL import Image
 
+from metalab.data.identity import OWN
 from metalab.interfaces import Split
 
 # Hamming distance, in bits of 64, up to which two images are shown as near copies. Chosen by looking at CIFAR-FS's
@@ -35,27 +36,33 @@ class Pair(NamedTuple):
 class Leaks(NamedTuple):
     """All that was found."""
 
-    classes: dict[str, list[str]]  # class id -> the splits that have it, where these are two or more
+    classes: dict[str, list[str]]  # class -> the splits that have it: two or more, or one in which two folders have it
     same: list[list[Place]]  # images with the same pixels
     near: list[Pair]  # nearest first
 
+    @property
+    def across(self) -> dict[str, list[str]]:
+        """The classes in two splits."""
+        return {name: splits for name, splits in self.classes.items() if len(splits) > 1}
 
-def search(splits: dict[str, Split]) -> Leaks:
-    """Compare all images of all splits with one another, as they are in the store."""
-    homes: dict[str, list[str]] = {}
-    for name, split in splits.items():
-        for class_id in dict.fromkeys(split.ids):
-            homes.setdefault(class_id, []).append(name)
+
+def search(splits: dict[str, Split], same_names: bool = True) -> Leaks:
+    """Compare all images of all splits with one another, as they are in the store.
+
+    same_names: classes of the user's own that have one name are one class, too.
+    """
     places = {name: _places(name, split) for name, split in splits.items()}
-    same: dict[bytes, list[Place]] = {}
+    same: dict[bytes | str, list[Place]] = {}  # by the pixels in the store, and by the id
     hashes = {}
     for name, split in splits.items():
         pixels = split.images.numpy()
         for place in places[name]:
             digest = hashlib.blake2b(np.ascontiguousarray(pixels[place.index]).data, digest_size=16).digest()
             same.setdefault(digest, []).append(place)
+            if split.image_ids:  # by which data=folder refuses copies
+                same.setdefault(split.image_ids[place.index], []).append(place)
         hashes[name] = np.stack([_hash(pixels[place.index]) for place in places[name]])
-    twice = [found for found in same.values() if len(found) > 1]
+    twice = list({tuple(found): found for key, found in same.items() if key and len(found) > 1}.values())
     near = []
     for one, other in combinations(splits, 2):
         near += [
@@ -63,7 +70,23 @@ def search(splits: dict[str, Split]) -> Leaks:
         ]
     known = {(a, b) for found in twice for a, b in combinations(found, 2)}
     near = sorted(pair for pair in near if (pair.one, pair.other) not in known)
-    return Leaks({each: names for each, names in homes.items() if len(names) > 1}, twice, near)
+    return Leaks(_classes(splits, same_names), twice, near)
+
+
+def _classes(splits: dict[str, Split], same_names: bool) -> dict[str, list[str]]:
+    """Return the classes that stand twice; one of the user's own, whose id says nothing to people, by its names."""
+    homes: dict[str, list[tuple[str, str]]] = {}  # id, or name -> each split and name
+    for split, held in splits.items():
+        for class_id, name in zip(held.ids, held.names, strict=True):
+            for key in (class_id, name) if same_names and class_id.startswith(OWN) else (class_id,):
+                homes.setdefault(key, []).append((split, name))
+    found = {}
+    for key, places in homes.items():
+        own, names = key.startswith(OWN), dict.fromkeys(name for _, name in places)
+        where = list(dict.fromkeys(split for split, _ in places))
+        if len(where) > 1 or (own and len(places) > 1):
+            found[" = ".join(names) if own else key] = where
+    return found
 
 
 def pairs(same: list[list[Place]]) -> list[tuple[Place, Place]]:

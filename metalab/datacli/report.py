@@ -22,8 +22,10 @@ def told(name: str, splits: dict[str, Split], found: Leaks) -> str:
         lines.append(
             f"{name} {split}: {len(held.ids):,} classes of {each} images, {len(held.images):,} images {shape}{note}"
         )
-    lines.append(_heading("classes in two splits", len(found.classes)))
-    lines += _cut([f"  {each}: {' and '.join(names)}" for each, names in found.classes.items()])
+    lines.append(_heading("classes in two splits", len(found.across)))
+    lines += _cut([f"  {each}: {' and '.join(names)}" for each, names in found.across.items()])
+    if twins := [f"  {each}: {names[0]}" for each, names in found.classes.items() if each not in found.across]:
+        lines += [_heading("classes of one split with the same images", len(twins)), *_cut(twins)]
     same = pairs(found.same)
     across = sum(one.split != other.split for one, other in same)
     lines.append(_heading("pairs of identical images", len(same), f", {across} of them across splits"))

@@ -10,7 +10,7 @@ from PIL import Image
 
 from metalab import evaluate, train
 from metalab.config import build
-from metalab.data.identity import known, marks, refuse_copies
+from metalab.data.identity import known, marks, refuse_copies, refuse_twins
 from metalab.data.union import Union
 from metalab.errors import UserError
 from metalab.interfaces import Split
@@ -49,6 +49,12 @@ def test_copies_in_two_splits_are_refused_with_their_names_or_noted():
         refuse_copies(images, False)
     assert refuse_copies(images, True) == "1 images stand in two splits"
     assert refuse_copies({"train": images["train"], "val": images["val"]}, False) == ""
+
+
+def test_class_folders_with_the_same_images_are_refused():
+    refuse_twins({"train": (["1", "2"], ["a", "b"]), "val": (["3"], ["c"])})
+    with pytest.raises(UserError, match=r"^the class folders b \(train\) and c \(val\) hold the same images"):
+        refuse_twins({"train": (["1", "2"], ["a", "b"]), "val": (["2"], ["c"])})
 
 
 def test_a_union_keeps_the_identity_of_its_images(tmp_path):

@@ -1,6 +1,8 @@
 """`metalab data`: what it prints, its exit codes, and what it says to words that make no sense."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -110,20 +112,40 @@ def test_prepare_rebuilds_a_store_whose_files_were_replaced(command_line, images
 
 def test_check_finds_a_planted_copy_and_a_class_in_two_splits_is_exit_code_1(command_line, images, own):
     (images / "test" / "test0" / "9.png").write_bytes((images / "train" / "train1" / "0.png").read_bytes())
-    code, said = command_line(
-        "data", "check", "folder", f"data.root={images}", "data.size=16", "data.allow_copies=true", "out=found"
-    )
+    code, said = command_line("data", "check", "folder", f"data.root={images}", "data.size=16", "out=found")
     assert code == 0
     assert "pairs of identical images: 1, 1 of them across splits" in said
     assert "train/train1/0.png = test folder:" in said
     assert (Path("found") / "leaks.json").is_file()
-    code, said = command_line("data", "check", "folder", f"data.root={images}", "data.size=16")
-    assert (code, "1 images stand in two splits: train/train1/0.png = test/test0/9.png" in said) == (1, True)
     code, said = command_line("data", "check", "leaky", "--config-dir", str(own))
     assert code == 1
     assert "classes in two splits: 1\n  both: train and test" in said
     assert "no val split: there is no validation here" in said
     assert command_line("data", "check", "leaky", "data.shared=false", "--config-dir", str(own))[0] == 0
+
+
+def test_check_reports_what_a_training_refuses_in_a_folder(command_line, images, tmp_path):
+    (images / "test" / "test0").rename(images / "test" / "train0")
+    for twin in ("train/again", "val/other"):
+        shutil.copytree(images / "train" / "train1", images / twin)
+    words = ("data", "check", "folder", f"data.root={images}", "data.size=16")
+    code, said = command_line(*words, f"out={tmp_path}")
+    assert code == 1
+    assert "classes in two splits: 2\n  again = train1 = other: train and val\n" in said
+    assert "\n  train0: train and test\npairs of identical images: 9, 6 of them across splits\n" in said
+    assert "  train folder:" in said
+    found = json.loads((tmp_path / "leaks.json").read_text())["classes"]
+    assert found == {"again = train1 = other": ["train", "val"], "train0": ["train", "test"]}
+    for harmless in ("test/train0", "val/other"):
+        shutil.rmtree(images / harmless)
+    code, said = command_line(*words)
+    assert (code, "classes in two splits: none\nclasses of one split with the same images: 1\n" in said) == (0, True)
+    shutil.rmtree(images / "train" / "again")
+    (images / "val" / "val1").rename(images / "val" / "train0")
+    assert command_line(*words)[0] == 1
+    assert command_line(*words, "data.allow_same_names=true")[0] == 0
+    code, said = command_line("data", "prepare", *words[2:])
+    assert (code, "1 class names stand in two of train/ val/ test/: train0" in said) == (1, True)
 
 
 @pytest.mark.parametrize("verb", ["prepare", "check"])
