@@ -12,10 +12,12 @@ from metalab.attacks.pgd import PGD
 from metalab.attacks.steps import Try
 from metalab.engines.learn2learn import Learn2Learn, TaskLearner, task
 from metalab.engines.vectorised import Vectorised
-from metalab.interfaces import Batch, Episode
+from metalab.interfaces import Batch, Episode, Model
 from metalab.models.layers import running_statistics
 from metalab.objectives.judge import PREDICTIONS, cross_entropy
+from metalab.objectives.query import QueryLoss
 from metalab.objectives.robust import Robust
+from metalab.regularisers.adversarial import attacked_loss
 from tests.attacks.nets import CASES, episodes, net_of
 
 
@@ -36,22 +38,39 @@ def test_both_engines_find_the_same(case, bn, on):
     assert all(torch.equal(a.scalars[k], b.scalars[k]) for k in a.scalars)
 
 
+@dataclass(frozen=True)
+class Spy:
+    """An attack that changes nothing and notes whether one query's loss has a gradient in the other queries."""
+
+    reached: list[bool]
+    steps: int = 1
+
+    def tries(self, model: Model, x: torch.Tensor, y: torch.Tensor) -> Iterator[Try]:
+        def first(at: torch.Tensor) -> torch.Tensor:
+            return cross_entropy(lambda z: model(z)[:1], Batch(at, y[:1], x[:0]))
+
+        slope = torch.func.grad(first)(x)
+        assert slope[0].any()
+        self.reached.append(bool(slope[1:].any()))
+        yield Try(x, None, None)
+
+    def __call__(self, model: Model, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        [only] = self.tries(model, x, y)
+        return only.x
+
+
 @pytest.mark.parametrize(("bn", "alone"), [("support", True), ("running", True), ("batch", False)])
 def test_an_attack_differentiates_the_mode_that_predicts(bn, alone):
-    """The gradient of one query's loss reaches the other queries in batch mode alone."""
+    """The gradient of one query's loss reaches the other queries in batch mode alone, at test and in training."""
     algorithm, _, steps = CASES["maml"]
-    net = net_of(algorithm)
-    support, query = task(episodes(), 0)
-    learner = TaskLearner(net, False)
-    *_, model = algorithm.adapt(learner, support, cross_entropy, steps)  # type: ignore[arg-type]
-
-    def first(x: torch.Tensor) -> torch.Tensor:
-        return cross_entropy(lambda z: PREDICTIONS[bn](model, support.x, z)[:1], Batch(x, query.y[:1], x[:0]))
-
+    learner, episode, spy = TaskLearner(net_of(algorithm), True), task(episodes(), 0), Spy([])
+    at_test = Robust(algorithm, steps, cross_entropy, PREDICTIONS[bn], {"spy": spy}, "query")
+    attacked = attacked_loss(cross_entropy, spy, "replace", 1.0)  # type: ignore[arg-type]
+    training = QueryLoss(algorithm, steps, cross_entropy, attacked, PREDICTIONS[bn])
     with running_statistics() if bn == "running" else torch.enable_grad():
-        slope = torch.func.grad(first)(query.x)
-    assert slope[0].any()
-    assert slope[1:].any() != alone
+        for objective in (at_test, training):
+            objective(learner, episode, torch.zeros(()))  # type: ignore[arg-type]
+    assert spy.reached == [not alone, not alone]
 
 
 def test_a_support_attack_raises_the_loss_of_the_unadapted_model():
