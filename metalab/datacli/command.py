@@ -56,7 +56,8 @@ def run(verb: str, words: list[str]) -> int:
 def _checked(cfg: DictConfig, name: str, out: str | None) -> int:
     data: Any = build(cfg.data, "data")
     splits = _loaded(data.unrefused if isinstance(data, Folder) else data.load)
-    found = leaks.search(splits, same_names=not cfg.data.get("allow_same_names", False))
+    unreadable = [file for split in SPLITS for file in data.unreadable(split)] if isinstance(data, Folder) else []
+    found = leaks.search(splits, not cfg.data.get("allow_same_names", False), unreadable)
     print(told(name, splits, found))
     if out is not None:
         written(Path(out), splits, found)

@@ -1,6 +1,7 @@
 """What a data set leaks: a class in two splits, the same image twice, an image and its near copy in two splits."""
 
 import hashlib
+from collections.abc import Iterable
 from itertools import combinations
 from typing import NamedTuple
 
@@ -39,6 +40,7 @@ class Leaks(NamedTuple):
     classes: dict[str, list[str]]  # class -> the splits that have it: two or more, or one in which two folders have it
     same: list[list[Place]]  # images with the same pixels
     near: list[Pair]  # nearest first
+    unreadable: list[str]  # files that are left out
 
     @property
     def across(self) -> dict[str, list[str]]:
@@ -46,7 +48,7 @@ class Leaks(NamedTuple):
         return {name: splits for name, splits in self.classes.items() if len(splits) > 1}
 
 
-def search(splits: dict[str, Split], same_names: bool = True) -> Leaks:
+def search(splits: dict[str, Split], same_names: bool = True, unreadable: Iterable[str] = ()) -> Leaks:
     """Compare all images of all splits with one another, as they are in the store.
 
     same_names: classes of the user's own that have one name are one class, too.
@@ -70,7 +72,7 @@ def search(splits: dict[str, Split], same_names: bool = True) -> Leaks:
         ]
     known = {(a, b) for found in twice for a, b in combinations(found, 2)}
     near = sorted(pair for pair in near if (pair.one, pair.other) not in known)
-    return Leaks(_classes(splits, same_names), twice, near)
+    return Leaks(_classes(splits, same_names), twice, near, list(unreadable))
 
 
 def _classes(splits: dict[str, Split], same_names: bool) -> dict[str, list[str]]:

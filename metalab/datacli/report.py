@@ -34,6 +34,8 @@ def told(name: str, splits: dict[str, Split], found: Leaks) -> str:
         _heading("candidates for near copies across splits", len(found.near), f" (pHash, at most {NEAR} of 64 bits)")
     )
     lines += _cut([f"  {pair.distance} bits: {_named(pair.one)} ~ {_named(pair.other)}" for pair in found.near])
+    lines.append(_heading("files that cannot be read", len(found.unreadable)))
+    lines += _cut([f"  {file}" for file in found.unreadable])
     return "\n".join(lines)
 
 
@@ -43,6 +45,7 @@ def written(folder: Path, splits: dict[str, Split], found: Leaks) -> None:
         "classes": found.classes,
         "same": [[place._asdict() for place in places] for places in found.same],
         "near": [{"distance": p.distance, "one": p.one._asdict(), "other": p.other._asdict()} for p in found.near],
+        "unreadable": found.unreadable,
     }
     with sheet.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -148,6 +148,17 @@ def test_check_reports_what_a_training_refuses_in_a_folder(command_line, images,
     assert (code, "1 class names stand in two of train/ val/ test/: train0" in said) == (1, True)
 
 
+def test_check_names_every_file_that_cannot_be_read(command_line, images, tmp_path):
+    for i in range(25):
+        (images / "val" / "val3" / f"broken{i:02d}.jpg").write_bytes(b"")
+    words = ("data", "check", "folder", f"data.root={images}", "data.size=16", f"out={tmp_path}")
+    for _ in range(2):  # the second time from the store
+        code, said = command_line(*words)
+        assert (code, "files that cannot be read: 25\n  val/val3/broken00.jpg\n" in said) == (0, True)
+        found = json.loads((tmp_path / "leaks.json").read_text())["unreadable"]
+        assert found == [f"val/val3/broken{i:02d}.jpg" for i in range(25)]
+
+
 @pytest.mark.parametrize("verb", ["prepare", "check"])
 def test_what_fails_is_not_tried_again_for_the_other_splits(command_line, own, verb):
     code, said = command_line("data", verb, "leaky", "+data.broken=true", "--config-dir", str(own))
