@@ -15,7 +15,7 @@ from metalab.data.download import Published, fetch_all
 from metalab.data.layouts import Layout, Picture
 from metalab.data.records import Record
 from metalab.data.sources import fingerprint, given_folder
-from metalab.data.store import Store, cache_folder, existing, prepared
+from metalab.data.store import Store, cache_folder, existing, prepared, trouble
 from metalab.data.tree import few
 from metalab.errors import UserError
 from metalab.interfaces import Split
@@ -53,8 +53,11 @@ class Benchmark:
             where = cache_folder(cache) / "downloads" / self.option
             fetch_all(self.downloads, where)
         else:
+            there = f"{folder} holds none yet"
+            if folder.exists():
+                there = f"What was prepared in {folder} cannot be used: {trouble(folder)}; so give it again"
             raise UserError(
-                f"{self.title} has to be given once, for {self.why}. {folder} holds none yet.\n"
+                f"{self.title} has to be given once, for {self.why}. {there}.\n"
                 f"Type data.root=/path/to/a/folder, which holds one of\n{self.layouts}"
             )
         layout = self._recognised(where)

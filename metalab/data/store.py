@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from platformdirs import user_cache_dir
 
+from metalab.data.lock import locked
 from metalab.data.records import Record, watched, write
 from metalab.errors import UserError
 from metalab.interfaces import Split
@@ -106,7 +106,7 @@ def prepared(
     if store is None:
         with writing(folder.parent):
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(folder):
+            with locked(folder):
                 store, why = _checked(folder, recipe)  # another process may have built it meanwhile
                 if store is None:
                     log.info("Preparing %s: %s.", folder, why)
@@ -123,6 +123,11 @@ def existing(folder: Path, settings: dict[str, Any]) -> Store | None:
     if isinstance(store, str):
         return None
     return store if json.loads(json.dumps(settings)).items() <= store.recipe.items() else None
+
+
+def trouble(folder: Path) -> str:
+    """Return in words why there is no store in `folder` that could be used."""
+    return store if isinstance(store := _open(folder), str) else "the store was made with other settings"
 
 
 def _checked(folder: Path, recipe: dict[str, Any]) -> tuple[Store | None, str]:
@@ -161,20 +166,6 @@ def _open(folder: Path) -> Store | str:
         return f"the store is damaged: {error.filename} is missing" if folder.exists() else "there is none yet"
     except (ValueError, KeyError, TypeError, AttributeError, NotADirectoryError) as error:
         return f"the store is damaged: {META} cannot be understood ({error})"
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    lock = FileLock(folder.with_name(folder.name + ".lock"))
-    try:
-        lock.acquire(timeout=1)
-    except Timeout:
-        log.info("Another process is preparing %s; waiting for it.", folder)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _build(folder: Path, recipe: dict[str, Any], records: Callable[[], Iterable[Record]], total: int | None) -> None:

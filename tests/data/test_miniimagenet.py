@@ -122,6 +122,17 @@ def test_without_root_and_store_the_layouts_are_named(tmp_path):
         assert word in str(caught.value)
 
 
+def test_a_damaged_store_without_root_is_called_damaged_and_not_absent(tmp_path):
+    split_folders(tmp_path / "source")
+    MiniImageNet(str(tmp_path / "source"), str(tmp_path)).load("train")
+    file = next(tmp_path.glob("miniimagenet-*/train-*.uint8"))
+    file.write_bytes(file.read_bytes()[1:])
+    with pytest.raises(UserError, match=r"the store is damaged: train-.* bytes instead of .*; so give it") as caught:
+        MiniImageNet(None, str(tmp_path)).load("train")
+    assert "holds none yet" not in str(caught.value)
+    assert "Type data.root=/path/to/a/folder" in str(caught.value)
+
+
 def test_with_root_nothing_else_is_read(tmp_path):
     learn2learn_pickles(tmp_path / "source")
     MiniImageNet(str(tmp_path / "source"), str(tmp_path)).load("train")
