@@ -47,7 +47,10 @@ class Split:
 
 class Data(Protocol):
     def load(self, split: str) -> Split:
-        """Return the train, val or test classes; raise UserError with what to fetch and where to put it."""
+        """Return the train, val or test classes; raise UserError with what to fetch and where to put it.
+
+        Where the data has no such split but others, raise its subclass NoSplit (metalab.data.store).
+        """
         ...
 
 
