@@ -21,6 +21,7 @@ def cases(monkeypatch):
     return bench_cases
 
 
+@pytest.mark.slow
 def test_smoke_of_evaluation(tmp_path):
     words = ["--smoke", "--evaluate", "--device=cpu", "--threads=1", "--out", tmp_path]
     done = subprocess.run([sys.executable, SCRIPTS / "bench.py", *words], capture_output=True, text=True, timeout=200)

@@ -32,6 +32,7 @@ def test_the_sampler_is_measured_beside_learn2learns(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["rates.json"]  # the images are gone
 
 
+@pytest.mark.slow
 def test_the_attacks_cost_is_measured_against_what_it_needs(capsys, monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts")
     costs = script("bench_attack").main(["--smoke", "--device", "cpu"])

@@ -136,7 +136,7 @@ def judge(found: tuple[float, float, float], name: str, allowed: float) -> None:
     assert oracle >= tried - allowed, found  # no oracle breaks more than ours does
 
 
-@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("name", [name for name in PAIRS if name != "fab"])  # it takes four classes' steps
 def test_oracles_agree_on_some_episodes(name, net, tiny):
     source = Episodes(tiny["test"], 5, 1, 7, 1, 0, "test", CPU)
     judge(compare(net, source, 8, name), name, 3.0)

@@ -64,4 +64,4 @@ def test_what_cannot_be_written_after_all_is_one_message(tmp_path):
     with pytest.raises(UserError, match=r"a\.png cannot be written \(.*\): type another place as out="):
         sheet.save(Image.new("L", (1, 1)), tmp_path / "file" / "a.png")
     with pytest.raises(UserError, match=r"file cannot be written \(File exists\): type another place as out="):
-        report.written(tmp_path / "file", {}, Leaks({}, [], []))
+        report.written(tmp_path / "file", {}, Leaks({}, [], [], []))

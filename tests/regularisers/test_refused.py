@@ -8,16 +8,19 @@ from omegaconf import OmegaConf
 
 from metalab import train
 from metalab.algorithms.boil import BOIL
+from metalab.algorithms.covamnet import CovaMNet
 from metalab.assemble import method, regularisation
 from metalab.config import conf_dir
-from metalab.engines.learn2learn import Learn2Learn
+from metalab.engines.learn2learn import Learn2Learn, TaskLearner, task
 from metalab.errors import UserError
 from metalab.ingredients.inner import NO_WEIGHTS, weights
+from metalab.objectives.judge import cross_entropy
 from metalab.recipe import recipe
 from metalab.regularisers.images import Noise
 from metalab.regularisers.mixing import Mixup
 from metalab.regularisers.outputs import Entropy, LabelSmoothing
 from metalab.regularisers.weights import half_square
+from tests.algorithms.made import WAY, episodes, net_of
 from tests.regularisers.made import fgsm, found
 
 
@@ -73,11 +76,14 @@ def test_a_zero_head_gives_no_image_a_gradient(small):
         BOIL(5, 0.1, False, "zero")
 
 
-def test_covamnet_wants_a_map_in_one_shot(small, tmp_path):
-    words = ("algo=covamnet", "backbone=conv4", "train.steps=1", "task.train_query=2")
+def test_covamnet_wants_a_map_in_one_shot():
+    support, algorithm = task(episodes(), 0).support, CovaMNet(WAY)
+    learner = TaskLearner(net_of(algorithm), False)  # its map has one position
+    one = support._replace(x=support.x[:WAY], y=support.y[:WAY])
     with pytest.raises(UserError, match=r"of one descriptor a class there is no covariance; type backbone="):
-        train.run(small(*words), tmp_path / "one")
-    train.run(small(*words, "task.shot=2"), tmp_path / "two")
+        list(algorithm.adapt(learner, one, cross_entropy, 0))  # type: ignore[arg-type]
+    [model] = algorithm.adapt(learner, support, cross_entropy, 0)  # type: ignore[arg-type]
+    assert model(support.x).isfinite().all()
 
 
 def test_a_net_without_anything_to_learn_is_told(small, tmp_path):
