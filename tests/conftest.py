@@ -37,6 +37,11 @@ def _one_thread():
     torch.set_num_threads(1)  # the cores may be busy; and the last digit of a sum hangs on how it is split
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest test, so that no worker is left with it at the end."""
+    items.sort(key=lambda item: not item.name.startswith("test_every_command_runs"))
+
+
 @pytest.fixture(autouse=True)
 def _no_runs_of_other_tests():
     """What one command line registers with Hydra is not there for the next, which is another process."""

@@ -4,6 +4,8 @@ import importlib.util
 import json
 from pathlib import Path
 
+import pytest
+
 
 def script(name: str):
     """Load scripts/NAME.py as a module."""
