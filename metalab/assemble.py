@@ -18,7 +18,7 @@ from metalab.models.pretrained import Headless, Torchvision
 from metalab.objectives.by_way import ByWay
 from metalab.objectives.judge import PREDICTIONS, cross_entropy
 from metalab.objectives.robust import Robust
-from metalab.regularisers import ATTACKS, Terms, combine, same_loss
+from metalab.regularisers import Terms
 from metalab.task import Task
 
 
@@ -76,44 +76,6 @@ def method(node: Mapping[str, Any], way: int, test: bool) -> tuple[Method, Algor
         plain |= {k.removeprefix("test_"): v for k, v in at_test.items()}
     how, own = parts_of(plain, Method)
     return settings(Method, how, "algo"), build(own, "algo", way=way)
-
-
-def regularisation(node: Mapping[str, Any], steps: int, trains: Method | None = None) -> Terms:
-    """Build the regularisers of cfg.reg; UserError where one would do nothing, or harm: see _refused."""
-    parts = {name: build(part, f"reg.{name}") for name, part in node.items()}
-    for name, part in parts.items():
-        terms = part.terms()
-        if terms.inner is not same_loss and not steps:
-            key, off = ("where", "outer") if "where" in vars(part) else ("inner", 0)
-            raise UserError(
-                f"reg.{name}.{key} works on inner steps and this algorithm has none; set reg.{name}.{key}={off}"
-            )
-        if trains is not None:
-            _refuse(name, terms, trains)
-    attacks = [name for name, part in parts.items() if part.terms().rank == ATTACKS]
-    if len(attacks) > 1:
-        raise UserError(f"reg={attacks}: the second would attack what the first one made of the images; take one")
-    return combine(list(parts.values()))
-
-
-def _refuse(name: str, terms: Terms, trains: Method) -> None:
-    """Raise UserError for a regulariser that does not fit how the algorithm is trained."""
-    learns = vars(locate(trains.objective, "algo.objective"))
-    if terms.query and not learns.get("LEARNS_FROM_QUERY", True):
-        raise UserError(f"reg.{name} works on the loss of the query, from which this algorithm does not learn")
-    if terms.support and trains.mini_batch is not None:
-        raise UserError(f"reg.{name} works on the support, and this algorithm trains on mini-batches, without one")
-    reads = learns.get("READS", "both")
-    if terms.images is not None and {terms.images, reads} == {"query", "support"}:
-        raise UserError(
-            f"reg.{name}.on={terms.images}: this algorithm trains on the images of the {reads} alone; "
-            f"type reg.{name}.on={reads}"
-        )
-    if terms.smoothed and trains.episode_loss != Method.episode_loss:
-        raise UserError(
-            f"reg.{name} smooths the targets of a cross-entropy, and algo.episode_loss={trains.episode_loss} has "
-            f"others: beside it the sum would have no least value; leave {name} out of reg"
-        )
 
 
 def objective(path: str, algorithm: Algorithm, steps: int, inner: Loss, outer: Loss, bn: str) -> Any:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from metalab import assemble, borrow, checkpoint, protocol, report
-from metalab.assemble import by_way, device, measured_objective, method, network, regularisation, robust_objective
+from metalab.assemble import by_way, device, measured_objective, method, network, robust_objective
 from metalab.attacks import records as robust
 from metalab.besides import Shares, besides, shape
 from metalab.config import Eval, build, settings
@@ -25,6 +25,7 @@ from metalab.interfaces import Engine, Episode, EpisodeSource, Objective, Split,
 from metalab.models.layers import BatchStatNorm, Normalise, running_statistics
 from metalab.objectives.judge import cross_entropy
 from metalab.recipe import settle
+from metalab.regularisation import regularisation
 from metalab.sampling import episode_source
 from metalab.task import Task
 

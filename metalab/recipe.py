@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from metalab.assemble import Method, by_way, device, measured_objective, method, objective, parts_of, regularisation
+from metalab.assemble import Method, by_way, device, measured_objective, method, objective, parts_of
 from metalab.check import check, nearest
 from metalab.config import Eval, Train, build, locate, settings
 from metalab.data.augment import Augment
@@ -18,9 +18,11 @@ from metalab.data.gather import resident
 from metalab.data.kin import most_classes
 from metalab.engines.auto import Work, chosen
 from metalab.errors import UserError
+from metalab.fits import check_head, check_variable, tell_unlabelled
 from metalab.interfaces import Algorithm, Engine, Loss, Objective, Split
 from metalab.objectives.judge import cross_entropy
 from metalab.optim import Clip, Rate
+from metalab.regularisation import regularisation
 from metalab.regularisers import Penalised, Setting, Terms
 from metalab.sampling import Source, episode_source
 from metalab.task import Task
@@ -154,8 +156,8 @@ def recipe(cfg: DictConfig, engine: Mapping[str, Any] | None = None) -> Recipe:
     else:
         task = for_batches(task, how.name, len(train_split.ids))
     how, trained = method(cfg.algo, task.train_way or task.way, test=False)
-    _check_variable(task, train, how)
-    _check_head(terms, trained)
+    check_variable(task, train, how)
+    check_head(terms, trained)
     tell_unlabelled(task, how.name, trained)
     made = Recipe(
         task=task,
@@ -175,34 +177,6 @@ def recipe(cfg: DictConfig, engine: Mapping[str, Any] | None = None) -> Recipe:
         device=where,
     )
     return replace(made, engine=chosen(runs, made.work))
-
-
-def _check_variable(task: Task, train: Train, how: Method) -> None:
-    if task.fixed or how.mini_batch is not None:
-        return
-    if (train.meta_batch or 1) > 1:
-        raise UserError(
-            f"train.meta_batch={train.meta_batch}: task=variable has one episode a meta-step; type train.meta_batch=1"
-        )
-    if how.meta_batch > 1:
-        logger.info(f"algo.meta_batch={how.meta_batch}: with task=variable a meta-step is one episode")
-
-
-def _check_head(terms: Terms, algorithm: Algorithm) -> None:
-    if terms.first and vars(algorithm).get("head_init") == "zero":
-        raise UserError(
-            "algo.head_init=zero and an attack on the support in training: under a zero head no image has a gradient, "
-            "so the attack would do nothing; type another algo.head_init, or the attack's on=query"
-        )
-
-
-def tell_unlabelled(task: Task, name: str, algorithm: Algorithm) -> None:
-    """Say where unlabelled images are drawn and not read, or would be read and are not drawn."""
-    reads = vars(algorithm).get("refine") or vars(algorithm).get("pseudo")
-    if task.unlabelled and not reads:
-        logger.info(f"task.unlabelled={task.unlabelled}: algo={name} does not read unlabelled images as it is set")
-    if vars(algorithm).get("pseudo") and not task.unlabelled:
-        logger.info("algo.pseudo does nothing without unlabelled images; task.unlabelled=5 draws 5 a class")
 
 
 def on_device(split: Split, where: torch.device) -> Split:

@@ -19,7 +19,7 @@ def binary_cross_entropy_of_shares(model: Model, batch: Batch) -> Tensor:
     For logits that are never above 0, logarithms of shares or distances, whose sigmoid would never be a yes.
     """
     logits = model(batch.x)
-    yes = targets(logits, batch.y).bool()
+    yes = members(batch.y, logits.shape[-1])
     return -torch.where(yes, logits.log_softmax(1), log_others(logits)).mean()
 
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from metalab import train
-from metalab.assemble import method, regularisation
+from metalab.assemble import method
 from metalab.config import conf_dir
 from metalab.errors import UserError
 from metalab.recipe import recipe
+from metalab.regularisation import regularisation
 from metalab.regularisers.features import DropBlock
 from metalab.regularisers.images import Noise
 from metalab.regularisers.mixing import CutMix, Mixup

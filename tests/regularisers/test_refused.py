@@ -9,13 +9,14 @@ from omegaconf import OmegaConf
 from metalab import train
 from metalab.algorithms.boil import BOIL
 from metalab.algorithms.covamnet import CovaMNet
-from metalab.assemble import method, regularisation
+from metalab.assemble import method
 from metalab.config import conf_dir
 from metalab.engines.learn2learn import Learn2Learn, TaskLearner, task
 from metalab.errors import UserError
 from metalab.ingredients.inner import NO_WEIGHTS, weights
 from metalab.objectives.judge import cross_entropy
 from metalab.recipe import recipe
+from metalab.regularisation import regularisation
 from metalab.regularisers.images import Noise
 from metalab.regularisers.mixing import Mixup
 from metalab.regularisers.outputs import Entropy, LabelSmoothing

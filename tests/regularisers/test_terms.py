@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch import nn
 
-from metalab.assemble import regularisation
 from metalab.data.episodes import Episodes
 from metalab.engines.learn2learn import Learn2Learn, TaskLearner, task
 from metalab.errors import UserError
@@ -14,6 +13,7 @@ from metalab.ingredients.inner import descend
 from metalab.models.net import Net
 from metalab.objectives.judge import cross_entropy, together
 from metalab.objectives.query import QueryLoss
+from metalab.regularisation import regularisation
 from metalab.regularisers import Penalised, combine
 from metalab.regularisers.features import Dropout
 from metalab.regularisers.weights import L2, half_square
