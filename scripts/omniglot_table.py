@@ -6,6 +6,7 @@ python scripts/omniglot_table.py --collect                                      
 
 A run lives in outputs/omniglot/NAME; where it was begun it is resumed, up to --minutes of training in all. What is
 compared with (scripts/omniglot_published.yaml) is typed in from the papers; every other number is read from the runs.
+A row whose run is not there stays as the document has it.
 """
 
 import argparse
@@ -70,12 +71,13 @@ def evaluate(name: str, given: argparse.Namespace) -> None:
         metalab("eval", f"run={given.out / name}", *row.get("eval", []), f"hydra.run.dir={out}")
 
 
-def line(row: dict[str, Any], folder: Path, evaluated: Path) -> str:
-    """Return one row of the table, from eval.json and run.json."""
+def line(row: dict[str, Any], folder: Path, evaluated: Path, before: list[str]) -> str:
+    """Return one row of the table, from eval.json and run.json, or else as it stands in the lines before."""
     published = row.get("published")
     told = "none" if published is None else f"{published} ({row['source']})"
     if not (evaluated / "eval.json").is_file():
-        return f"| {row['method']} | | | | not run by this command yet | {told} | | | | |"
+        kept = [known for known in before if known.startswith(f"| {row['method']} |")]
+        return kept[0] if kept else f"| {row['method']} | | | | not run by this command yet | {told} | | | | |"
     found = json.loads((evaluated / "eval.json").read_text())
     made = json.loads((folder / "run.json").read_text())
     ours = row_accuracy(row, found)
@@ -90,9 +92,15 @@ def line(row: dict[str, Any], folder: Path, evaluated: Path) -> str:
         gap,
         f"{found['step']} of {made['steps']}",
         f"{made['seconds'] / 60:.0f} min",
-        " ".join(row.get("eval", [])),
+        " ".join([*further(made["command"]), *row.get("eval", [])]),
     )
     return f"| {' | '.join(map(str, cells))} |"
+
+
+def further(command: str) -> list[str]:
+    """Return the settings of a training's command line beside those that every row has: its experiment, root, ..."""
+    every = ("experiment=", "data.root=", "train.minutes=", "hydra.run.dir=")
+    return [word for word in shlex.split(command)[2:] if not word.startswith(every)]
 
 
 def row_accuracy(row: dict[str, Any], found: dict[str, Any]) -> tuple[float, float]:
@@ -106,15 +114,13 @@ def collect(given: argparse.Namespace) -> list[str]:
     """Return the table and write it between its marks in the document."""
     seen: dict[str, int] = {}
     lines = list(HEAD)
+    before, _, rest = given.table.read_text(encoding="utf-8").partition(START)
+    old, _, after = rest.partition(END)
     for row in rows():
         name = row["experiment"]
         index = seen[name] = seen.get(name, -1) + 1
-        lines.append(line(row, given.out / name, given.out / f"{name}_eval{index}"))
-    text = given.table.read_text(encoding="utf-8")
-    before, _, rest = text.partition(START)
-    given.table.write_text(
-        f"{before}{START}\n" + "\n".join(lines) + f"\n{END}{rest.partition(END)[2]}", encoding="utf-8"
-    )
+        lines.append(line(row, given.out / name, given.out / f"{name}_eval{index}", old.splitlines()))
+    given.table.write_text(f"{before}{START}\n" + "\n".join(lines) + f"\n{END}{after}", encoding="utf-8")
     return lines
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+COMMAND = "metalab train experiment=omniglot_maml data.root='/a b' train.minutes=2 optim.lr=0.1 hydra.run.dir=outputs/x"
 
 
 @pytest.fixture
@@ -26,23 +27,25 @@ def test_no_experiment_is_left_out(script):
 
 def test_a_row_has_what_was_measured_and_what_was_published(script, tmp_path):
     (tmp_path / "maml").mkdir()
-    (tmp_path / "maml" / "run.json").write_text(json.dumps({"steps": 70, "seconds": 120.0}))
+    (tmp_path / "maml" / "run.json").write_text(json.dumps({"steps": 70, "seconds": 120.0, "command": COMMAND}))
     shared = {"way": 5, "shot": 1, "bn": "batch", "transductive": True, "step": 60}
     for index, (query, accuracy) in enumerate(((1, 0.9), (15, 0.8))):
         (tmp_path / f"maml_eval{index}").mkdir()
         found = {**shared, "query": query, "accuracy": accuracy, "ci95": 0.01}
         (tmp_path / f"maml_eval{index}" / "eval.json").write_text(json.dumps(found))
     document = tmp_path / "results.md"
-    document.write_text(f"before\n{script.START}\nold\n{script.END}\nafter\n")
+    kept = "| BOIL (Oh et al. 2021) | 5-way 1-shot | ... | **90.82 ± 0.56** |"
+    document.write_text(f"before\n{script.START}\nold\n{kept}\n{script.END}\nafter\n")
     script.main(["--collect", "--out", str(tmp_path), "--table", str(document)])
     lines = document.read_text().splitlines()
     assert (lines[0], lines[-1]) == ("before", "after")
     assert "old" not in lines
+    assert kept in lines  # its run is not here
     with_one = next(line for line in lines if line.startswith("| MAML (Finn"))
     assert "| batch, transductive | 1 | **90.00 ± 1.00** | 98.7 ± 0.4 (" in with_one
-    assert "| -8.7 | 60 of 70 | 2 min | task.query=1 |" in with_one
-    assert "| 15 | **80.00 ± 1.00** | none |  | 60 of 70 |" in next(line for line in lines if "15 queries" in line)
-    assert sum("not run by this command yet" in line for line in lines) == len(script.rows()) - 2
+    assert "| -8.7 | 60 of 70 | 2 min | optim.lr=0.1 task.query=1 |" in with_one
+    assert "| 15 | **80.00 ± 1.00** | none |  | 60 of 70 | 2 min | optim.lr=0.1 |" in next(line for line in lines if "15 queries" in line)
+    assert sum("not run by this command yet" in line for line in lines) == len(script.rows()) - 3
 
 
 def test_what_cannot_be_done_is_said_at_once(script, tmp_path):
