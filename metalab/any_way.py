@@ -15,7 +15,7 @@ def check_any_way(r: Recipe, net: nn.Module) -> None:
     """Raise UserError where the algorithm has learned parts for one way: try it with 2, which no episode has."""
     tasks = replace(r.task, way=2, shot=1, query=1, support=None)
     try:
-        objective = measured_objective(at_way(r.tested, 2), r.test_steps, r.bn, 2, r.terms)
+        objective = measured_objective(r.at_test, at_way(r.tested, 2), r.bn, 2, r.terms)
         measure(r.engine, objective, net, episode_source(tasks, r.data["val"], 1, 0, "val", r.device), 1, r.bn)
     except (UserError, RuntimeError, ValueError) as error:
         raise UserError(

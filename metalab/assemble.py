@@ -16,7 +16,7 @@ from metalab.models.layers import Normalise
 from metalab.models.net import Net
 from metalab.models.pretrained import Headless, Torchvision
 from metalab.objectives.by_way import ByWay
-from metalab.objectives.judge import PREDICTIONS, cross_entropy
+from metalab.objectives.judge import PREDICTIONS
 from metalab.objectives.robust import Robust
 from metalab.regularisers import Terms
 from metalab.task import Task
@@ -38,7 +38,7 @@ class Method:
     train_query: int | None
     steps: int = 0
     mini_batch: int | None = None  # images; trains a plain classifier of all training classes; None: on episodes
-    episode_loss: str = "metalab.objectives.judge.cross_entropy"  # of the queries in training; a Loss
+    episode_loss: str = "metalab.objectives.judge.cross_entropy"  # of inner steps and of training's queries; a Loss
     besides: str | None = None  # a further objective that metalab eval reports, in episodes of the training's shots
 
     def __post_init__(self) -> None:
@@ -51,7 +51,12 @@ class Method:
             )
         if self.besides is not None:
             locate(self.besides, "algo.besides")  # a mistyped path is told before any work
-        locate(self.episode_loss, "algo.episode_loss")
+        _ = self.loss
+
+    @property
+    def loss(self) -> Loss:
+        """The loss of the support in inner steps, and of the queries in training."""
+        return locate(self.episode_loss, "algo.episode_loss")
 
 
 def taken(engine: Engine) -> dict[str, Any]:
@@ -96,29 +101,42 @@ def at_way(algorithm: Algorithm, way: int) -> Algorithm:
     return replace(own, way=way)
 
 
-def measured_objective(algorithm: Algorithm, steps: int, bn: str, way: int, terms: Terms) -> Any:
-    """Return what validation and test measure for every algorithm: the query loss, unregularised.
+def measured_objective(how: Method, algorithm: Algorithm, bn: str, way: int, terms: Terms) -> Any:
+    """Return what validation and test measure for every algorithm: the cross-entropy of the queries, unregularised.
 
     The inner steps descend the same loss as in training, with what `reg` adds to it.
     """
 
-    def loss(model: Model, batch: Batch) -> Tensor:
-        logits = model(batch.x)
-        if logits.shape[-1] != way:
+    def inner(model: Model, batch: Batch) -> Tensor:
+        return how.loss(_of_way(model, way), batch)
+
+    def measured(model: Model, batch: Batch) -> Tensor:
+        return F.cross_entropy(_of_way(model, way)(batch.x), batch.y)
+
+    return objective("metalab.objectives.query.QueryLoss", algorithm, how.steps, terms.inner(inner), measured, bn)
+
+
+def _of_way(model: Model, way: int) -> Model:
+    """Return the model, with a UserError where it knows another number of classes."""
+
+    def logits(x: Tensor) -> Tensor:
+        made = model(x)
+        if made.shape[-1] != way:
             raise UserError(
-                f"the head was learned for {logits.shape[-1]} classes and the task has {way}; give "
-                f"task.way={logits.shape[-1]} and task.train_way the same, or train an algorithm that takes any way: "
+                f"the head was learned for {made.shape[-1]} classes and the task has {way}; give "
+                f"task.way={made.shape[-1]} and task.train_way the same, or train an algorithm that takes any way: "
                 "protonet, or maml with algo.head_init=zero, random, prototype or knn"
             )
-        return F.cross_entropy(logits, batch.y)
+        return made
 
-    return objective("metalab.objectives.query.QueryLoss", algorithm, steps, terms.inner(loss), loss, bn)
+    return logits
 
 
-def robust_objective(algorithm: Algorithm, steps: int, bn: str, attacks: Attacks, terms: Terms, drop: bool) -> Robust:
+def robust_objective(
+    how: Method, algorithm: Algorithm, bn: str, attacks: Attacks, terms: Terms, drop: bool
+) -> Robust:
     """Return what is measured under attack; the inner steps are those of the clean measurement."""
-    inner = terms.inner(cross_entropy)
-    return Robust(algorithm, steps, inner, PREDICTIONS[bn], attacks.by_key, attacks.shared.on, drop)
+    return Robust(algorithm, how.steps, terms.inner(how.loss), PREDICTIONS[bn], attacks.by_key, attacks.shared.on, drop)
 
 
 def body(node: Mapping[str, Any], channels: int, size: int) -> tuple[nn.Module, int]:

@@ -23,7 +23,6 @@ from metalab.engines.learn2learn import Learn2Learn
 from metalab.errors import UserError
 from metalab.interfaces import Engine, Episode, EpisodeSource, Objective, Split, TaskResult
 from metalab.models.layers import BatchStatNorm, Normalise, running_statistics
-from metalab.objectives.judge import cross_entropy
 from metalab.recipe import settle
 from metalab.regularisation import regularisation
 from metalab.sampling import episode_source
@@ -108,7 +107,7 @@ def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
     engine = chosen(built, Work(where.type, None, saved["shape"][1], tasks, images, how.steps))
     source = episode_source(task, split, tasks, cfg.seed, evaluation.split, where)
     terms = regularisation(cfg.reg, how.steps)
-    objective = by_way(task, tested, lambda algo, way: measured_objective(algo, how.steps, bn, way, terms))
+    objective = by_way(task, tested, lambda algo, way: measured_objective(how, algo, bn, way, terms))
     logger.info(f"{folder}: {evaluation.episodes} episodes of {len(split.ids)} {evaluation.split} classes, bn={bn}")
     torch.manual_seed(cfg.seed)  # of heads that are drawn for each task
     accuracy, loss = measure(engine, objective, net, source, evaluation.episodes, bn)
@@ -119,7 +118,7 @@ def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
     if attacks.built:
         torch.manual_seed(cfg.seed)  # of the random starts
         drop = isinstance(engine, Learn2Learn)
-        attacked = by_way(task, tested, lambda algo, way: robust_objective(algo, how.steps, bn, attacks, terms, drop))
+        attacked = by_way(task, tested, lambda algo, way: robust_objective(how, algo, bn, attacks, terms, drop))
         steps = range(-(-evaluation.episodes // tasks))
         results = (outcome(engine, attacked, net, source(step), bn) for step in steps)
         row["attacks"] = robust.records(attacks, results, evaluation.episodes)
@@ -158,5 +157,5 @@ def _further(
         return {}
     tasks, where = min(evaluation.batch, evaluation.episodes), device(cfg.device)
     source = episode_source(shape(task, how, split), split, tasks, cfg.seed, evaluation.split, where)
-    other = assemble.objective(how.besides, tested, how.steps, cross_entropy, cross_entropy, evaluation.bn or how.bn)
+    other = assemble.objective(how.besides, tested, how.steps, how.loss, how.loss, evaluation.bn or how.bn)
     return besides(lambda episodes: run(other, episodes), source, evaluation.episodes)

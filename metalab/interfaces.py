@@ -42,6 +42,7 @@ class Split:
     kin: Kin | None = None  # None: any classes may meet
     group: Tensor | None = None  # int64 [N], 0..: images of one group never stand on both sides of an episode
     fixed: Fixed | None = None  # the only episodes that a protocol allows
+    by_image: bool = False  # the other splits have the same classes and other images: a classifier's, without episodes
     note: str = ""  # what a referee must know, "re-encoded, JPEG q75"
 
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from metalab.assemble import Method, by_way, device, measured_objective, method, objective, parts_of
 from metalab.check import check, nearest
-from metalab.config import Eval, Train, build, locate, settings
+from metalab.config import Eval, Train, build, settings
 from metalab.data.augment import Augment
 from metalab.data.batches import Batches
 from metalab.data.gather import resident
@@ -20,7 +20,6 @@ from metalab.engines.auto import Work, chosen
 from metalab.errors import UserError
 from metalab.fits import check_head, check_variable, tell_unlabelled
 from metalab.interfaces import Algorithm, Engine, Loss, Objective, Split
-from metalab.objectives.judge import cross_entropy
 from metalab.optim import Clip, Rate
 from metalab.regularisation import regularisation
 from metalab.regularisers import Penalised, Setting, Terms
@@ -42,7 +41,7 @@ class Recipe:
     how: Method
     trained: Algorithm
     tested: Algorithm
-    test_steps: int
+    at_test: Method
     terms: Terms
     engine: Engine
     optimiser: Any  # what cfg.optim names
@@ -94,9 +93,8 @@ class Recipe:
 
     def objective(self) -> Objective:
         """Return what a meta-step differentiates."""
-        inner = self.terms.inner(cross_entropy)
-        outer = self.terms.outer(locate(self.how.episode_loss, "algo.episode_loss"))
         how, bn = self.how, self.train.bn or "batch"
+        inner, outer = self.terms.inner(how.loss), self.terms.outer(how.loss)
 
         def made(algorithm: Algorithm, way: int) -> Objective:
             def make(loss: Loss) -> Objective:
@@ -113,7 +111,7 @@ class Recipe:
         """Return what validation measures."""
 
         def make(algorithm: Algorithm, way: int) -> Objective:
-            return measured_objective(algorithm, self.test_steps, self.bn, way, self.terms)
+            return measured_objective(self.at_test, algorithm, self.bn, way, self.terms)
 
         return by_way(self.task, self.tested, make)
 
@@ -167,7 +165,7 @@ def recipe(cfg: DictConfig, engine: Mapping[str, Any] | None = None) -> Recipe:
         how=how,
         trained=trained,
         tested=tested,
-        test_steps=at_test.steps,
+        at_test=at_test,
         terms=terms,
         engine=runs,
         optimiser=optimiser,

@@ -68,8 +68,8 @@ def run(cfg: DictConfig, out: Path) -> float:
         if r.rate.needs_steps and state.step < plan.steps:
             left = r.rate.at(state.step, plan.steps)
             log.say(f"optim.schedule={r.rate.schedule} was cut short, at {left:.3g} of optim.lr")
-        inner = r.terms.inner(cross_entropy)
-        curve = by_way(r.task, r.tested, lambda algo, way: Curve(algo, r.test_steps, inner, PREDICTIONS[r.bn]))
+        inner = r.terms.inner(r.at_test.loss)
+        curve = by_way(r.task, r.tested, lambda algo, way: Curve(algo, r.at_test.steps, inner, PREDICTIONS[r.bn]))
         show(net, r.engine, curve, val, r.bn, log, state.step, out)
     provenance.write(out, finished=provenance.now())
     return state.best_accuracy or 0.0

@@ -102,7 +102,7 @@ def test_a_head_for_another_way_is_told_on_the_cpu_and_before_any_index_is_out_o
     net = network(cfg.backbone, trained, nn.Sequential(), normalisation(tiny["train"].images), 16)
     episodes = Episodes(tiny["val"], 5, 1, 2, 2, 0, "val", torch.device("cpu"))(0)
     with pytest.raises(UserError) as error:
-        Learn2Learn().evaluate(measured_objective(tested, how.steps, "batch", 5, Terms()), net, episodes)
+        Learn2Learn().evaluate(measured_objective(how, tested, "batch", 5, Terms()), net, episodes)
     assert str(error.value) == (
         f"the head was learned for {train_way} classes and the task has 5; give task.way={train_way} and "
         "task.train_way the same, or train an algorithm that takes any way: protonet, or maml with "

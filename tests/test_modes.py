@@ -112,14 +112,11 @@ def test_running_statistics_are_what_torchs_update_bn_estimates(small, tiny):
 
 
 def test_measure_takes_the_first_episodes_of_the_source(small, net, tiny):
-    _, algorithm = method(small(*MAML).algo, 5, test=True)
+    how, algorithm = method(small(*MAML, "algo.test_steps=1").algo, 5, test=True)
     source = Episodes(tiny["test"], 5, 1, 2, 4, 0, "test", CPU)
-    whole, losses = measure(
-        Learn2Learn(), assemble.measured_objective(algorithm, 1, "batch", 5, Terms()), net, source, 8, "batch"
-    )
-    some, _ = measure(
-        Learn2Learn(), assemble.measured_objective(algorithm, 1, "batch", 5, Terms()), net, source, 5, "batch"
-    )
+    objective = assemble.measured_objective(how, algorithm, "batch", 5, Terms())
+    whole, losses = measure(Learn2Learn(), objective, net, source, 8, "batch")
+    some, _ = measure(Learn2Learn(), objective, net, source, 5, "batch")
     assert whole.dtype == losses.dtype == np.float64
     assert (len(whole), len(some)) == (8, 5)
     assert np.array_equal(whole[:5], some)

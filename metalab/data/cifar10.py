@@ -31,6 +31,7 @@ WHOLE = Benchmark(
             "md5:c58f30108f718f92721af3b95e74349a",
         ),
     ),
+    tested="test_batch/",
 )
 
 

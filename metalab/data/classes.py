@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from metalab.data.benchmark import Benchmark, check_size
+from metalab.data.by_image import by_image
 from metalab.data.sources import SPLITS
 from metalab.data.store import NoSplit
 from metalab.errors import UserError
@@ -29,6 +30,7 @@ class ByClasses:
     """Serve a data set as images [channels,size,size], its classes cut into splits; a subclass says which it is.
 
     classes: how many for train, val and test, in an order that `seed` draws; an image split of the paper is not kept.
+    protocol=images keeps it instead: all classes in each split, validation images drawn by `seed` from the training's.
     """
 
     whole: ClassVar[Benchmark]
@@ -38,25 +40,41 @@ class ByClasses:
     size: int = 28
     classes: list[int] = field(default_factory=lambda: [0, 0, 10])
     seed: int = 0
+    protocol: Literal["classes", "images"] = "classes"
 
     def __post_init__(self) -> None:
         check_size(self.size, type(self).size)
         check_classes(self.classes, self.seed, len(self.whole.splits))
+        if self.protocol == "images" and list(self.classes) != self._all:
+            raise UserError(
+                f"data.protocol=images has all classes in each split, and data.classes={list(self.classes)} splits "
+                "them: type data.protocol=classes, or leave out data.classes"
+            )
 
     def load(self, split: str) -> Split:
         """Return the train, val or test classes; UserError where it has none, or with what is wrong with data.root."""
+        if self.protocol == "images":
+            return by_image(self._cut(self._all, 0, "test"), self.whole.tested, split, self.seed)
         number = self.classes[SPLITS.index(split)]
         if not number:
             raise NoSplit(
                 f"data.classes={list(self.classes)} leaves no class for {split}: type three numbers above 0 that add "
-                f"up to {len(self.whole.splits)} or less, as data.classes=[4,3,3] task.way=3"
+                f"up to {len(self.whole.splits)} or less, as data.classes=[4,3,3] task.way=3; or data.protocol=images "
+                "algo=baseline for a plain classifier of all classes"
             )
-        order = np.random.default_rng(self.seed).permutation(sorted(self.whole.splits)).tolist()
-        homes = [name for name, count in zip(SPLITS, self.classes, strict=True) for _ in range(count)]
+        return self._cut(self.classes, self.seed, split)
+
+    @property
+    def _all(self) -> list[int]:
+        return [0, 0, len(self.whole.splits)]
+
+    def _cut(self, classes: Sequence[int], seed: int, split: str) -> Split:
+        order = np.random.default_rng(seed).permutation(sorted(self.whole.splits)).tolist()
+        homes = [name for name, count in zip(SPLITS, classes, strict=True) for _ in range(count)]
         unused = dict.fromkeys(order[len(homes) :], "unused")
         cut = replace(
             self.whole,
             splits={**dict(zip(order, homes, strict=False)), **unused},
-            protocol="-".join(map(str, (*self.classes, self.seed))),
+            protocol="-".join(map(str, (*classes, seed))),
         )
         return cut.split(cut.store(self.root, self.cache, self.size), split)

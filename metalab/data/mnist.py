@@ -40,6 +40,7 @@ def _four(
         layouts=ALL_FOUR.format(f"{folder}/raw/, where torchvision puts them"),
         downloads=downloads,
         channels=1,
+        tested="t10k/",
     )
 
 
@@ -100,6 +101,7 @@ WHOLE = {
         channels=1,
         # both were cut from NIST's Special Database 19: a net that has seen MNIST's digits has seen these
         elsewhere={digit: f"mnist:{digit}" for digit in DIGITS},
+        tested="test/",
     ),
 }
 

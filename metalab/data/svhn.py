@@ -59,6 +59,7 @@ WHOLE = Benchmark(
     downloads=tuple(
         Published(f"{part}_32x32.mat", (f"{AT}{part}_32x32.mat",), f"md5:{md5}") for part, md5 in SUMS.items()
     ),
+    tested="test_32x32/",
 )
 
 

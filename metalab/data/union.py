@@ -74,6 +74,10 @@ def _check(name: str, part: Split) -> None:
     """Raise UserError for what only a data set of its own can have."""
     if part.fixed is not None:
         raise UserError(f"{name} has episodes of its own and cannot be a member of a union: leave it out")
+    if part.by_image:
+        raise UserError(
+            f"{name} splits images and not classes, and gives no episodes: type data.members.{name}.protocol=classes"
+        )
     if part.random_turns:
         raise UserError(
             f"{name} turns its images at random, which the others do not: give data.members.{name} another protocol"
