@@ -114,10 +114,14 @@ def test_what_can_be_validated_is_known_before_training(small, tmp_path, algo):
     assert not (tmp_path / "a").exists()
 
 
-@pytest.mark.parametrize("init", ["zero", "random", "prototype", "knn"])
-@pytest.mark.parametrize("algo", ["maml", "anil"])
+MADE = [(algo, init) for algo in ("maml", "anil") for init in ("zero", "random", "prototype", "knn")]
+MADE += [("metasgd", "knn"), ("mamlpp", "prototype"), ("imaml", "knn"), ("metacurvature", "zero"), ("reptile", "knn")]
+
+
+@pytest.mark.parametrize(("algo", "init"), MADE)
 def test_a_head_made_for_each_task_may_train_at_another_way(small, tmp_path, algo, init):
     words = (f"algo={algo}", f"algo.head_init={init}", "task.train_way=7", "train.meta_batch=1", "train.steps=1")
+    words = (*words, "task.shot=2", "algo.test_steps=2")
     train.run(small(*words), tmp_path)
     assert checkpoint.load(tmp_path / "last.pt")["train_way"] == 7
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from metalab.errors import UserError
-from metalab.ingredients.heads import linear_head
+from metalab.ingredients.heads import HeadInit, start_head, task_head
 from metalab.ingredients.inner import adapted, positive
 from metalab.interfaces import Batch, Learner, Loss, Model
 
@@ -24,6 +24,8 @@ class IMAML:
     lam: float
     cg_steps: int
     cg_damping: float
+    head_init: HeadInit = "learned"
+    neighbours: int = 5
 
     def __post_init__(self) -> None:
         positive("algo.lr", self.lr)
@@ -38,9 +40,10 @@ class IMAML:
             )
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
-        return {"head": linear_head(features, self.way)}
+        return {"head": task_head(features, self.way, self.head_init, self.neighbours)}
 
     def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
+        learner = start_head(learner, support, self.way, self.head_init)
         names, theta = adapted(learner), learner.parameters()
         yield learner
         for _ in range(steps):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from metalab.errors import UserError
-from metalab.ingredients.heads import linear_head
+from metalab.ingredients.heads import HeadInit, start_head, task_head
 from metalab.ingredients.inner import adapted, positive
 from metalab.interfaces import Batch, Learner, Loss, Model
 
@@ -27,6 +27,8 @@ class MAMLPP:
     rate_steps: int
     multi_step_share: float
     first_order_share: float
+    head_init: HeadInit = "learned"
+    neighbours: int = 5
 
     def __post_init__(self) -> None:
         positive("algo.lr", self.lr)
@@ -36,12 +38,13 @@ class MAMLPP:
                 raise UserError(f"algo.{key}_share={share:g}: expected a share of training, 0 to 1")
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
-        head = linear_head(features, self.way)
+        head = task_head(features, self.way, self.head_init, self.neighbours)
         adapts = nn.ModuleDict({"body": body, "head": head})
         rates = {n.replace(".", "/"): torch.full((self.rate_steps,), self.lr) for n, _ in adapts.named_parameters()}
         return {"head": head, "rates": nn.ParameterDict(rates)}
 
     def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
+        learner = start_head(learner, support, self.way, self.head_init)
         names = adapted(learner)
         yield learner
         for step in range(steps):

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from metalab._learn2learn import MetaCurvatureTransform
-from metalab.ingredients.heads import linear_head
+from metalab.ingredients.heads import HeadInit, of_class, start_head, task_head
 from metalab.ingredients.inner import adapted, positive
 from metalab.interfaces import Batch, Learner, Loss, Model
 
@@ -16,29 +16,37 @@ class MetaCurvature:
     """Adapt all of the net by steps whose gradients are multiplied by meta-learned matrices (eq. 5 and 7).
 
     One matrix for each of a convolution's outputs, inputs and positions, two for a linear layer, a factor an element
-    for biases and norms; all start as the identity, which is MAML. The matrices are learn2learn's. The head's have
-    its shape, so the way of training is the way of the test.
+    for biases and norms; all start as the identity, which is MAML. The matrices are learn2learn's. A learned head's
+    have its shape, so the way of training is the way of the test; a head made for each task has one class's for all.
     """
 
     way: int
     lr: float
     first_order: bool
+    head_init: HeadInit = "learned"
+    neighbours: int = 5
 
     def __post_init__(self) -> None:
         positive("algo.lr", self.lr)
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
-        head = linear_head(features, self.way)
-        adapts = nn.ModuleDict({"body": body, "head": head})
-        curvature = {n.replace(".", "/"): MetaCurvatureTransform(p) for n, p in adapts.named_parameters()}
+        head = task_head(features, self.way, self.head_init, self.neighbours)
+        adapts = of_class(nn.ModuleDict({"body": body, "head": head}), self.head_init)
+        curvature = {n.replace(".", "/"): MetaCurvatureTransform(p) for n, p in adapts.items()}
         return {"head": head, "curvature": nn.ModuleDict(curvature)}
 
     def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
+        learner = start_head(learner, support, self.way, self.head_init)
         names = adapted(learner)
         yield learner
         for _ in range(steps):
             gradient = learner.grad(lambda at: loss(at, support), names, self.first_order)
-            bent = {n: learner.part("curvature." + n.replace(".", "/"), g) for n, g in gradient.items()}
+            bent = {n: self._bent(learner, n, g) for n, g in gradient.items()}
             theta = learner.parameters()
             learner = learner.replace({n: theta[n] - self.lr * bent[n] for n in names})
             yield learner
+
+    def _bent(self, learner: Learner, name: str, g: Tensor) -> Tensor:
+        classes = self.head_init != "learned" and name.startswith("head.") and g.dim() == 2  # one matrix for all
+        bent = learner.part("curvature." + name.replace(".", "/"), g[:, None] if classes else g)
+        return bent[:, 0] if classes else bent

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from metalab.errors import UserError
-from metalab.ingredients.heads import linear_head
+from metalab.ingredients.heads import HeadInit, of_class, start_head, task_head
 from metalab.ingredients.inner import adapted, positive
 from metalab.interfaces import Batch, Learner, Loss, Model
 
@@ -29,12 +29,15 @@ class Reptile:
     The second moments persist across tasks: every task of a meta-batch starts from the stored ones, and their mean
     over the meta-batch is stored (their code runs one task after another). batch: images an inner step; the support
     is walked through in the sampler's shuffled order, around and around, so an image comes again only after all have.
+    A head made for each task has moments that its classes share, the mean of theirs.
     """
 
     way: int
     lr: float
     beta2: float
     batch: int
+    head_init: HeadInit = "learned"
+    neighbours: int = 5
 
     def __post_init__(self) -> None:
         positive("algo.lr", self.lr)
@@ -43,11 +46,12 @@ class Reptile:
             raise UserError(f"algo.beta2={self.beta2:g}: expected a number from 0 up to but not including 1")
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
-        head = linear_head(features, self.way)
-        adapts = nn.ModuleDict({"body": body, "head": head})
-        return {"head": head, "moments": Moments(dict(adapts.named_parameters()))}
+        head = task_head(features, self.way, self.head_init, self.neighbours)
+        adapts = of_class(nn.ModuleDict({"body": body, "head": head}), self.head_init)
+        return {"head": head, "moments": Moments(adapts)}
 
     def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
+        learner = start_head(learner, support, self.way, self.head_init)
         names = adapted(learner)
         images = support.y.shape[0]
         yield learner
@@ -63,7 +67,9 @@ class Reptile:
         new = {"moments.count": count}
         for name, g in gradient.items():
             moment = "moments." + name.replace(".", "/")
-            new[moment] = self.beta2 * stored[moment] + (1 - self.beta2) * g.square()
+            shared = name.startswith("head.") and self.head_init != "learned"
+            square = g.square().mean(0, keepdim=True) if shared else g.square()
+            new[moment] = self.beta2 * stored[moment] + (1 - self.beta2) * square
             unbiased = new[moment] / (1 - self.beta2**count)
             new[name] = theta[name] - self.lr * g / (unbiased.sqrt() + 1e-8)
         return learner.replace(new)

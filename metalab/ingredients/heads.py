@@ -50,6 +50,15 @@ def start_head(learner: Learner, support: Batch, way: int, init: HeadInit) -> Le
     return learner.replace({"head.weight": weight, "head.bias": bias})
 
 
+def of_class(net: nn.Module, init: HeadInit) -> dict[str, Tensor]:
+    """Return the parameters of a net of body and head, of a head that is made for each task the first class's alone.
+
+    What is learned beside such a head, rates and the like, is one class's for all, so that any way will do.
+    """
+    whole = dict(net.named_parameters())
+    return {n: p[:1] if n.startswith("head.") and init != "learned" else p for n, p in whole.items()}
+
+
 class Neighbours(nn.Module):
     """k nearest neighbours as a head: its weights are the support's features, which inner steps may move.
 

@@ -14,7 +14,10 @@ from metalab.objectives.judge import Prediction, judged
 
 @dataclass(frozen=True)
 class ParameterDistance:
-    """1/2 |theta - phi|^2 with phi the adapted weights held constant: its gradient is Reptile's (algorithm 2)."""
+    """1/2 |theta - phi|^2 with phi the adapted weights held constant: its gradient is Reptile's (algorithm 2).
+
+    theta is what the task starts from: a head that is made for each task (algo.head_init) is not moved.
+    """
 
     LEARNS_FROM_QUERY: ClassVar[bool] = False  # the query is shown and nothing else
     READS: ClassVar[On] = "support"
@@ -30,9 +33,9 @@ class ParameterDistance:
             raise UserError(f"algo.steps={self.steps}: without an inner step phi is theta, and nothing is learned")
 
     def __call__(self, learner: Learner, episode: Episode, progress: Tensor) -> TaskResult:
-        *_, model = self.algorithm.adapt(learner, episode.support, self.inner, self.steps)
-        final = cast(Learner, model)
-        theta, phi = learner.parameters(), final.parameters()
+        first, *_, last = self.algorithm.adapt(learner, episode.support, self.inner, self.steps)
+        start, final = cast(Learner, first), cast(Learner, last)
+        theta, phi = start.parameters(), final.parameters()
         with torch.no_grad():
             shown = judged(lambda x: self.predict(final, episode.support.x, x), episode.query, self.outer)
         distance = torch.stack([(theta[n] - phi[n].detach()).square().sum() for n in theta]).sum() / 2

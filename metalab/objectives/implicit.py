@@ -21,7 +21,8 @@ class Implicit:
     """<theta, stop(g)>, g the solution of (I + H/lam) g = query gradient at phi (Rajeswaran et al. 2019, eq. 6).
 
     H is the Hessian at phi of the support's loss, without the proximal term. Its gradient is the meta-gradient;
-    damping adds cg_damping * I to the system.
+    damping adds cg_damping * I to the system. theta is what the task starts from and is held to: of a head made of the
+    support (algo.head_init=prototype, knn) the gradient goes on to the features it was made of.
     """
 
     algorithm: Algorithm
@@ -41,8 +42,8 @@ class Implicit:
 
     def __call__(self, learner: Learner, episode: Episode, progress: Tensor) -> TaskResult:
         imaml, support, query = cast(IMAML, self.algorithm), episode.support, episode.query
-        *_, model = imaml.adapt(learner, support, self.inner, self.steps)
-        adapted_ = cast(Learner, model)
+        first, *_, last = imaml.adapt(learner, support, self.inner, self.steps)
+        start, adapted_ = cast(Learner, first), cast(Learner, last)
         phi = adapted_.replace({n: p.detach() for n, p in adapted_.parameters().items()})
         names = adapted(phi)
 
@@ -62,7 +63,7 @@ class Implicit:
             bent = phi.grad(along, names, first_order=True)
             return {n: (1 + imaml.cg_damping) * v[n] + bent[n] / imaml.lam for n in names}
 
-        g, theta = conjugate_gradient(product, right, imaml.cg_steps), learner.parameters()
+        g, theta = conjugate_gradient(product, right, imaml.cg_steps), start.parameters()
         return shown._replace(loss=dot({n: theta[n] for n in names}, {n: g[n].detach() for n in names}))
 
 

@@ -37,6 +37,7 @@ QUICK = {  # what makes seconds of it; an algorithm without an entry trains as i
     "boil": [*GRADIENT, "train.steps=40", "algo.steps=1"],
     "imaml": [*GRADIENT, "algo.lr=0.5", "algo.lam=0.5", "algo.steps=3", "algo.test_steps=3", "algo.cg_steps=1"],
     "simpleshot": BATCHES,
+    "autoencoder": BATCHES,
     "covamnet": ["optim.lr=0.01", "train.steps=120"],
     "baseline": [*BATCHES, "algo.epochs=10"],
     "baselinepp": [*BATCHES, "algo.epochs=10"],
@@ -59,6 +60,8 @@ def trained(small, out: Path, *overrides: str) -> tuple[float, float]:
     return result["accuracy"], result["ci95"]
 
 
+REAL = Episodes.__call__
+
 ELSEWHERE = {
     "mann": "takes tens of thousands of episodes; tests/algorithms/test_mann.py has it learn an easier task",
     "autoencoder": "learns without labels, pixels' equal at best; what it learns is in test_autoencoder.py",
@@ -75,19 +78,24 @@ def test_it_learns_unseen_classes_ten_points_better_than_pixels(algo, small, tin
     assert accuracy - ci95 > pixels + 0.10
 
 
-def test_shuffled_labels_give_chance(small, tiny, tmp_path, monkeypatch):
+def shuffled(self, step):
+    support, query = REAL(self, step)
+    order = np.random.default_rng(step).random(support.y.shape).argsort(1)  # of each episode its own
+    return Episode(support._replace(y=support.y.gather(1, torch.from_numpy(order))), query)
+
+
+SECONDS = ("protonet", "maml", "r2d2")  # one of each family; the others are slow together
+
+
+@pytest.mark.parametrize("algo", [a if a in SECONDS else pytest.param(a, marks=pytest.mark.slow) for a in ALGORITHMS])
+def test_shuffled_labels_give_chance(algo, small, tmp_path, monkeypatch):
     """Supports are labelled at random, queries truly: whoever finds the queries' labels has them from elsewhere."""
-    real = Episodes.__call__
-
-    def shuffled(self, step):
-        support, query = real(self, step)
-        order = torch.from_numpy(np.random.default_rng(step).permutation(support.y.shape[1]))
-        return Episode(support._replace(y=support.y[:, order]), query)
-
     monkeypatch.setattr(Episodes, "__call__", shuffled)
-    accuracy, ci95 = trained(small, tmp_path / "honest", "algo=protonet", "train.steps=40")
+    accuracy, ci95 = trained(small, tmp_path, f"algo={algo}", *QUICK.get(algo, []), "train.steps=3")
     assert abs(accuracy - 0.2) < 2 * ci95
 
+
+def test_who_knows_the_queries_by_their_order_is_noticed_by_shuffled_labels(small, tmp_path, monkeypatch):
     def cheats(
         self, learner, support, loss, steps
     ):  # knows the queries by their order, as a leaking sampler's would be
@@ -101,7 +109,7 @@ def test_shuffled_labels_give_chance(small, tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Episodes, "__call__", ordered)
     monkeypatch.setattr(ProtoNet, "adapt", cheats)
-    accuracy, _ = trained(small, tmp_path / "cheating", "algo=protonet", "train.steps=1")
+    accuracy, _ = trained(small, tmp_path, "algo=protonet", "train.steps=1")
     assert accuracy > 0.9
 
 

@@ -78,8 +78,9 @@ def test_imaml_the_proximal_term_is_in_every_inner_step_and_holds_phi_at_theta()
     assert max(g.abs().max() for g in gradient.values()) > 1e-3
 
 
-def test_imamls_meta_gradient_is_that_of_finite_differences_through_the_solved_inner_problem():
-    algorithm = IMAML(WAY, 0.01, 20.0, 60, 0.0)
+@pytest.mark.parametrize("head", ["learned", "zero", "prototype", "knn"])
+def test_imamls_meta_gradient_is_that_of_finite_differences_through_the_solved_inner_problem(head):
+    algorithm = IMAML(WAY, 0.01, 20.0, 60, 0.0, head)
     net, batch, steps = net_of(algorithm, FC((4,)), 4, 1.0), episodes(4), 120
     _, gradient = outer(Learn2Learn(), objective(Implicit, algorithm, steps), net, batch)
     theta = {n: p.detach().clone() for n, p in net.named_parameters()}

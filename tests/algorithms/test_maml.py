@@ -4,11 +4,13 @@ import torch
 
 from metalab.algorithms.maml import MAML
 from metalab.engines.learn2learn import TaskLearner
-from metalab.interfaces import Batch
+from metalab.interfaces import Batch, Episode
 from metalab.models.backbones import Conv4
 from metalab.models.layers import Normalise
 from metalab.models.net import Net
 from metalab.objectives.judge import cross_entropy
+from metalab.objectives.losses import binary_cross_entropy
+from metalab.recipe import recipe
 
 
 def learner(way: int, init: str, filters: int = 4) -> tuple[MAML, TaskLearner]:
@@ -50,3 +52,21 @@ def test_maml_yields_the_model_after_every_step_and_adapts_norm_gains_and_shifts
     assert losses == sorted(losses, reverse=True)
     before, after = start.parameters(), models[-1].parameters()  # type: ignore[attr-defined]
     assert all(not torch.equal(before[n], after[n]) for n in before if ".1." in n)
+
+
+def test_the_episodes_loss_is_that_of_inner_steps_and_training_and_results_are_cross_entropies(small):
+    """Here the cross-entropy of each class on its own, yes or no, in a step by hand."""
+    _, start = learner(5, "learned")
+    support, query = batch(5), batch(5, 3)
+    theta = start.parameters()
+    gradient = start.grad(lambda at: binary_cross_entropy(at, support), [n for n in theta if n.startswith("body.")])
+    gradient |= start.grad(lambda at: binary_cross_entropy(at, support), [n for n in theta if n.startswith("head.")])
+    adapted = start.replace({n: theta[n] - 0.1 * g for n, g in gradient.items()})
+    words = ("algo=maml", "algo.lr=0.1", "algo.steps=1", "algo.test_steps=1")
+    r = recipe(small(*words, "algo.episode_loss=metalab.objectives.losses.binary_cross_entropy"))
+    episode, progress = Episode(support, query), torch.zeros(())
+    trained, tested = (o(start, episode, progress).loss for o in (r.objective(), r.measured()))
+    assert torch.allclose(trained, binary_cross_entropy(adapted, query), rtol=1e-6)
+    assert torch.allclose(tested, cross_entropy(adapted, query), rtol=1e-6)
+    plain = recipe(small(*words)).measured()(start, episode, progress).loss
+    assert (plain - tested).abs() > 1e-3
