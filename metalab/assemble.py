@@ -132,9 +132,7 @@ def _of_way(model: Model, way: int) -> Model:
     return logits
 
 
-def robust_objective(
-    how: Method, algorithm: Algorithm, bn: str, attacks: Attacks, terms: Terms, drop: bool
-) -> Robust:
+def robust_objective(how: Method, algorithm: Algorithm, bn: str, attacks: Attacks, terms: Terms, drop: bool) -> Robust:
     """Return what is measured under attack; the inner steps are those of the clean measurement."""
     return Robust(algorithm, how.steps, terms.inner(how.loss), PREDICTIONS[bn], attacks.by_key, attacks.shared.on, drop)
 
