@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from metalab import assemble, borrow, checkpoint, protocol, report
+from metalab import assemble, borrow, checkpoint, plain, protocol, report
 from metalab.assemble import by_way, device, measured_objective, method, network, robust_objective
 from metalab.attacks import records as robust
 from metalab.besides import Shares, besides, shape
@@ -19,6 +19,7 @@ from metalab.config import Eval, build, settings
 from metalab.data.identity import known
 from metalab.data.matched import matched
 from metalab.engines.auto import Work, chosen
+from metalab.engines.each_image import EachImage
 from metalab.engines.learn2learn import Learn2Learn
 from metalab.errors import UserError
 from metalab.interfaces import Engine, Episode, EpisodeSource, Objective, Split, TaskResult
@@ -75,6 +76,8 @@ def rebuilt(cfg: DictConfig, saved: dict[str, Any]) -> nn.Module:
 
 def overlap(split: Split, trained: list[str], evaluation: Eval, folder: Path) -> list[str]:
     """Return the classes of the split that the checkpoint was trained on; UserError where that is not allowed."""
+    if split.by_image and evaluation.split == "test":
+        return []  # the classes are those of the training, as plain.check_run has seen to, and the images are others
     shared = known(split, trained)
     if shared and not evaluation.allow_overlap:
         named = ", ".join(shared[:10]) + (f" and {len(shared) - 10} more" if len(shared) > 10 else "")
@@ -98,6 +101,9 @@ def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
     attacks = robust.asked(cfg.attack, evaluation.eps)
     robust.refuse_transductive(attacks, bn)
     robust.refuse_random(attacks, tested, cfg.reg)
+    if split.by_image:
+        plain.check_run(folder, how.name, saved, split, attacks)
+        tested = plain.classifier(how, split, bn)
     built = build(cfg.engine, "engine")
     net = rebuilt(cfg, saved).to(where)
     shared = overlap(split, saved["classes"], evaluation, folder)
@@ -105,22 +111,23 @@ def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
     tasks = min(evaluation.batch, evaluation.episodes)
     images = task.way * (task.shot + task.query)
     engine = chosen(built, Work(where.type, None, saved["shape"][1], tasks, images, how.steps))
+    runs, what = (EachImage(engine), "images") if split.by_image else (engine, "episodes")
     source = episode_source(task, split, tasks, cfg.seed, evaluation.split, where)
     terms = regularisation(cfg.reg, how.steps)
     objective = by_way(task, tested, lambda algo, way: measured_objective(how, algo, bn, way, terms))
-    logger.info(f"{folder}: {evaluation.episodes} episodes of {len(split.ids)} {evaluation.split} classes, bn={bn}")
+    logger.info(f"{folder}: {evaluation.episodes} {what} of {len(split.ids)} {evaluation.split} classes, bn={bn}")
     torch.manual_seed(cfg.seed)  # of heads that are drawn for each task
-    accuracy, loss = measure(engine, objective, net, source, evaluation.episodes, bn)
-    further = _further(cfg, task, evaluation, split, lambda other, episodes: outcome(engine, other, net, episodes, bn))
+    accuracy, loss = measure(runs, objective, net, source, evaluation.episodes, bn)
+    further = _further(cfg, task, evaluation, split, lambda other, episodes: outcome(runs, other, net, episodes, bn))
     normed = any(isinstance(m, BatchStatNorm) for m in net.modules())
     row = _facts(folder, cfg, saved, task, bn if normed else None) | {"loss": float(loss.mean()), **further}
-    notes = {split.note, saved["data"]["note"]}
+    notes = {split.note, saved["data"]["note"], plain.NOTE if split.by_image else ""}
     if attacks.built:
         torch.manual_seed(cfg.seed)  # of the random starts
         drop = isinstance(engine, Learn2Learn)
         attacked = by_way(task, tested, lambda algo, way: robust_objective(how, algo, bn, attacks, terms, drop))
         steps = range(-(-evaluation.episodes // tasks))
-        results = (outcome(engine, attacked, net, source(step), bn) for step in steps)
+        results = (outcome(runs, attacked, net, source(step), bn) for step in steps)
         row["attacks"] = robust.records(attacks, results, evaluation.episodes)
         notes.add(robust.mismatch(bn, saved["config"]["train"]["bn"] or "batch") if normed else "")
     notes = sorted(notes - {""})

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from metalab import plain
 from metalab.config import Eval
 from metalab.interfaces import Kin, Split
 from metalab.report import mean_ci95
@@ -17,6 +18,11 @@ logger = logging.getLogger("metalab")
 
 def settled(task: Task, evaluation: Eval, split: Split) -> tuple[Task, Eval]:
     """Return the settings with the sizes that the split's own episodes have; where it gives none, as they are."""
+    if split.by_image:
+        logger.info(
+            f"the data splits images: all {len(split.images)} count once; task.* and eval.episodes do not count"
+        )
+        return plain.settled(task, evaluation, split)
     if split.fixed is None:
         return task, evaluation
     (episodes, way), shot, query = split.fixed.classes.shape, split.fixed.shot, split.fixed.query
@@ -38,7 +44,7 @@ def sizes(task: Task) -> dict[str, Any]:
 
 def told(split: Split, accuracy: np.ndarray, source: Source) -> dict[str, Any]:
     """Return what belongs into the record beside the accuracies [episodes] of a source's first episodes."""
-    told: dict[str, Any] = {}
+    told: dict[str, Any] = plain.facts(split) if split.by_image else {}
     if split.fixed is not None:
         by_episode = {name: 1 - float(value) for name, value in zip(split.fixed.names, accuracy, strict=True)}
         told |= {"error": {"here": 1 - float(accuracy.mean()), **split.fixed.errors}, "error_of_each": by_episode}

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+from metalab import plain, protocol
 from metalab.assemble import Method, by_way, device, measured_objective, method, objective, parts_of
 from metalab.check import check, nearest
 from metalab.config import Eval, Train, build, settings
@@ -17,6 +18,7 @@ from metalab.data.batches import Batches
 from metalab.data.gather import resident
 from metalab.data.kin import most_classes
 from metalab.engines.auto import Work, chosen
+from metalab.engines.each_image import EachImage
 from metalab.errors import UserError
 from metalab.fits import check_head, check_variable, tell_unlabelled
 from metalab.interfaces import Algorithm, Engine, Loss, Objective, Split
@@ -54,6 +56,11 @@ class Recipe:
     def bn(self) -> str:
         """The batch-norm statistics of validation."""
         return self.eval.bn or self.how.bn
+
+    @property
+    def measuring(self) -> Engine:
+        """What runs validation: the engine, and where the data splits images, by image."""
+        return EachImage(self.engine) if self.data["val"].by_image else self.engine
 
     @property
     def meta_batch(self) -> int:
@@ -153,6 +160,10 @@ def recipe(cfg: DictConfig, engine: Mapping[str, Any] | None = None) -> Recipe:
         task = resolved(task, how, classes, smallest)
     else:
         task = for_batches(task, how.name, len(train_split.ids))
+    if train_split.by_image:
+        tested = plain.classifier(how, train_split, evaluation.bn or how.bn)
+        task, evaluation = protocol.settled(task, evaluation, data["val"])
+        train = replace(train, val_episodes=evaluation.episodes)
     how, trained = method(cfg.algo, task.train_way or task.way, test=False)
     check_variable(task, train, how)
     check_head(terms, trained)

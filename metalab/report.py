@@ -47,6 +47,7 @@ def write(
     runs[i] says what was evaluated: the keys of FACTS (bn: None for a net without batch norm) and what else belongs to
     the record (run, loss, note, overlap: the names of the classes that were trained on).
     accuracies[i] holds its accuracy on each episode, a fraction; accuracy, ci95 and episodes are computed from it.
+    Where there is none (episodes: None, images: their number) it holds 0 or 1 for each image.
     Several runs are written as {"runs": [...], "mean": ..., "sd": ...}, the sample's sd over the runs' accuracies.
     A number that is not finite is null. ValueError: a fact is missing.
     """
@@ -58,7 +59,8 @@ def write(
     out.mkdir(parents=True, exist_ok=True)
     _write_episodes(out / "episodes.csv", accuracies)
     _write_scalars(out, records)
-    robustness.write(out, records)
+    counted = [{**record, "episodes": len(values)} for record, values in zip(records, accuracies, strict=True)]
+    robustness.write(out, counted)
     new = out / ".eval.json.new"
     new.write_text(json.dumps(_finite(whole), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(new, out / "eval.json")  # last, so that a folder with eval.json is whole
@@ -103,7 +105,7 @@ def _row(record: Mapping[str, Any]) -> dict[str, str]:
     """Say one record in words, by label, in the order in which people read it."""
     row = {
         "accuracy": _percent(record["accuracy"], record["ci95"]),
-        "interval": f"95 %, 1.96 sd / sqrt({record['episodes']} episodes)",
+        "interval": f"95 %, 1.96 sd / sqrt({over(record)})",
         "task": f"{record['way']}-way {record['shot']}-shot, {record['query']} queries a class",
         "data": f"{record['data']}, {record['split']} split",
         "algorithm": f"{record['algo']}",
@@ -112,8 +114,15 @@ def _row(record: Mapping[str, Any]) -> dict[str, str]:
         "checkpoint": f"{record['checkpoint']}",
     }
     told = {*FACTS, "accuracy", "ci95", "episodes", "run", "attacks"}  # the run's folder is that of its checkpoint
+    if record["episodes"] is None:
+        row["task"] = f"plain classification, {record['way']} classes"
     row |= dict(_attacked(attack) for attack in record.get("attacks", ()))
     return row | {key.replace("_", " "): _words(value) for key, value in record.items() if key not in told}
+
+
+def over(record: Mapping[str, Any]) -> str:
+    """Say what the mean and its interval are over."""
+    return f"{record['episodes']} episodes" if record["episodes"] is not None else f"{record['images']} images"
 
 
 def _attacked(attack: Mapping[str, Any]) -> tuple[str, str]:

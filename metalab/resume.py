@@ -70,8 +70,8 @@ def refuse_other_data(saved: dict[str, str], now: dict[str, str]) -> None:
         )
 
 
-def warm_start(net: nn.Module, run: str) -> set[str]:
-    """Load the weights of a run's best checkpoint into net; return the ids of the classes they were trained on.
+def warm_start(net: nn.Module, run: str) -> tuple[set[str], dict[str, str]]:
+    """Load the weights of a run's best checkpoint into net; return the ids it carries and the hashes of its splits.
 
     The body must fit; a part of the algorithm's that is not there, or has another shape, starts afresh and is named.
     """
@@ -93,7 +93,7 @@ def warm_start(net: nn.Module, run: str) -> set[str]:
         + (f"; afresh: {', '.join(sorted(afresh))}" if afresh else "")
         + (f"; not taken: {', '.join(sorted(unused - afresh))}" if unused - afresh else "")
     )
-    return set(saved["classes"])
+    return set(saved["classes"]), saved["data"]
 
 
 def refuse_known(val: Split, known: set[str], source: str) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 from metalab import pictures
@@ -24,20 +25,24 @@ def show(
 ) -> None:
     """Draw the first meta-batch of a source into TensorBoard and as episode.png and adaptation.png in out.
 
-    `curve` is an objectives.curve.Curve, or one for each way.
+    `curve` is an objectives.curve.Curve, or one for each way. Mini-batches without a support adapt to nothing.
     """
     episodes = source(0)
     result = outcome(engine, curve, net, episodes, bn)
     support, query = episodes
     right = result.correct[0].float().mean().item()
+    what = "one validation episode" if support.y.numel() else "validation images"
     episode = pictures.episode(
         support.x[0].cpu(),
         support.y[0].cpu(),
         query.x[0].cpu(),
         query.y[0].cpu(),
         result.scalars["predicted"][0].cpu(),
-        f"one validation episode after step {step}: {100 * right:.1f} % right",
+        f"{what} after step {step}: {100 * right:.1f} % right",
     )
+    _save("episode", episode, log, step, out)
+    if not support.y.numel():
+        return
     points = [
         result.scalars[f"accuracy/{i}"].double().cpu().numpy() for i in range(len(result.scalars) - 1)
     ]  # one an inner step, each [T]
@@ -45,6 +50,9 @@ def show(
     tasks = torch.numel(result.loss)
     way = int(support.y[0].max()) + 1
     adaptation = pictures.adaptation_curve(means, halves, f"adaptation on {tasks} validation episodes", way)
-    for name, figure in {"episode": episode, "adaptation": adaptation}.items():
-        log.figure(f"val/{name}", figure, step)
-        figure.savefig(out / f"{name}.png")
+    _save("adaptation", adaptation, log, step, out)
+
+
+def _save(name: str, figure: Figure, log: Log, step: int, out: Path) -> None:
+    log.figure(f"val/{name}", figure, step)
+    figure.savefig(out / f"{name}.png")

@@ -29,6 +29,7 @@ from metalab.recipe import Recipe, recipe, settle
 from metalab.report import mean_ci95
 from metalab.sampling import Source, prefetched
 from metalab.show import show
+from metalab.training_task import told
 
 logger = logging.getLogger("metalab")
 RUNNING_IMAGES = 1000  # training images the running statistics are estimated on before each validation
@@ -88,8 +89,9 @@ def _begin(cfg: DictConfig, r: Recipe, saved: dict[str, Any] | None) -> tuple[nn
         resume.refuse_known(r.data["val"], known, f"backbone.weights={cfg.backbone.get('weights')}")
         classes |= known
     if saved is None and r.train.init is not None:
-        known = resume.warm_start(net, r.train.init)
-        resume.refuse_known(r.data["val"], known, f"train.init={r.train.init}")
+        known, held = resume.warm_start(net, r.train.init)
+        if not train.by_image or held["val"] != fingerprint(r)["val"]:  # else its classes are the same, its images not
+            resume.refuse_known(r.data["val"], known, f"train.init={r.train.init}")
         classes |= known
     net.to(r.device)
     if not list(net.parameters()):
@@ -118,6 +120,7 @@ def _saving(
             "engine": taken(r.engine),
             "config": OmegaConf.to_container(cfg, resolve=True),
             "train_way": r.task.train_way,
+            "labels": r.data["train"].ids if r.data["train"].by_image else [],
             "shape": list(r.data["train"].images.shape[1:]),
             "data": {"note": r.data["train"].note, **fingerprint(r)},
             "versions": {name: str(version) for name, version in provenance.versions().items()},
@@ -147,7 +150,7 @@ def _validation(r: Recipe, net: nn.Module, val: Source) -> Callable[[int], dict[
     def validate(count: int) -> dict[str, float]:
         net.eval()
         estimate_running(net, passes)
-        accuracies, losses = measure(r.engine, test, net, val, count, r.bn)
+        accuracies, losses = measure(r.measuring, test, net, val, count, r.bn)
         accuracy, ci95 = mean_ci95(accuracies)
         return {"accuracy": accuracy, "ci95": ci95, "loss": float(losses.mean())}
 
@@ -179,16 +182,11 @@ def _record(cfg: DictConfig, r: Recipe, net: nn.Module, state: loop.State, out: 
 
 def _introduce(cfg: DictConfig, r: Recipe, net: nn.Module, log: Log, step: int) -> None:
     """Say what is about to be trained; write the configuration as text and hyper-parameters."""
-    t, data = r.task, r.data["train"]
-    how = f"{t.train_way}-way {t.train_shot}-shot with {t.train_query} queries"
-    if r.how.mini_batch is not None:
-        how = f"on mini-batches of {r.how.mini_batch} images of all its classes"
-    sizes = f"trains {how}, tests {t.way}-way {t.shot}-shot with {t.query}"
-    if not t.fixed:
-        sizes = f"way and shots drawn anew, up to {t.way}-way and {t.support} labelled images, with {t.query} queries"
+    data = r.data["train"]
+    sizes = told(r.task, r.how.mini_batch, r.train.val_episodes if data.by_image else None)
     log.say(
         f"{r.how.name} on {r.device}: {len(data.ids)} training classes, {len(r.data['val'].ids)} for validation; "
-        f"{sizes}; {r.meta_batch} episodes a meta-step, "
+        f"{sizes}; {r.meta_batch} {'episodes' if r.how.mini_batch is None else 'mini-batches'} a meta-step, "
         f"bn={r.train.bn or 'batch'}, at validation {r.bn}; "
         f"{sum(p.numel() for p in net.parameters()):,} parameters"
     )

@@ -45,6 +45,19 @@ def for_batches(task: Task, name: str, classes: int) -> Task:
     return replace(task, train_way=classes)
 
 
+def told(task: Task, mini_batch: int | None, images: int | None) -> str:
+    """Say what is trained on and tested on; images: of a validation that has no episodes."""
+    sizes = f"{task.train_way}-way {task.train_shot}-shot with {task.train_query} queries"
+    if mini_batch is not None:
+        sizes = f"on mini-batches of {mini_batch} images of all its classes"
+    if images is not None:
+        return f"trains {sizes}, tests on all {images} validation images"
+    if not task.fixed:
+        most = f"up to {task.way}-way and {task.support} labelled images"
+        return f"way and shots drawn anew, {most}, with {task.query} queries"
+    return f"trains {sizes}, tests {task.way}-way {task.shot}-shot with {task.query}"
+
+
 def _at_most(key: str, recommended: int, most: int, what: str) -> int:
     if recommended > most:
         logger.info(f"algo.{key}={recommended} is more than the {what}: {most} is used")

@@ -1,4 +1,4 @@
-"""The splits of papers that split images and not classes: the published test images, and some training images held out."""
+"""The splits of papers that split images and not classes: their test images, and of the others some held out."""
 
 from dataclasses import replace
 

@@ -76,7 +76,12 @@ def search(splits: dict[str, Split], same_names: bool = True, unreadable: Iterab
 
 
 def _classes(splits: dict[str, Split], same_names: bool) -> dict[str, list[str]]:
-    """Return the classes that stand twice; one of the user's own, whose id says nothing to people, by its names."""
+    """Return the classes that stand twice; one of the user's own, whose id says nothing to people, by its names.
+
+    Where the data splits images, all its classes stand in each split, and that is no leak.
+    """
+    if any(split.by_image for split in splits.values()):
+        return {}
     homes: dict[str, list[tuple[str, str]]] = {}  # id, or name -> each split and name
     for split, held in splits.items():
         for class_id, name in zip(held.ids, held.names, strict=True):

@@ -22,7 +22,8 @@ def told(name: str, splits: dict[str, Split], found: Leaks) -> str:
         lines.append(
             f"{name} {split}: {len(held.ids):,} classes of {each} images, {len(held.images):,} images {shape}{note}"
         )
-    lines.append(_heading("classes in two splits", len(found.across)))
+    by_image = any(held.by_image for held in splits.values())
+    lines.append(_heading("classes in two splits", len(found.across)) if not by_image else "all classes in each split")
     lines += _cut([f"  {each}: {' and '.join(names)}" for each, names in found.across.items()])
     if twins := [f"  {each}: {names[0]}" for each, names in found.classes.items() if each not in found.across]:
         lines += [_heading("classes of one split with the same images", len(twins)), *_cut(twins)]

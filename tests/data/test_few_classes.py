@@ -1,4 +1,4 @@
-"""MNIST and its kin, SVHN and CIFAR-10: every published form is read right, and data.classes splits the classes."""
+"""MNIST and its kin, SVHN and CIFAR-10: every published form is read right, and how they are split."""
 
 import gzip
 import io
@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import torchvision
 from scipy.io import savemat
 
 from metalab.data import download
+from metalab.data.by_image import by_image
 from metalab.data.cifar10 import ARCHIVE, BATCHES, CIFAR10, CLASSES, FOLDER
 from metalab.data.cifar10 import WHOLE as CIFAR_10
 from metalab.data.mnist import BALANCED, CLOTHES, EMNIST, KMNIST, KUZUSHIJI, MNIST, WHOLE, FashionMNIST
@@ -23,6 +25,7 @@ from metalab.data.sources import SPLITS
 from metalab.data.svhn import SVHN
 from metalab.data.svhn import WHOLE as SVHN_WHOLE
 from metalab.errors import UserError
+from metalab.interfaces import Split
 
 FOUR = {"mnist": (MNIST, 10), "kmnist": (KMNIST, 10), "fashion_mnist": (FashionMNIST, 10)}
 
@@ -112,12 +115,16 @@ def test_names_and_downloads_are_torchvisions():
     assert (file.urls[0], file.checksum) == (sets.CIFAR10.url, f"md5:{sets.CIFAR10.tgz_md5}")
 
 
-def test_svhn_reads_ten_as_zero(tmp_path):
+def svhn(root: Path) -> None:
     for part, shots in (("train", (0, 1)), ("test", (2,))):
         every = [(k, i) for i in shots for k in range(1, 11)]
         x = np.stack([np.full((32, 32, 3), (10 * (k % 10), i, 7), np.uint8) for k, i in every], -1)
         x[:4] = 0
-        savemat(tmp_path / f"{part}_32x32.mat", {"X": x, "y": np.array([[k] for k, _ in every], np.uint8)})
+        savemat(root / f"{part}_32x32.mat", {"X": x, "y": np.array([[k] for k, _ in every], np.uint8)})
+
+
+def test_svhn_reads_ten_as_zero(tmp_path):
+    svhn(tmp_path)
     split = SVHN(str(tmp_path), str(tmp_path / "cache")).load("test")
     assert split.ids == [f"svhn:{k}" for k in range(10)]
     assert split.images[:, :, 31, 0].tolist() == [[10 * k, i, 7] for k in range(10) for i in range(3)]
@@ -155,6 +162,54 @@ def test_data_classes_splits_the_classes_by_the_seed_and_some_may_be_left_out(tm
             assert splits["train"] != MNIST(str(tmp_path), str(tmp_path / "cache"), classes=[4, 2, 3]).load("train").ids
     with pytest.raises(UserError, match=r"data\.classes=\[0, 0, 10\] leaves no class for train: type three numbers"):
         MNIST(str(tmp_path), str(tmp_path / "cache")).load("train")
+
+
+WAYS = [(MNIST, four), (KMNIST, four), (FashionMNIST, four), (EMNIST, emnist), (SVHN, svhn), (CIFAR10, cifar_10)]
+
+
+@pytest.mark.parametrize(("kind", "lay_out"), WAYS)
+def test_data_protocol_images_tests_on_the_published_test_images_and_trains_on_none_of_them(tmp_path, kind, lay_out):
+    lay_out(tmp_path)
+    whole = kind(str(tmp_path), str(tmp_path / "cache")).load("test")
+    parts = {name: kind(str(tmp_path), str(tmp_path / "cache"), protocol="images").load(name) for name in SPLITS}
+    prefix = {MNIST: "t10k/", KMNIST: "t10k/", FashionMNIST: "t10k/", EMNIST: "test/", SVHN: "test_32x32/"}
+    published = [file for file in whole.files if file.startswith(prefix.get(kind, "test_batch/"))]
+    assert parts["test"].files == published
+    assert len(published) == len(whole.ids)  # one a class
+    assert sorted(parts["train"].files + parts["val"].files) == sorted(set(whole.files) - set(published))
+    assert not set(parts["train"].files) & set(parts["val"].files)
+    for part in parts.values():
+        assert part.by_image
+        assert (part.ids, part.names) == (whole.ids, whole.names)
+        assert part.first.tolist() == (part.count.cumsum(0) - part.count).tolist()
+        for k, (first, count) in enumerate(zip(part.first.tolist(), part.count.tolist(), strict=True)):
+            for i in range(first, first + count):
+                at = whole.files.index(part.files[i], int(whole.first[k]), int(whole.first[k] + whole.count[k]))
+                assert part.images[i].equal(whole.images[at])
+    assert len(list((tmp_path / "cache").glob("*/store.json"))) == 1  # one store for both protocols
+
+
+def test_a_tenth_of_each_class_is_held_out_by_the_seed(tmp_path):
+    count = torch.tensor([43, 30, 9])
+    files = [f"{'test' if i < 3 else 'train'}/{k}-{i}" for k, n in enumerate(count.tolist()) for i in range(n)]
+    images = torch.arange(82, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2)
+    whole = Split(images, count.cumsum(0) - count, count, list("abc"), list("abc"), files)
+    assert [by_image(whole, "test/", name, 0).count.tolist() for name in SPLITS] == [
+        [36, 25, 5],
+        [4, 2, 1],
+        [3, 3, 3],
+    ]
+    first, again, other = (by_image(whole, "test/", "val", seed).files for seed in (0, 0, 1))
+    assert first == again != other
+    assert by_image(whole, "test/", "test", 1).files == by_image(whole, "test/", "test", 0).files
+    with pytest.raises(UserError, match=r"^class a has 43 training images and 0 test images, which leaves none for te"):
+        by_image(whole, "t10k/", "train", 0)
+
+
+def test_protocols_that_contradict_are_told():
+    with pytest.raises(UserError, match=r"^data\.protocol=images has all classes .* data\.classes=\[4, 3, 3\] splits"):
+        MNIST(protocol="images", classes=[4, 3, 3])
+    assert EMNIST(protocol="images").classes == [0, 0, 47]
 
 
 @pytest.mark.parametrize("classes", [[5, 5], [-1, 0, 5], [5, 5, 5], [0, 0, 0]])
