@@ -131,7 +131,9 @@ def _step(
     norm, lr = outer.step(state.step)
     state.step += 1
     shown = result.scalars["loss"].mean()
-    state.window.append(torch.stack([shown, result.correct.float().mean(), norm, result.loss.mean()]).detach())
+    row = [shown, result.correct.float().mean(), norm, result.loss.mean()]
+    row += [result.scalars["zero_gradients"].mean()] if "zero_gradients" in result.scalars else []
+    state.window.append(torch.stack(row).detach())
     return lr
 
 
@@ -152,7 +154,7 @@ def ended(plan: Plan, state: State) -> str | None:
 def _checked(state: State) -> Tensor:
     """Return the window on the CPU; raise UserError naming its first step whose loss or gradient is not finite."""
     rows = torch.stack(state.window).cpu()
-    for i, (shown, _, norm, loss) in enumerate(rows.tolist()):
+    for i, (shown, _, norm, loss, *_) in enumerate(rows.tolist()):
         if not all(map(math.isfinite, (shown, norm, loss))):
             step = state.step - len(rows) + i + 1
             raise UserError(
@@ -171,8 +173,10 @@ def _check_weights(net: nn.Module, step: int) -> None:
 
 
 def _log(state: State, rows: Tensor, lr: float, report: Reporter) -> None:
-    loss, accuracy, norm, _ = rows.double().mean(0).tolist()
+    loss, accuracy, norm, _, *zeros = rows.double().mean(0).tolist()
     values = {"train/loss": loss, "train/accuracy": accuracy, "train/grad_norm": norm, "train/lr": lr}
+    if zeros:
+        values["train/zero_gradients"] = zeros[0]
     report.log(values | {"time/step_ms": 1000 * state.busy / len(rows)}, state.step)
     state.window, state.busy = [], 0.0
 

@@ -23,6 +23,7 @@ class Bench:
     val_loss: list[float] = field(default_factory=lambda: [1.0])
     signals: dict[int, list[signal.Signals]] = field(default_factory=dict)  # raised in these steps
     lr: float = 0.1
+    zeros: dict[int, float] = field(default_factory=dict)  # by step: what a training attack met
     explode: int = 0  # the step whose gradient makes the weights inf
 
     def __post_init__(self) -> None:
@@ -44,7 +45,8 @@ class Bench:
         for number in self.signals.get(self.state.step + 1, []):
             os.kill(os.getpid(), number)
         loss = torch.tensor([self.losses.get(self.state.step + 1, 1 / (self.state.step + 1))])
-        return TaskResult(loss, torch.tensor([[True, False]]), {"loss": loss}, {})
+        met = {"zero_gradients": torch.tensor([self.zeros[self.state.step + 1]])} if self.zeros else {}
+        return TaskResult(loss, torch.tensor([[True, False]]), {"loss": loss, **met}, {})
 
     def evaluate(self, objective: Any, net: nn.Module, episodes: Episode) -> TaskResult:
         raise NotImplementedError
@@ -122,6 +124,13 @@ def test_logs_the_mean_of_the_steps_since_the_last_line():
     assert bench.logged("train/grad_norm")[0][1] == pytest.approx(math.sqrt(2), abs=1e-6)
     assert bench.logged("train/lr") == [(5, 0.1), (7, 0.1)]
     assert bench.progress == pytest.approx([i / 7 for i in range(7)])
+
+
+def test_logs_the_zero_gradients_of_a_training_attack_beside_the_loss():
+    bench = Bench(zeros={step: step / 100 for step in range(1, 8)})
+    bench(steps=7, val_every=7)
+    assert bench.logged("train/zero_gradients") == [(5, pytest.approx(0.03)), (7, pytest.approx(0.065))]
+    assert bench.logged("train/loss")[0][1] == pytest.approx(sum(1 / i for i in range(1, 6)) / 5, abs=1e-6)
 
 
 def test_monitor_loss_keeps_the_lowest_and_nan_is_the_worst():

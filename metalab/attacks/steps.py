@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from metalab.attacks.zeros import note
 from metalab.errors import UserError
 from metalab.interfaces import Model
 
@@ -98,4 +99,6 @@ def gradient(model: Model, x: Tensor, value: Value) -> tuple[Tensor, Try]:
 
     with torch.no_grad():
         slope, logits = torch.func.grad(total, has_aux=True)(x)
-    return slope, Try(x, logits, (slope == 0).flatten(1).all(1))
+    dead = (slope == 0).flatten(1).all(1)
+    note(dead)
+    return slope, Try(x, logits, dead)

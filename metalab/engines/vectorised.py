@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from metalab.attacks.zeros import note, noted
 from metalab.engines.precision import Precision, computing
 from metalab.engines.state import store
 from metalab.errors import UserError
@@ -43,12 +44,16 @@ class FunctionalLearner:
     def grad(
         self, loss: Callable[[Learner], Tensor], names: list[str] | None = None, first_order: bool = False
     ) -> dict[str, Tensor]:
-        def value(chosen: dict[str, Tensor]) -> Tensor:
-            return loss(cast(Learner, self.replace(chosen)))
+        def value(chosen: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+            with noted() as dead:
+                return loss(cast(Learner, self.replace(chosen))), dead
 
         at = {n: self._parameters[n] for n in (self._parameters if names is None else names)}
         with torch.no_grad() if first_order else nullcontext():  # keeps the outer graph out, not this gradient
-            return torch.func.grad(value)(at)
+            gradient, dead = torch.func.grad(value, has_aux=True)(at)
+        for one in dead:  # what attacks noted inside; a tensor that leaves torch.func.grad by another way is broken
+            note(one)
+        return gradient
 
     def replace(self, tensors: dict[str, Tensor]) -> "FunctionalLearner":
         parameters = {n: tensors.get(n, t) for n, t in self._parameters.items()}

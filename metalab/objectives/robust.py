@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metalab.attacks.auto import Auto
 from metalab.attacks.steps import Attack
+from metalab.attacks.zeros import share
 from metalab.interfaces import Algorithm, Batch, Episode, Learner, Loss, Model, TaskResult
 from metalab.objectives.judge import Prediction
 
@@ -88,8 +89,3 @@ def _withstood(attack: Attack, model: Model, query: Batch, dead: list[Tensor]) -
         logits = model(tried.x) if tried.logits is None else tried.logits
         right = right & (logits.argmax(-1) == query.y)
     return right
-
-
-def share(dead: list[Tensor], like: Tensor) -> Tensor:
-    """Return the share of images, over all gradients taken, whose gradient is exactly zero; nan where none was."""
-    return torch.cat(dead).to(like.dtype).mean() if dead else like.new_full((), torch.nan)

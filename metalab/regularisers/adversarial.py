@@ -1,5 +1,6 @@
 """Adversarial training: FGSM or PGD against the queries, the support, both, or crossed as in ADML."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,11 +12,12 @@ from metalab.attacks.losses import Loss as Climbed
 from metalab.attacks.losses import divergence
 from metalab.attacks.pgd import PGD
 from metalab.attacks.steps import Norm
+from metalab.attacks.zeros import noted, share
 from metalab.errors import UserError
-from metalab.interfaces import Batch, Episode, Learner, Loss, Model
+from metalab.interfaces import Batch, Episode, Learner, Loss, Model, Objective, TaskResult
 from metalab.objectives.crossed import Crossed
 from metalab.regularisers.outputs import Asked
-from metalab.regularisers.terms import ATTACKS, Changed, Make, Setting, Terms, Weighted
+from metalab.regularisers.terms import ATTACKS, Changed, Make, Setting, Terms, Weighted, same_objective
 
 On = Literal["query", "support", "both", "crossed"]
 Where = Literal["outer", "inner"]
@@ -68,7 +70,7 @@ def terms(use: Use, attack: FGSM | PGD) -> Terms:
             first = next(iter(setting.algorithm.adapt(learner, support, setting.inner, setting.steps)))
             return episode._replace(support=support._replace(x=attack(first, support.x, support.y)))
 
-        def made(outer: Loss) -> Changed | Weighted | Crossed:
+        def made(outer: Loss) -> Objective:
             attacked = attacked_loss(outer, attack, "replace", 1.0)
             if use.on == "crossed":
                 return Crossed(make(outer), change, make(attacked))
@@ -78,10 +80,28 @@ def terms(use: Use, attack: FGSM | PGD) -> Terms:
         return made
 
     if use.where == "inner":
-        return Terms(inner=on_loss, rank=ATTACKS)
+        return Terms(inner=on_loss, around=watched(same_objective), rank=ATTACKS)
     if use.on == "query":
-        return Terms(outer=on_loss, query=True, rank=ATTACKS)
-    return Terms(around=around, query=use.on != "support", support=True, first=True, rank=ATTACKS)
+        return Terms(outer=on_loss, around=watched(same_objective), query=True, rank=ATTACKS)
+    return Terms(around=watched(around), query=use.on != "support", support=True, first=True, rank=ATTACKS)
+
+
+def watched(around: Callable[[Make, Setting], Make]) -> Callable[[Make, Setting], Make]:
+    """Return the same change of an objective, Watched."""
+    return lambda make, setting: lambda outer: Watched(around(make, setting)(outer))
+
+
+@dataclass(frozen=True)
+class Watched:
+    """An objective that shows `zero_gradients`, the share over all images and steps of the attacks inside."""
+
+    objective: Objective
+
+    def __call__(self, learner: Learner, episode: Episode, progress: Tensor) -> TaskResult:
+        with noted() as dead:
+            result = self.objective(learner, episode, progress)
+        shown = {"zero_gradients": share(dead, result.loss)} if dead else {}
+        return result._replace(scalars=result.scalars | shown)
 
 
 def attacked_loss(loss: Loss, attack: FGSM | PGD, how: How, weight: float) -> Loss:

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from metalab.algorithms.anil import ANIL
+from metalab.algorithms.imaml import IMAML
 from metalab.algorithms.maml import MAML
 from metalab.algorithms.protonet import ProtoNet
 from metalab.algorithms.reptile import Reptile
@@ -12,6 +13,7 @@ from metalab.models.backbones import Conv4
 from metalab.models.layers import Normalise
 from metalab.models.net import Net
 from metalab.objectives.distance import ParameterDistance
+from metalab.objectives.implicit import Implicit
 from metalab.objectives.query import QueryLoss
 
 WAY, SHOT, QUERY, TASKS, SIZE = 3, 2, 2, 3, 16
@@ -20,6 +22,7 @@ CASES = {
     "maml": (MAML(WAY, 0.4, False, "learned"), QueryLoss, 2),
     "anil": (ANIL(WAY, 0.4, False, "learned"), QueryLoss, 2),
     "reptile": (Reptile(WAY, 1e-2, 0.9, 4), ParameterDistance, 3),
+    "imaml": (IMAML(WAY, 0.1, 2.0, 2, 0.0), Implicit, 2),
     "protonet": (ProtoNet(WAY), QueryLoss, 0),
 }
 
