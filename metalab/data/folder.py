@@ -90,6 +90,11 @@ class Folder:
         listed = {shown(file) for files in self._tree.images[split].values() for file in files}
         return sorted(listed - set(self._store.splits[split]["files"] if split in self._store.splits else []))
 
+    @property
+    def excused(self) -> tuple[str, ...]:
+        """What the names of classes begin with that may have one name in two splits."""
+        return ("",) if self.allow_same_names else ()
+
     @cached_property
     def _tree(self) -> Tree:
         return read_tree(self._root(), self.ratios, self.seed)

@@ -1,5 +1,6 @@
 """Several data sets at once: each episode is of one of them (as in Meta-Dataset, Triantafillou et al. 2020)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from metalab.config import build
+from metalab.data.folder import Folder
 from metalab.data.identity import known, marks
 from metalab.data.kin import kin
 from metalab.data.matched import matched
@@ -44,13 +46,35 @@ class Union:
 
     def load(self, split: str) -> Split:
         """Return the train, val or test classes of all members; UserError where one has none, or they overlap."""
-        if len(self.members) < 2:
-            raise UserError(f"data=union has {len(self.members)} members, 2 or more are expected: type {FORM}")
-        parts = {name: data.load(split) for name, data in self._data.items()}
-        for name, part in parts.items():
-            _check(name, part)
+        parts = self._parts(split, lambda data, split: data.load(split))
         if split == "val":
             self._refuse_shared(parts)
+        return self._joined(parts)
+
+    def unrefused(self, split: str) -> Split:
+        """Return the split with whatever it shares with another one, for a report; `load` refuses that."""
+        return self._joined(self._parts(split, _unrefused))
+
+    def unreadable(self, split: str) -> list[str]:
+        """Return the files of the split that cannot be read, of the members that leave them out."""
+        found = {name: data.unreadable(split) for name, data in self._data.items() if isinstance(data, Folder | Union)}
+        return [f"{name}/{file}" for name, files in found.items() for file in files]
+
+    @property
+    def excused(self) -> tuple[str, ...]:
+        """What the names of classes begin with that may have one name in two splits."""
+        inside = {name: data.excused for name, data in self._data.items() if isinstance(data, Folder | Union)}
+        return tuple(f"{name}/{each}" for name, all_ in inside.items() for each in all_)
+
+    def _parts(self, split: str, load: Callable[[Data, str], Split]) -> dict[str, Split]:
+        if len(self.members) < 2:
+            raise UserError(f"data=union has {len(self.members)} members, 2 or more are expected: type {FORM}")
+        parts = {name: load(data, split) for name, data in self._data.items()}
+        for name, part in parts.items():
+            _check(name, part)
+        return parts
+
+    def _joined(self, parts: dict[str, Split]) -> Split:
         why = "as the union's other images"
         fitted = {name: matched(part, self.channels, self.size, why) for name, part in parts.items()}
         return _joined(fitted, self.weights)
@@ -68,6 +92,10 @@ class Union:
                         f"{len(shared)} validation classes of {name} stand in the training split of {trained}, "
                         f"{shared[0]} the first: they cannot be members of one union; leave out {name} or {trained}"
                     )
+
+
+def _unrefused(data: Data, split: str) -> Split:
+    return data.unrefused(split) if isinstance(data, Folder | Union) else data.load(split)
 
 
 def _check(name: str, part: Split) -> None:

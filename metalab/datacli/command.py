@@ -17,6 +17,7 @@ from metalab.config import build, conf_dir, settings
 from metalab.data.folder import Folder
 from metalab.data.sources import SPLITS
 from metalab.data.store import NoSplit, cache_folder, verifying
+from metalab.data.union import Union
 from metalab.datacli import leaks, listing, sheet
 from metalab.datacli.report import told, written
 from metalab.errors import UsageError, UserError
@@ -55,9 +56,12 @@ def run(verb: str, words: list[str]) -> int:
 
 def _checked(cfg: DictConfig, name: str, out: str | None) -> int:
     data: Any = build(cfg.data, "data")
-    splits = _loaded(data.unrefused if isinstance(data, Folder) else data.load)
-    unreadable = [file for split in SPLITS for file in data.unreadable(split)] if isinstance(data, Folder) else []
-    found = leaks.search(splits, not cfg.data.get("allow_same_names", False), unreadable)
+    if isinstance(data, Folder | Union):
+        splits = _loaded(data.unrefused)
+        found = leaks.search(splits, data.excused, [file for split in SPLITS for file in data.unreadable(split)])
+    else:
+        splits = _loaded(data.load)
+        found = leaks.search(splits)
     print(told(name, splits, found))
     if out is not None:
         written(Path(out), splits, found)

@@ -48,10 +48,10 @@ class Leaks(NamedTuple):
         return {name: splits for name, splits in self.classes.items() if len(splits) > 1}
 
 
-def search(splits: dict[str, Split], same_names: bool = True, unreadable: Iterable[str] = ()) -> Leaks:
+def search(splits: dict[str, Split], excused: tuple[str, ...] = (), unreadable: Iterable[str] = ()) -> Leaks:
     """Compare all images of all splits with one another, as they are in the store.
 
-    same_names: classes of the user's own that have one name are one class, too.
+    Classes of the user's own that have one name are one class, too, but where the name begins with one of `excused`.
     """
     places = {name: _places(name, split) for name, split in splits.items()}
     same: dict[bytes | str, list[Place]] = {}  # by the pixels in the store, and by the id
@@ -72,10 +72,10 @@ def search(splits: dict[str, Split], same_names: bool = True, unreadable: Iterab
         ]
     known = {(a, b) for found in twice for a, b in combinations(found, 2)}
     near = sorted(pair for pair in near if (pair.one, pair.other) not in known)
-    return Leaks(_classes(splits, same_names), twice, near, list(unreadable))
+    return Leaks(_classes(splits, excused), twice, near, list(unreadable))
 
 
-def _classes(splits: dict[str, Split], same_names: bool) -> dict[str, list[str]]:
+def _classes(splits: dict[str, Split], excused: tuple[str, ...]) -> dict[str, list[str]]:
     """Return the classes that stand twice; one of the user's own, whose id says nothing to people, by its names.
 
     Where the data splits images, all its classes stand in each split, and that is no leak.
@@ -85,7 +85,8 @@ def _classes(splits: dict[str, Split], same_names: bool) -> dict[str, list[str]]
     homes: dict[str, list[tuple[str, str]]] = {}  # id, or name -> each split and name
     for split, held in splits.items():
         for class_id, name in zip(held.ids, held.names, strict=True):
-            for key in (class_id, name) if same_names and class_id.startswith(OWN) else (class_id,):
+            by_name = class_id.startswith(OWN) and not name.startswith(excused)
+            for key in (class_id, name) if by_name else (class_id,):
                 homes.setdefault(key, []).append((split, name))
     found = {}
     for key, places in homes.items():

@@ -107,6 +107,12 @@ def test_what_cannot_be_a_member_is_told(odd, said):
         union(light=node("light", 200, start=100, odd=odd)).load("train")
 
 
+def test_classes_of_one_name_are_excused_in_the_members_that_say_so():
+    own = {"_target_": "metalab.data.folder.Folder", "root": None, "cache": None, "size": 16, "channels": 1}
+    own |= {"ratios": [0.6, 0.2, 0.2], "seed": 0, "strict": False}
+    assert union(mine={**own, "allow_same_names": True}, yours=own).excused == ("mine/",)
+
+
 def test_settings_are_checked():
     with pytest.raises(UserError, match=r"data=union has 0 members, 2 or more are expected: type \+data@data\.members"):
         Union({}, {}, 28, 1).load("train")

@@ -159,6 +159,24 @@ def test_check_names_every_file_that_cannot_be_read(command_line, images, tmp_pa
         assert found == [f"val/val3/broken{i:02d}.jpg" for i in range(25)]
 
 
+def test_check_reports_a_folder_in_a_union_as_it_does_the_folder_alone(command_line, images, tmp_path):
+    (images / "test" / "test0").rename(images / "test" / "train0")
+    (images / "val" / "val3" / "broken.jpg").write_bytes(b"")
+    shutil.copy(images / "train" / "train1" / "0.png", images / "test" / "test2" / "copy.png")
+    members = ("+data@data.members.mine=folder", "+data@data.members.other=glyphs")
+    own = (f"data.members.mine.root={images}", "data.members.mine.size=16", "data.members.other.images=2")
+    words = ("data", "check", "union", *members, *own)
+    code, said = command_line(*words, f"out={tmp_path}")
+    assert code == 1, said
+    assert "classes in two splits: 1\n  mine/train0: train and test\n" in said
+    assert "files that cannot be read: 1\n  mine/val/val3/broken.jpg" in said
+    same = [{place["file"] for place in places} for places in json.loads((tmp_path / "leaks.json").read_text())["same"]]
+    assert {"mine/train/train1/0.png", "mine/test/test2/copy.png"} in same
+    assert command_line(*words, "data.members.mine.allow_same_names=true")[0] == 0
+    code, said = command_line("data", "prepare", *words[2:])
+    assert (code, "1 class names stand in two of train/ val/ test/: train0" in said) == (1, True)
+
+
 @pytest.mark.parametrize("verb", ["prepare", "check"])
 def test_what_fails_is_not_tried_again_for_the_other_splits(command_line, own, verb):
     code, said = command_line("data", verb, "leaky", "+data.broken=true", "--config-dir", str(own))
