@@ -92,7 +92,7 @@ def by_way(task: Task, algorithm: Algorithm, make: Callable[[Algorithm, int], Ob
     """Return make(algorithm, way) for the task's way, or, where each episode has its own, what makes it for that."""
     if task.fixed:
         return make(algorithm, task.way)
-    return ByWay(task.query, lambda way: make(at_way(algorithm, way), way))
+    return ByWay(lambda way: make(at_way(algorithm, way), way))
 
 
 def at_way(algorithm: Algorithm, way: int) -> Algorithm:

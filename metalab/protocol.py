@@ -8,6 +8,7 @@ import numpy as np
 
 from metalab import plain
 from metalab.config import Eval
+from metalab.data.variable import VariableEpisodes
 from metalab.interfaces import Kin, Split
 from metalab.report import mean_ci95
 from metalab.sampling import Source
@@ -50,6 +51,8 @@ def told(split: Split, accuracy: np.ndarray, source: Source) -> dict[str, Any]:
         told |= {"error": {"here": 1 - float(accuracy.mean()), **split.fixed.errors}, "error_of_each": by_episode}
     if split.kin is not None and len(set(split.kin.source)) > 1:
         told["sources"] = _by_source(split.kin, accuracy, source)
+    if isinstance(source, VariableEpisodes) and source.least < source.query:
+        told["query"] = f"{source.least}..{source.query}"
     return told
 
 

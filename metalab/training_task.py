@@ -54,7 +54,7 @@ def told(task: Task, mini_batch: int | None, images: int | None) -> str:
         return f"trains {sizes}, tests on all {images} validation images"
     if not task.fixed:
         most = f"up to {task.way}-way and {task.support} labelled images"
-        return f"way and shots drawn anew, {most}, with {task.query} queries"
+        return f"way and shots drawn anew, {most}, with at most {task.query} queries"
     return f"trains {sizes}, tests {task.way}-way {task.shot}-shot with {task.query}"
 
 

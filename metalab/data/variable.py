@@ -25,13 +25,14 @@ class VariableEpisodes:
 
     The way is drawn from 5 up to `way`, or what the split or its family has; the size of the support from beta, and
     the shots of each class in proportion to its images times a random factor of 0.5 to 2, so that classes differ.
-    Each class has `query` queries. Raises UserError where the split has too few classes or images.
+    The queries of each class are half of the images of the episode's smallest class, at most `query`. Raises UserError
+    where the split has too few classes, or a class of one image.
     """
 
     split: Split
     way: int  # at most
     shot: int  # what a class counts for, at most, in the size of the support
-    query: int
+    query: int  # a class, at most
     support: int  # labelled images in an episode, at most
     seed: int
     stream: str
@@ -40,7 +41,7 @@ class VariableEpisodes:
     _gather: Gather = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        _check(self.split, self.way, self.query, self.support)
+        _check(self.split, self.way, self.support)
         self._gather = Gather(self.split, self.device, self.augment)
 
     def __call__(self, step: int) -> Episode:
@@ -50,7 +51,8 @@ class VariableEpisodes:
         if self.augment is not None:
             numbers = torch.rand(1, draw.image.shape[1], NUMBERS, generator=self._generator(f"{step}/augment"))
         x = self._gather(Draw(*(t.to(self._gather.home) for t in draw)), numbers)
-        y, edge = draw.label.to(self.device), draw.image.shape[1] - draw.classes.shape[1] * self.query
+        queries = draw.classes.shape[1] * self._queries(self.split.count[draw.classes])
+        y, edge = draw.label.to(self.device), draw.image.shape[1] - queries
         none = x[:, :0]
         return Episode(Batch(x[:, :edge], y[:, :edge], none), Batch(x[:, edge:], y[:, edge:], none))
 
@@ -59,14 +61,15 @@ class VariableEpisodes:
         numbers = self._generator(f"{step}")
         classes = self._classes(numbers)
         images = self.split.count[classes]
-        shots = drawn_shots(images, self.shot, self.query, self.support, numbers)
+        query = self._queries(images)
+        shots = drawn_shots(images, self.shot, query, self.support, numbers)
         first = self.split.first[classes]
         places = [torch.randperm(count, generator=numbers) for count in images.tolist()]
         sides: list[list[Tensor]] = [[], []]
         for place, start, shot in zip(places, first.tolist(), shots.tolist(), strict=True):
             sides[0].append(start + place[:shot])
-            sides[1].append(start + place[shot : shot + self.query])
-        label = [torch.arange(len(classes)).repeat_interleave(n) for n in (shots, torch.full_like(shots, self.query))]
+            sides[1].append(start + place[shot : shot + query])
+        label = [torch.arange(len(classes)).repeat_interleave(n) for n in (shots, torch.full_like(shots, query))]
         order = [torch.randperm(len(each), generator=numbers) for each in label]
         image = torch.cat([torch.cat(side)[o] for side, o in zip(sides, order, strict=True)])
         y = torch.cat([each[o] for each, o in zip(label, order, strict=True)])
@@ -74,6 +77,15 @@ class VariableEpisodes:
         if self.split.random_turns:
             turn = (turn + torch.randint(4, turn.shape, generator=numbers)) % 4
         return Draw(classes[None], image[None], y[None], turn[y][None])
+
+    @property
+    def least(self) -> int:
+        """The fewest queries a class of an episode."""
+        return self._queries(self.split.count)
+
+    def _queries(self, images: Tensor) -> int:
+        """Return min(query, min_c floor(n_c / 2)) of classes with so many images (appendix A.2 there)."""
+        return min(self.query, int(images.min()) // 2)
 
     def _classes(self, numbers: torch.Generator) -> Tensor:
         of = torch.arange(len(self.split.ids))
@@ -104,7 +116,7 @@ def drawn_shots(images: Tensor, shot: int, query: int, support: int, numbers: to
     return torch.minimum(wanted, images - query)
 
 
-def _check(split: Split, way: int, query: int, support: int) -> None:
+def _check(split: Split, way: int, support: int) -> None:
     if split.group is not None:
         raise UserError("task=variable does not know data.group: type task=fixed, or data.group=null")
     if way < LEAST:
@@ -118,9 +130,8 @@ def _check(split: Split, way: int, query: int, support: int) -> None:
         raise UserError(f"task=variable draws {LEAST} classes or more, and there are {there}: add classes")
     smallest = int(split.count.argmin())
     images = int(split.count[smallest])
-    if images < 2 * query:  # there, too, the query takes at most half of a class
-        advice = f"type task.query={images // 2} or less" if images > 1 else "leave the class out"
+    if images < 2:
         raise UserError(
-            f"class {split.names[smallest]} has {images} images, and task.query={query} queries may take half of them: "
-            f"{advice}"
+            f"class {split.names[smallest]} has one image, and support and query need one each: add images, or leave "
+            "the class out"
         )

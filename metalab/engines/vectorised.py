@@ -16,6 +16,7 @@ from metalab.engines.precision import Precision, computing
 from metalab.engines.state import store
 from metalab.errors import UserError
 from metalab.interfaces import Batch, Episode, Learner, Objective, TaskResult
+from metalab.objectives.by_way import ByWay
 
 logger = logging.getLogger("metalab")
 
@@ -100,7 +101,8 @@ class Vectorised:
 
     def _run(self, objective: Objective, net: nn.Module, episodes: Episode, progress: Tensor) -> TaskResult:
         learner = FunctionalLearner(net, dict(net.named_parameters()), dict(net.named_buffers()))
-        one = partial(objective, cast(Learner, learner))
+        whole = objective.of(episodes) if isinstance(objective, ByWay) else objective
+        one = partial(whole, cast(Learner, learner))
         return vmap(one, in_dims=(0, None), randomness="different")(episodes, progress)
 
     def _chunked(self, work: Callable[[Episode], TaskResult], episodes: Episode) -> TaskResult:

@@ -10,13 +10,17 @@ from metalab.interfaces import Episode, Learner, Objective, TaskResult
 
 @dataclass(frozen=True)
 class ByWay:
-    """Run what `make` gives for the way of each episode, which the number of its queries tells.
+    """Run what `make` gives for the way of each episode.
 
-    The way has to be known without a look into a tensor; every class has `query` queries, so shapes are enough.
+    Neither shots nor queries are the same in all episodes, so that shapes do not tell the way and labels have to be
+    looked at: which vmap does not allow, and an engine that uses it asks for `of` before.
     """
 
-    query: int
     make: Callable[[int], Objective]
 
+    def of(self, episodes: Episode) -> Objective:
+        """Return the objective for the way of an episode, or of a meta-batch of one way, whose labels have a T."""
+        return self.make(int(episodes.support.y.max()) + 1)
+
     def __call__(self, learner: Learner, episode: Episode, progress: Tensor) -> TaskResult:
-        return self.make(episode.query.y.shape[0] // self.query)(learner, episode, progress)
+        return self.of(episode)(learner, episode, progress)

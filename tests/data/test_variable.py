@@ -1,5 +1,6 @@
 """Episodes whose way and shots are drawn anew, as Meta-Dataset's."""
 
+import importlib
 import json
 import math
 from dataclasses import replace
@@ -49,6 +50,25 @@ def test_ways_and_shots_vary_and_queries_are_as_many_for_each_class():
     counts = torch.tensor(ways).bincount(minlength=31)[5:]
     assert ((counts - 300 / 26) ** 2 / (300 / 26)).sum() < 52  # uniform: chi-square, 25 degrees of freedom, p = 0.001
     assert len(set(shots)) > 15
+
+
+def test_the_smallest_class_of_an_episode_says_how_many_queries_each_class_has():
+    counts = [2, 5, 9, *[12] * 3, *[30] * 12]
+    split, seen = make_split(images=counts), set()
+    source = make(split, way=8, query=7)
+    for step in range(200):
+        draw, episode = source.indices(step), source(step)
+        images = split.count[draw.classes[0]]
+        query = min(7, int(images.min()) // 2)
+        way = len(images)
+        assert episode.query.y[0].bincount(minlength=way).tolist() == [query] * way
+        shots = episode.support.y[0].bincount(minlength=way)
+        assert (shots >= 1).all()
+        assert (shots <= images - query).all()
+        assert len(draw.image.unique()) == draw.image.shape[1]
+        seen.add(query)
+    assert seen == {1, 2, 4, 6, 7}
+    assert source.least == 1
 
 
 def test_episodes_have_the_drawn_images():
@@ -122,7 +142,10 @@ def test_episodes_stay_within_a_family():
     [
         ({"way": 4}, r"^task\.way=4: task=variable draws 5 classes or more, up to task\.way: type task\.way=50"),
         ({"support": 49}, r"task\.support=49 images are too few for task\.way=50 classes"),
-        ({"query": 5}, r"class name0 has 8 images, .* type task\.query=4 or less"),
+        (
+            {"split": make_split(images=[9, 9, 9, 9, 1, 9])},
+            r"class name4 has one image, and support and query need one",
+        ),
         ({"split": make_split(classes=4)}, r"5 classes or more, and there are 4: add classes"),
         ({"split": replace(make_split(), group=torch.arange(108))}, r"does not know data\.group: type task=fixed"),
     ],
@@ -143,6 +166,25 @@ def test_metric_methods_and_heads_made_for_the_task_train_and_are_tested(small, 
     assert (record["way"], record["shot"], record["query"]) == ("5..8", "variable", 3)
     assert record["episodes"] == 6
     assert (tmp_path / "run" / "episode.png").is_file()
+
+
+@pytest.mark.parametrize("engine", ["learn2learn", "vectorised"])
+def test_small_classes_train_and_are_tested_under_attack_and_the_queries_are_told(small, tmp_path, monkeypatch, engine):
+    Tiny = importlib.import_module("tiny_parts").Tiny
+    load = Tiny.load
+
+    def uneven(self, split):  # classes of 2 to 12 images
+        whole = load(self, split)
+        return replace(whole, count=torch.arange(len(whole.ids)) % 6 * 2 + 2)
+
+    monkeypatch.setattr(Tiny, "load", uneven)
+    words = (*VARIABLE, f"engine={engine}", "train.steps=3", "eval.bn=running")
+    train.run(small(*words), tmp_path / "run")
+    attack = ("+attack@attack.fgsm=fgsm", "data.absent=''", "eval.episodes=12")
+    evaluate.run([(tmp_path / "run", small(*words, *attack))], tmp_path / "eval")
+    record = json.loads((tmp_path / "eval" / "eval.json").read_text())
+    assert (record["way"], record["shot"], record["query"]) == ("5..8", "variable", "1..3")
+    assert record["attacks"][0]["accuracy"] <= record["accuracy"]
 
 
 @pytest.mark.parametrize("algo", ["maml", "metasgd", "reptile"])
