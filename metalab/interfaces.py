@@ -36,7 +36,7 @@ class Split:
     ids: list[str]  # [K] global class ids ("omniglot:Greek/character01"); rotations of a character share theirs
     names: list[str]  # [K] what people are shown
     files: list[str] = field(default_factory=list)  # [N] where each image came from
-    image_ids: list[str] = field(default_factory=list)  # [N] "image:digest", "" where its class has a published name
+    image_ids: list[str] = field(default_factory=list)  # [N] "image:digest" of one's own, else "published:digest" or ""
     turns: Tensor | None = None  # int64 [K], quarter turns that make the class from its images; None: upright
     random_turns: bool = False  # a quarter turn is drawn for each class of each episode
     kin: Kin | None = None  # None: any classes may meet

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from metalab.data import decode
 from metalab.data.download import Published, fetch_all
+from metalab.data.identity import PUBLISHED
 from metalab.data.layouts import Layout, Picture
 from metalab.data.records import Record
 from metalab.data.sources import fingerprint, given_folder
@@ -87,15 +89,15 @@ class Benchmark:
         found: set[str] = set()
         with ThreadPoolExecutor(2) as pool:  # Pillow decodes beside the interpreter; a few at a time, memory stays flat
             while some := list(islice(pictures, 256)):
-                for picture, image in zip(
-                    some, pool.map(lambda one: _decoded(one, size, self.channels), some), strict=True
-                ):
+                decoded = pool.map(lambda one: _decoded(one, size, self.channels), some)
+                for picture, image in zip(some, decoded, strict=True):
                     if isinstance(image, str):
                         unread.append(f"{root / picture.file} cannot be read ({image})")
                         continue
-                    class_id = self._class_id(picture.class_name)
+                    class_id, split = self._class_id(picture.class_name), self.splits[picture.class_name]
                     found.add(class_id)
-                    yield Record(image, class_id, picture.shown, self.splits[picture.class_name], picture.file)
+                    image_id = f"{PUBLISHED}{image.digest[:16]}"
+                    yield Record(image.pixels, class_id, picture.shown, split, picture.file, image_id)
         if unread:
             raise UserError(
                 f"{'; '.join(unread[:10])}{f'; and {len(unread) - 10} more' if len(unread) > 10 else ''}; "
@@ -139,13 +141,15 @@ def check_size(size: int, usual: int) -> None:
         )
 
 
-def _decoded(picture: Picture, size: int, channels: int) -> np.ndarray | str:
+def _decoded(picture: Picture, size: int, channels: int) -> decode.Picture | str:
     """Return uint8 [channels,size,size], scaled without regard to its proportions; or why there is none."""
     try:
-        image = picture.open().convert("RGB" if channels == 3 else "L")
+        opened = picture.open()
+        image = opened.convert("RGB" if channels == 3 else "L")
+        digest = decode.digest(opened, picture.open)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return str(error)
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.LANCZOS)
     pixels = np.asarray(image)
-    return pixels.transpose(2, 0, 1) if channels == 3 else pixels[None]
+    return decode.Picture(pixels.transpose(2, 0, 1) if channels == 3 else pixels[None], digest)

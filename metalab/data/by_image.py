@@ -38,5 +38,6 @@ def by_image(whole: Split, tested: str, split: str, seed: int) -> Split:
         first=count.cumsum(0) - count,
         count=count,
         files=[whole.files[i] for i in index.tolist()],
+        image_ids=[whole.image_ids[i] for i in index.tolist()] if whole.image_ids else [],
         by_image=True,
     )

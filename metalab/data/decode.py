@@ -1,6 +1,7 @@
 """One image file of any mode -> a square of uint8 pixels, and a digest that names its content."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ from PIL import Image, ImageOps
 
 PHOTOS = {".avif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".webp"}
 EXTENSIONS = PHOTOS | {".bmp", ".gif", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff"}
+MOST = 1024  # pixels of the shorter side that are plenty
 
 
 class Picture(NamedTuple):
@@ -26,15 +28,31 @@ def decode(path: Path, size: int, channels: int) -> Picture:
     values out of those ranges.
     """
     with Image.open(path) as opened:
-        opened.draft(None, (1024, 1024))  # a large JPEG is decoded at 1/2, 1/4 or 1/8: much faster, and plenty
-        image = _eight_bit(ImageOps.exif_transpose(opened))
-    if image.has_transparency_data:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    image = image.convert("RGB")
-    small = image.resize((32, 32), Image.Resampling.BOX)
+        opened.draft(None, (MOST, MOST))  # a large JPEG is decoded at 1/2, 1/4 or 1/8: much faster, and plenty
+        image = _upright(opened)
     resized = image.convert("RGB" if channels == 3 else "L").resize((size, size), Image.Resampling.BICUBIC)
     pixels = np.asarray(resized).reshape(size, size, channels).transpose(2, 0, 1)
-    return Picture(np.ascontiguousarray(pixels), hashlib.sha256(small.tobytes()).hexdigest())
+    return Picture(np.ascontiguousarray(pixels), _digest(image))
+
+
+def digest(image: Image.Image, again: Callable[[], Image.Image]) -> str:
+    """Return the digest that `decode` gives the same file; `again` opens it anew: a large JPEG is read otherwise."""
+    if min(image.size) >= 2 * MOST:
+        image = again()
+        image.draft(None, (MOST, MOST))
+    return _digest(_upright(image))
+
+
+def _digest(image: Image.Image) -> str:
+    return hashlib.sha256(image.resize((32, 32), Image.Resampling.BOX).tobytes()).hexdigest()
+
+
+def _upright(opened: Image.Image) -> Image.Image:
+    """Return an image of any mode in RGB, upright by its EXIF tag, white where it is transparent."""
+    image = _eight_bit(ImageOps.exif_transpose(opened))
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert("RGB")
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

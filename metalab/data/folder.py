@@ -12,7 +12,7 @@ from typing import Any, final
 
 from metalab.data.apart import grouped
 from metalab.data.decode import Picture, decode
-from metalab.data.identity import OWN, refuse_copies, refuse_same_names, refuse_twins
+from metalab.data.identity import IMAGE, OWN, refuse_copies, refuse_same_names, refuse_twins
 from metalab.data.store import NoSplit, Record, Store, cache_folder, prepared
 from metalab.data.tree import SPLITS, Tree, few, read_tree, shown
 from metalab.errors import UserError
@@ -136,7 +136,7 @@ class Folder:
                     continue
                 class_id = _class_id(pictures)
                 for file, p in pictures.items():
-                    yield Record(p.pixels, class_id, shown(name), split, file, f"image:{p.digest[:16]}")
+                    yield Record(p.pixels, class_id, shown(name), split, file, f"{IMAGE}{p.digest[:16]}")
         _report(unread, files, self.strict)
 
 

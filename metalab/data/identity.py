@@ -7,6 +7,8 @@ from metalab.errors import UserError
 from metalab.interfaces import Split
 
 OWN = "folder:"  # begins the ids of classes of the user's own, which are made of their images
+IMAGE = "image:"  # begins the ids of their images; the digest follows
+PUBLISHED = "published:"  # begins those of a benchmark's images, by which a folder of its files is known
 
 
 def marks(split: Split) -> set[str]:
@@ -17,16 +19,23 @@ def marks(split: Split) -> set[str]:
 def known(split: Split, trained: Collection[str]) -> list[str]:
     """Return the classes of the split that were trained on, sorted, a class being known by one image, too.
 
-    A published class is named by its id; one of the user's own, whose id says nothing to people, by its name.
+    A published class is named by its id; one of the user's own, whose id says nothing to people, by its name. Of two
+    benchmarks the ids decide alone, for some hold copies of an image in two of their own splits.
     """
     trained = set(trained)
     found = set()
-    seen = [image in trained for image in split.image_ids]
+    seen = [not trained.isdisjoint(_copies(image)) for image in split.image_ids]
     for k, class_id in enumerate(split.ids):
         first, count = int(split.first[k]), int(split.count[k])
         if class_id in trained or any(seen[first : first + count]):
-            found.add(split.names[k] if any(split.image_ids[first : first + count]) else class_id)
+            found.add(split.names[k] if class_id.startswith(OWN) else class_id)
     return sorted(found)
+
+
+def _copies(image: str) -> list[str]:
+    """Return the ids by which a checkpoint may know an image: one of two is the user's own."""
+    kind, _, digest = image.rpartition(":")
+    return {IMAGE: [image, PUBLISHED + digest], PUBLISHED: [IMAGE + digest]}.get(f"{kind}:", [])
 
 
 def refuse_twins(classes: Mapping[str, tuple[Sequence[str], Sequence[str]]]) -> None:

@@ -27,7 +27,7 @@ class Record(NamedTuple):
     name: str  # what people are shown
     split: str  # train, val or test
     file: str  # where the image came from
-    image_id: str = ""  # "image:digest", where the class has no name that others know
+    image_id: str = ""  # "image:digest" of the user's own, "published:digest" of a benchmark's
 
 
 @dataclass

@@ -9,7 +9,7 @@ import imagehash
 import numpy as np
 from PIL import Image
 
-from metalab.data.identity import OWN
+from metalab.data.identity import IMAGE, OWN
 from metalab.interfaces import Split
 
 # Hamming distance, in bits of 64, up to which two images are shown as near copies. Chosen by looking at CIFAR-FS's
@@ -61,8 +61,9 @@ def search(splits: dict[str, Split], excused: tuple[str, ...] = (), unreadable: 
         for place in places[name]:
             digest = hashlib.blake2b(np.ascontiguousarray(pixels[place.index]).data, digest_size=16).digest()
             same.setdefault(digest, []).append(place)
-            if split.image_ids:  # by which data=folder refuses copies
-                same.setdefault(split.image_ids[place.index], []).append(place)
+            image = split.image_ids[place.index] if split.image_ids else ""
+            if image.startswith(IMAGE):  # by which data=folder refuses copies
+                same.setdefault(image, []).append(place)
         hashes[name] = np.stack([_hash(pixels[place.index]) for place in places[name]])
     twice = list({tuple(found): found for key, found in same.items() if key and len(found) > 1}.values())
     near = []

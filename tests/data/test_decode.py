@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metalab.data.decode import decode
+from metalab.data.decode import decode, digest
 
 
 @pytest.fixture
@@ -84,3 +84,27 @@ def test_the_digest_names_the_content(path, tmp_path):
     assert decode(tmp_path / "other", 84, 3).digest == digest
     grey([[0, 255], [12, 0]]).save(path, "PNG")
     assert decode(path, 84, 3).digest != digest
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "large", "turned", "clear", "palette", "deep"])
+def test_an_opened_image_has_the_digest_of_its_file(path, kind):
+    noise = np.random.default_rng(0).integers(
+        0, 256, (2200, 2100, 3) if kind == "large" else (60, 50, 3), dtype=np.uint8
+    )
+    image, form, more = Image.fromarray(noise), "PNG", {}
+    if kind in ("jpeg", "large"):
+        form = "JPEG"
+    elif kind == "turned":
+        form, exif = "JPEG", Image.Exif()
+        exif[0x0112] = 6  # orientation
+        more = {"exif": exif}
+    elif kind == "clear":
+        image.putalpha(Image.fromarray(noise[..., 0]))
+    elif kind == "palette":
+        image = image.convert("P")
+    elif kind == "deep":
+        image = Image.fromarray(noise[..., 0].astype(np.uint16) * 200)
+    image.save(path, form, **more)
+    opened = Image.open(path)
+    opened.load()
+    assert digest(opened, lambda: Image.open(path)) == decode(path, 20, 3).digest

@@ -186,6 +186,7 @@ def test_data_protocol_images_tests_on_the_published_test_images_and_trains_on_n
             for i in range(first, first + count):
                 at = whole.files.index(part.files[i], int(whole.first[k]), int(whole.first[k] + whole.count[k]))
                 assert part.images[i].equal(whole.images[at])
+                assert part.image_ids[i] == whole.image_ids[at]
     assert len(list((tmp_path / "cache").glob("*/store.json"))) == 1  # one store for both protocols
 
 

@@ -1,5 +1,6 @@
 """A net knows again what it was trained on: a class by its id, one of the user's own by any of its images."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,10 +11,16 @@ from PIL import Image
 
 from metalab import evaluate, train
 from metalab.config import build
+from metalab.data.folder import Folder
 from metalab.data.identity import known, marks, refuse_copies, refuse_twins
+from metalab.data.miniimagenet import MiniImageNet
+from metalab.data.sources import class_list
 from metalab.data.union import Union
 from metalab.errors import UserError
 from metalab.interfaces import Split
+from tests.data.test_miniimagenet import csv_and_images, jpeg, learn2learn_pickles, packed_npz, pixels, split_folders
+
+PIXELS = (learn2learn_pickles,)
 
 
 def split(ids: list[str], image_ids: list[str]) -> Split:
@@ -35,6 +42,56 @@ def test_a_class_is_known_by_its_id_or_by_one_image():
     assert marks(both) == {"cub:b", "folder:1a", "image:0", "image:1"}
     assert known(both, {"cub:b", "image:1"}) == ["a", "cub:b"]
     assert known(both, {"cub:c", "image:9"}) == []
+
+
+def test_a_benchmarks_images_are_known_among_ones_own_and_the_reverse_but_not_in_another_benchmark():
+    mine = split(["folder:1a", "folder:2b"], [f"image:{i}" for i in range(4)])
+    cub = split(["cub:c", "cub:d"], [f"published:{i}" for i in range(3, 7)])
+    assert known(mine, marks(cub)) == ["b"]
+    assert known(cub, marks(mine)) == ["cub:c"]
+    other = split(["dtd:e", "dtd:f"], cub.image_ids)  # CIFAR-FS has copies across its own splits
+    assert known(other, marks(cub)) == []
+
+
+@pytest.mark.parametrize("lay_out", [split_folders, csv_and_images, packed_npz, learn2learn_pickles])
+def test_files_of_a_benchmark_that_was_trained_on_are_known_in_a_folder(tmp_path, lay_out):
+    lay_out(tmp_path / "mini")
+    benchmark = MiniImageNet(str(tmp_path / "mini"), str(tmp_path / "cache"))
+    by_split = {name: class_list(f"miniimagenet_ravi_{name}") for name in ("train", "val", "test")}
+    sources = {"train": by_split["val"][:2], "val": by_split["val"][2:4]}
+    sources["test"] = [by_split["test"][0], by_split["train"][0]]
+    for name, wnids in sources.items():
+        for k, wnid in enumerate(wnids):
+            (tmp_path / "copy" / name / f"{name}{k}").mkdir(parents=True)
+            for i in range(2):
+                file = tmp_path / "copy" / name / f"{name}{k}" / f"{i}.{'png' if lay_out in PIXELS else 'jpg'}"
+                if lay_out in PIXELS:  # their images are arrays
+                    Image.fromarray(pixels(wnid, i)).save(file)
+                else:
+                    file.write_bytes(jpeg(wnid, i, quality=75 if lay_out is packed_npz else 95))
+    own = Folder(str(tmp_path / "copy"), str(tmp_path / "cache"), 32, 1, [0.64, 0.16, 0.2], 0, False)
+    trained = marks(benchmark.load("train"))
+    assert known(own.load("test"), trained) == ["test1"]
+    assert known(own.load("val"), trained) == []
+    assert known(benchmark.load("val"), marks(own.load("train"))) == sorted(f"imagenet:{w}" for w in sources["train"])
+    assert known(benchmark.load("test"), trained) == []
+
+
+def test_a_store_without_digests_is_as_valid_as_it_was(tmp_path, caplog):
+    split_folders(tmp_path / "mini")
+    words = (str(tmp_path / "mini"), str(tmp_path / "cache"))
+    whole = MiniImageNet(*words).load("train")
+    assert len(whole.image_ids) == len(whole.images)
+    meta = next((tmp_path / "cache").glob("*/store.json"))
+    held = json.loads(meta.read_text())
+    for kept in held["splits"].values():
+        del kept["image_ids"]
+    meta.write_text(json.dumps(held))
+    caplog.clear()
+    with caplog.at_level("INFO", "metalab.data"):
+        old = MiniImageNet(*words).load("train")
+    assert "Preparing" not in caplog.text
+    assert marks(old) == set(whole.ids)
 
 
 def test_copies_in_two_splits_are_refused_with_their_names_or_noted():
