@@ -16,8 +16,8 @@ from metalab.interfaces import Model
 class Auto:
     """Run APGD on cross-entropy, APGD on DLR, APGD and FAB towards each other class, and Square.
 
-    DLR needs three classes and its targeted form four; the margin loss stands in where there are fewer. Square runs
-    under linf, and not where queries is 0; under l2 this is AutoAttack without its Square. eps in [0, 1].
+    DLR needs three classes and its targeted form four; the margin loss stands in where there are fewer. queries 0:
+    without Square. eps in [0, 1].
     """
 
     eps: float
@@ -40,7 +40,7 @@ class Auto:
                 APGD(self.eps, self.norm, self.steps, self.restarts, "dlr", self.targets),
                 FAB(self.eps, self.norm, self.steps, self.restarts, self.targets),
             ]
-        square = [Square(self.eps, self.norm, self.queries, 0.8)] if self.queries and self.norm == "linf" else []
+        square = [Square(self.eps, self.norm, self.queries, 0.8)] if self.queries else []
         return [loss, ratio, *other, *square]
 
     def tries(self, model: Model, x: Tensor, y: Tensor) -> Iterator[Try]:

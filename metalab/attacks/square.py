@@ -1,4 +1,4 @@
-"""Square attack, a black box: Andriushchenko, Croce, Flammarion, Hein 2020, algorithms 1 and 2 (Linf)."""
+"""Square attack, a black box: Andriushchenko, Croce, Flammarion, Hein 2020, algorithm 1."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from metalab.attacks.losses import margin
+from metalab.attacks.square_l2 import moved, tiled
 from metalab.attacks.steps import Norm, Try, check, per_image
+from metalab.attacks.windows import inside, signs, window
 from metalab.errors import UserError
 from metalab.interfaces import Model
 
@@ -16,8 +18,9 @@ FALLS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries: w
 
 @dataclass(frozen=True)
 class Square:
-    """Paint random squares at +eps or -eps and keep what lowers the margin; it reads the logits and no gradient.
+    """Change random squares of the image and keep what lowers the margin; it reads the logits and no gradient.
 
+    linf: squares at +eps or -eps (algorithm 2); l2: squares into which the change of others is moved (algorithm 3).
     queries: how often the model is asked. share: part of the image that the first square covers, above 0, at most 1.
     eps in [0, 1] units.
     """
@@ -29,8 +32,6 @@ class Square:
 
     def __post_init__(self) -> None:
         check(self, self.eps, None, queries=self.queries)
-        if self.norm != "linf":
-            raise UserError("the square attack is here for linf alone; type attack.norm=linf, or leave it out")
         if not 0 < self.share <= 1:
             raise UserError(f"Square has share={self.share:g}; a part of the image above 0 and at most 1 is expected")
 
@@ -39,15 +40,13 @@ class Square:
         return self.queries
 
     def tries(self, model: Model, x: Tensor, y: Tensor) -> Iterator[Try]:
-        stripes = torch.rand_like(x[:, :, :1, :])  # one sign a column and channel (sec. 3.3)
-        best = (x + self.eps * _sign(stripes)).clamp(0.0, 1.0)
+        begin, change = (striped, painted) if self.norm == "linf" else (tiled, moved)
+        best = begin(x, self.eps)
         logits = model(best)
         yield Try(best, logits, None)
         height = margin(logits, y)
         for query in range(1, self.queries):
-            paint = self.eps * _sign(torch.rand_like(x[:, :, :1, :1]))
-            inside = self._square(x, query)
-            new = torch.where(inside, (x + paint).clamp(0.0, 1.0), best)
+            new = change(x, best, self.eps, self._side(x, query))
             logits = model(new)
             yield Try(new, logits, None)
             reached = margin(logits, y)
@@ -56,23 +55,24 @@ class Square:
             best = torch.where(per_image(better, x), new, best)
         yield Try(best, None, None)
 
-    def _square(self, x: Tensor, query: int) -> Tensor:
-        """Return bool [N,1,H,W], a square at a random place of each image."""
+    def _side(self, x: Tensor, query: int) -> int:
+        """Return the side of the square that is changed before a query, in pixels; under l2 it has a middle one."""
         high, wide = x.shape[-2:]
-        halvings = sum(10_000 * query / self.queries > fall for fall in FALLS)
-        side = max(1, min(round((self.share / 2**halvings * high * wide) ** 0.5), high, wide))
-
-        def along(length: int, dim: int) -> Tensor:
-            first = (torch.rand_like(x[:, :1, :1, :1]) * (length - side + 1)).floor()
-            place = torch.arange(length, device=x.device).reshape([-1 if d == dim else 1 for d in range(4)])
-            return (place >= first) & (place < first + side)
-
-        return along(high, 2) & along(wide, 3)
+        halvings = sum(10_000 * (query - 1) / self.queries > fall for fall in FALLS)
+        side = max(1, round((self.share / 2**halvings * high * wide) ** 0.5))
+        return min(side if self.norm == "linf" else max(side, 3) | 1, high, wide)
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
         *_, last = self.tries(model, x, y)
         return last.x
 
 
-def _sign(uniform: Tensor) -> Tensor:
-    return torch.where(uniform < 0.5, -1.0, 1.0).to(uniform.dtype)
+def striped(x: Tensor, eps: float) -> Tensor:
+    """Return where the search begins: one sign a column and channel (sec. 3.3)."""
+    return (x + eps * signs(x[:, :, :1, :])).clamp(0.0, 1.0)
+
+
+def painted(x: Tensor, best: Tensor, eps: float, side: int) -> Tensor:
+    """Return best with one square of the images x at +eps or -eps a channel."""
+    paint = eps * signs(x[:, :, :1, :1])
+    return torch.where(inside(window(x, side), side), (x + paint).clamp(0.0, 1.0), best)

@@ -14,7 +14,8 @@ from metalab.attacks.apgd import APGD
 from metalab.attacks.fab import FAB
 from metalab.attacks.fgsm import FGSM
 from metalab.attacks.pgd import PGD
-from metalab.attacks.steps import Attack
+from metalab.attacks.square import Square
+from metalab.attacks.steps import Attack, length
 from metalab.data.episodes import Episodes
 from metalab.engines.learn2learn import TaskLearner, task
 from metalab.interfaces import Batch, Model
@@ -114,10 +115,11 @@ PAIRS = {
 }
 
 
-def compare(net: Net, source: Episodes, episodes: int, name: str) -> tuple[float, float, float]:
+def compare(
+    net: Net, source: Episodes, episodes: int, attack: Attack, oracle: Callable[[Model, Batch], Tensor]
+) -> tuple[float, float, float]:
     """Return the accuracy in points under our attack at its end, at all it tried, and under the oracle."""
     torch.manual_seed(0)
-    attack, oracle = PAIRS[name]
     sums = torch.zeros(3)
     with running_statistics():
         for step in range(episodes):
@@ -139,11 +141,29 @@ def judge(found: tuple[float, float, float], name: str, allowed: float) -> None:
 @pytest.mark.parametrize("name", [name for name in PAIRS if name != "fab"])  # it takes four classes' steps
 def test_oracles_agree_on_some_episodes(name, net, tiny):
     source = Episodes(tiny["test"], 5, 1, 7, 1, 0, "test", CPU)
-    judge(compare(net, source, 8, name), name, 3.0)
+    judge(compare(net, source, 8, *PAIRS[name]), name, 3.0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PAIRS)
 def test_oracles_agree_within_a_point_over_200_episodes(name, net, tiny):
     source = Episodes(tiny["test"], 5, 1, 7, 1, 0, "test", CPU)
-    judge(compare(net, source, 200, name), name, 1.0)
+    judge(compare(net, source, 200, *PAIRS[name]), name, 1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("eps", [0.3, 0.8])
+def test_square_under_l2_finds_what_torchattacks_finds_over_40_episodes(eps, net, tiny):
+    """They draw other windows; theirs asks once more than n_queries, and keeps off the last row and column."""
+
+    def oracle(model: Model, query: Batch) -> Tensor:
+        seed = int(torch.randint(2**31, ()))  # it seeds torch's own generator, with the same number in each call
+        x = torchattacks.Square(Adapted(model).eval(), "L2", eps, n_queries=199, seed=seed)(query.x, query.y)
+        assert length(x - query.x).max() <= eps + 1e-5
+        return model(x).argmax(1) == query.y
+
+    source = Episodes(tiny["test"], 5, 1, 7, 1, 0, "test", CPU)
+    end, tried, theirs = compare(net, source, 40, Square(eps, "l2", 200, 0.8), oracle)
+    clean, *_ = compare(net, source, 40, Square(0.0, "l2", 1, 0.8), lambda model, query: query.y == query.y)
+    assert all(10 < kept < clean - 10 for kept in (end, tried, theirs))
+    assert abs(tried - theirs) <= 3.0, (end, tried, theirs)

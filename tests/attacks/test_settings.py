@@ -40,9 +40,9 @@ def test_255ths_are_converted_once():
         ({"pgd": PGD_NODE}, [], "eval.eps=[]: expected sizes in 255ths, as in eval.eps=[0,2,8]"),
         ({}, [8.0], "eval.eps asks for a curve and no attack is chosen; type attack=pgd as well"),
         (
-            {"norm": "l2", "s": {"_target_": "metalab.attacks.square.Square", "queries": 9, "share": 0.8}},
+            {"norm": "l2", "s": {"_target_": "metalab.attacks.square.Square", "queries": 9, "share": 1.8}},
             None,
-            "the square attack is here for linf alone; type attack.norm=linf, or leave it out",
+            "Square has share=1.8; a part of the image above 0 and at most 1 is expected",
         ),
     ],
 )
