@@ -1,6 +1,6 @@
 """What is measured under attack, not for training."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -21,8 +21,9 @@ class Robust:
 
     scalars: `right/NAME` bool [N] and `zero/NAME`. A support attack raises the loss of the support images, each with
     its label, under the model before the first inner step (for a metric method: the one made from the clean support),
-    and the task is adapted to where the attack ended; under `both` the queries are then attacked as well. drop: see
-    withstood.
+    and the task is adapted anew to every support that it tried. Under `both` the queries are then attacked as well,
+    and the supports are where its climbs ended: an attack on the queries after each step would take the square of the
+    steps. drop: see withstood.
     """
 
     algorithm: Algorithm
@@ -40,7 +41,7 @@ class Robust:
         shown = {"loss": query.x.new_zeros(())}
         for name, attack in self.attacks.items():
             still, dead = right, []
-            for given in [support] if self.on == "query" else self._supports(learner, support, attack, dead):
+            for given in self._supports(learner, support, attack, dead):
                 target = model
                 if given is not support:
                     target = self._adapted(learner, given)
@@ -57,14 +58,17 @@ class Robust:
     def _right(self, model: Model, support: Batch, query: Batch) -> Tensor:
         return self.predict(model, support.x, query.x).argmax(-1) == query.y
 
-    def _supports(self, learner: Learner, support: Batch, attack: Attack, dead: list[Tensor]) -> list[Batch]:
-        """Return the support as each climb of the attack left it."""
+    def _supports(self, learner: Learner, support: Batch, attack: Attack, dead: list[Tensor]) -> Iterator[Batch]:
+        """Yield the support as it is (query), at all that the attack tried (support), or where climbs ended (both)."""
+        if self.on == "query":
+            yield support
+            return
         first = next(iter(self.algorithm.adapt(learner, support, self.inner, self.steps)))
-        ends = []
         for tried in attack.tries(first, support.x, support.y):
             dead += [] if tried.dead is None else [tried.dead]
-            ends += [tried.x] if tried.logits is None else []
-        return [support._replace(x=x) for x in ends]
+            ended, known = tried.logits is None, tried.x is support.x  # a climb may begin there: adapted to already
+            if ended if self.on == "both" else not known:
+                yield support._replace(x=tried.x)
 
 
 def withstood(attack: Attack, model: Model, query: Batch, dead: list[Tensor], drop: bool = False) -> Tensor:

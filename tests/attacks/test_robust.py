@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from metalab import evaluate
+from metalab.attacks.fab import FAB
 from metalab.attacks.fgsm import FGSM
 from metalab.attacks.pgd import PGD
+from metalab.attacks.square import Square
 from metalab.attacks.steps import Try
 from metalab.engines.learn2learn import Learn2Learn, TaskLearner, task
 from metalab.engines.vectorised import Vectorised
@@ -80,7 +82,7 @@ def test_a_support_attack_raises_the_loss_of_the_unadapted_model():
     learner = TaskLearner(net, False)
     objective = robust("maml", "running", on="support")
     dead: list[torch.Tensor] = []
-    [attacked] = objective._supports(learner, support, objective.attacks["pgd"], dead)  # type: ignore[arg-type]
+    *_, attacked = objective._supports(learner, support, objective.attacks["pgd"], dead)  # type: ignore[arg-type]
     assert cross_entropy(learner, attacked) > cross_entropy(learner, support) + 0.01
     expected = objective.attacks["pgd"](learner, support.x, support.y)
     torch.testing.assert_close(attacked.x, expected)
@@ -89,14 +91,16 @@ def test_a_support_attack_raises_the_loss_of_the_unadapted_model():
 
 @dataclass(frozen=True)
 class Script:
-    """An attack that tries the given images in turn and ends at the last."""
+    """An attack that tries the given images in turn, each as the end of a climb, or only the last."""
 
     images: tuple[torch.Tensor, ...]
+    one_climb: bool = False
     steps: int = 1
 
     def tries(self, model, x, y) -> Iterator[Try]:
         for image in self.images:
-            yield Try(image.expand_as(x), None, None)
+            on_the_way = self.one_climb and image is not self.images[-1]
+            yield Try(image.expand_as(x), model(x) if on_the_way else None, None)
 
     def __call__(self, model, x, y):
         return self.images[-1].expand_as(x)
@@ -122,3 +126,65 @@ def test_an_image_is_robust_only_if_it_is_right_clean_and_at_every_try():
     assert found["right/good"].tolist() == [True, False]  # an attack that helps does not count
     assert found["right/between"].tolist() == [False, False]
     assert found["right/end"].tolist() == [False, False]
+
+
+class Follower:
+    """An algorithm whose model says class 1 where the support is light, and which notes how light it was."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def parts(self, body, features):
+        return {}
+
+    def adapt(self, learner, support, loss, steps):
+        light = support.x.mean()
+        self.seen.append(light.item())
+        yield lambda x: torch.stack([0.5 - light, light - 0.5]).expand(len(x), 2)
+
+
+@pytest.mark.parametrize(
+    ("on", "way", "right"), [("support", False, False), ("both", False, False), ("both", True, True)]
+)
+def test_a_task_is_adapted_to_every_support_that_was_tried_and_under_both_to_the_ends(on, way, right):
+    dark, grey, light = (torch.full((1, 1, 1, 1), value) for value in (0.0, 0.75, 1.0))
+    batch = Batch(light.expand(2, -1, -1, -1), torch.tensor([1, 1]), torch.zeros(0, 1, 1, 1))
+    algorithm, script = Follower(), Script((grey, dark, light), way)
+    objective = Robust(algorithm, 0, cross_entropy, PREDICTIONS["running"], {"script": script}, on)
+    found = objective(None, Episode(batch, batch), torch.zeros(())).scalars  # type: ignore[arg-type]
+    assert found["right/script"].tolist() == [right, right]
+    assert algorithm.seen[2:] == ([1.0] if way else [0.75, 0.0, 1.0])  # after the clean one and the attacked one
+
+
+@pytest.mark.parametrize("engine", [Learn2Learn(), Vectorised(None)], ids=["loop", "vmap"])
+@pytest.mark.parametrize("case", ["maml", "protonet"])
+def test_every_step_of_a_support_attack_counts(case, engine):
+    """Of PGD-8 with large steps: right after all of them is right at the end, and not the other way round."""
+    algorithm, _, steps = CASES[case]
+    net = net_of(algorithm).eval()
+
+    def right(*attacks: PGD) -> torch.Tensor:
+        named = {str(i): attack for i, attack in enumerate(attacks)}
+        objective = Robust(algorithm, steps, cross_entropy, PREDICTIONS["running"], named, "support")
+        result = evaluate.outcome(engine, objective, net, episodes(), "running")
+        return torch.stack([result.scalars[f"right/{i}"] for i in named])
+
+    shorter = right(*(PGD(0.5, "linf", n, 0.3, False, 1, "cross_entropy") for n in range(1, 9)))
+    assert (shorter == shorter.cummin(0).values).all()  # PGD-n comes by all that PGD-m < n comes to
+    assert shorter[-1].sum() < shorter[0].sum()
+
+
+def test_a_support_that_is_the_clean_one_is_not_adapted_to_again():
+    algorithm = Follower()
+    x = torch.rand(4, 1, 2, 2)
+    batch = Batch(x, torch.tensor([0, 1, 0, 1]), x[:0])
+    for attack, adapted in {
+        PGD(0.1, "linf", 3, None, False, 1, "margin"): 3,
+        PGD(0.1, "linf", 3, None, True, 2, "margin"): 8,
+        FAB(0.1, "linf", 5, 1, 1): 1,
+        Square(0.1, "l2", 7, 0.8): 8,
+    }.items():
+        algorithm.seen.clear()
+        objective = Robust(algorithm, 0, cross_entropy, PREDICTIONS["running"], {"a": attack}, "support")
+        objective(None, Episode(batch, batch), torch.zeros(()))  # type: ignore[arg-type]
+        assert len(algorithm.seen) == 2 + adapted, attack
