@@ -99,7 +99,7 @@ def test_clean_and_attacked_accuracy_are_of_the_same_episodes(result, name, caps
 
 @pytest.mark.parametrize("on", ["support", "both"])
 def test_the_support_can_be_attacked(result, on):
-    words = ("attack=pgd", "attack.pgd.steps=3", "eval.eps=[0,64]")
+    words = ("attack=pgd", "attack.pgd.steps=3", "eval.eps=[0,8]")
     record, _ = result("protonet", *words, f"attack.on={on}")
     zero, much = (a["accuracy"] for a in record["attacks"])
     assert zero == record["accuracy"]
