@@ -67,6 +67,7 @@ def test_the_checkpoint_is_self_contained(trained, small):
         "engine",
         "config",
         "train_way",
+        "labels",
         "shape",
         "data",
         "versions",
