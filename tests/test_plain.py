@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from metalab import checkpoint, evaluate, train
+from metalab import checkpoint, evaluate, pictures, train
 from metalab.config import build
 from metalab.data.once import Once
 from metalab.errors import UserError
@@ -120,6 +120,8 @@ def test_validation_is_of_all_images_held_out_and_the_picture_is_of_them(made, r
 
 def test_from_the_command_line_with_attacks_image_by_image(command_line, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    titles, real = [], pictures.robustness_curve
+    monkeypatch.setattr(pictures, "robustness_curve", lambda *given: titles.append(given[2]) or real(*given))
     words = ("attack=[fgsm,pgd]", "attack.pgd.steps=2", "eval.eps=[0,24]", "device=cpu")
     for engine in ("learn2learn", "vectorised"):
         code, said = command_line("eval", f"run={run}", f"engine={engine}", f"hydra.run.dir={engine}", *words)
@@ -136,6 +138,7 @@ def test_from_the_command_line_with_attacks_image_by_image(command_line, run, tm
         p, n = attack["accuracy"], 10 * TESTED
         assert attack["ci95"] == pytest.approx(1.96 * (p * (1 - p) / (n - 1)) ** 0.5, abs=1e-9)
     assert (tmp_path / "learn2learn" / "robustness.png").is_file()
+    assert titles[0] == f"accuracy under attack on the query, {10 * TESTED} images"
 
 
 @pytest.mark.parametrize(

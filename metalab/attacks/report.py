@@ -38,7 +38,8 @@ def _draw(out: Path, records: Sequence[Mapping[str, Any]]) -> None:
     from metalab import pictures
 
     first = records[0]
-    title = f"accuracy under attack on the {first['attacks'][0]['on']}, {first['episodes']} episodes"
+    of = f"{first['images']} images" if "images" in first else f"{first['episodes']} episodes"
+    title = f"accuracy under attack on the {first['attacks'][0]['on']}, {of}"
     figure = pictures.robustness_curve(curves(records), first["attacks"][0]["norm"], title, first["way"])
     figure.savefig(out / "robustness.png")
     with SummaryWriter(str(out)) as writer:

@@ -64,7 +64,10 @@ FASHION_SUMS = (
 )
 MNIST_AT = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/")
 KMNIST_AT = ("http://codh.rois.ac.jp/kmnist/dataset/kmnist/",)
-FASHION_AT = ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",)
+FASHION_AT = (
+    "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+    "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",  # its authors' repository
+)
 WHOLE = {
     "mnist": _four("MNIST", "mnist", DIGITS, _published(MNIST_AT, MNIST_SUMS), "MNIST"),
     "kmnist": _four("KMNIST", "kmnist", KUZUSHIJI, _published(KMNIST_AT, KMNIST_SUMS), "KMNIST"),
