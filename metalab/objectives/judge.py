@@ -42,7 +42,20 @@ PREDICTIONS: dict[str, Prediction] = {
 
 
 def judged(model: Model, query: Batch, loss: Loss) -> TaskResult:
-    """Return the loss on the query and which clean query images are right, with one clean pass for both."""
-    clean = model(query.x)
-    value = loss(lambda x: clean if x is query.x else model(x), query)
+    """Return the loss on the query and which clean query images are right, with one clean pass for both.
+
+    A loss that asks for attacked images alone keeps no graph of the clean ones.
+    """
+    asked: list[Tensor] = []
+
+    def once(x: Tensor) -> Tensor:
+        if x is not query.x:
+            return model(x)
+        if not asked:
+            asked.append(model(x))
+        return asked[0]
+
+    value = loss(once, query)
+    with torch.no_grad():
+        clean = asked[0] if asked else model(query.x)
     return TaskResult(value, clean.argmax(-1) == query.y, {"loss": value}, {})

@@ -1,5 +1,6 @@
 """Adversarial training by hand: what is attacked, by whom, and how many passes it takes."""
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -7,7 +8,7 @@ from metalab.attacks.fgsm import FGSM
 from metalab.attacks.losses import divergence
 from metalab.attacks.pgd import PGD
 from metalab.interfaces import Batch
-from metalab.objectives.judge import cross_entropy
+from metalab.objectives.judge import cross_entropy, judged
 from metalab.regularisers.adversarial import attacked_loss
 from tests.attacks.nets import PROGRESS
 from tests.regularisers.made import fgsm, loss_of, objective
@@ -89,3 +90,20 @@ def test_aq_takes_no_more_passes_than_it_needs(one):
 
     attacked_loss(cross_entropy, PGD(0.1, "linf", 7, None, True, 1, "cross_entropy"), "replace", 1.0)(model, query)
     assert len(calls) == 8
+
+
+@pytest.mark.parametrize(("how", "passes"), [("replace", [False]), ("add", [True])])
+def test_clean_queries_pass_once_and_keep_a_graph_where_the_loss_is_of_them(how, passes):
+    linear, x = torch.nn.Linear(4, 3), torch.rand(5, 1, 2, 2)
+    batch, seen = Batch(x, torch.tensor([0, 1, 2, 0, 1]), x[:0]), []
+
+    def model(given):
+        if given is x:
+            seen.append(torch.is_grad_enabled())
+        return linear(given.flatten(1))
+
+    attack = PGD(0.1, "linf", 1, None, True, 1, "cross_entropy")
+    result = judged(model, batch, attacked_loss(cross_entropy, attack, how, 1.0))
+    assert seen == passes
+    assert torch.equal(result.correct, linear(x.flatten(1)).argmax(1) == batch.y)
+    assert result.loss.requires_grad

@@ -44,7 +44,9 @@ def test_a_row_has_what_was_measured_and_what_was_published(script, tmp_path):
     with_one = next(line for line in lines if line.startswith("| MAML (Finn"))
     assert "| batch, transductive | 1 | **90.00 ± 1.00** | 98.7 ± 0.4 (" in with_one
     assert "| -8.7 | 60 of 70 | 2 min | optim.lr=0.1 task.query=1 |" in with_one
-    assert "| 15 | **80.00 ± 1.00** | none |  | 60 of 70 | 2 min | optim.lr=0.1 |" in next(line for line in lines if "15 queries" in line)
+    assert "| 15 | **80.00 ± 1.00** | none |  | 60 of 70 | 2 min | optim.lr=0.1 |" in next(
+        line for line in lines if "15 queries" in line
+    )
     assert sum("not run by this command yet" in line for line in lines) == len(script.rows()) - 3
 
 
