@@ -92,15 +92,17 @@ def line(row: dict[str, Any], folder: Path, evaluated: Path, before: list[str]) 
         gap,
         f"{found['step']} of {made['steps']}",
         f"{made['seconds'] / 60:.0f} min",
-        " ".join([*further(made["command"]), *row.get("eval", [])]),
+        " ".join([*further(made), *row.get("eval", [])]),
     )
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def further(command: str) -> list[str]:
-    """Return the settings of a training's command line beside those that every row has: its experiment, root, ..."""
-    every = ("experiment=", "data.root=", "train.minutes=", "hydra.run.dir=")
-    return [word for word in shlex.split(command)[2:] if not word.startswith(every)]
+def further(made: dict[str, Any]) -> list[str]:
+    """Return a training's settings beside those that every row has: its experiment, root, minutes; resumes' are last."""
+    every = ("experiment", "data.root", "train.minutes", "hydra.run.dir", "resume")
+    commands = [made["command"], *(resumed["command"] for resumed in made.get("resumes", []))]
+    words = dict(word.split("=", 1) for command in commands for word in shlex.split(command)[2:])
+    return [f"{key}={value}" for key, value in words.items() if key not in every]
 
 
 def row_accuracy(row: dict[str, Any], found: dict[str, Any]) -> tuple[float, float]:

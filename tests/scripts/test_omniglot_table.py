@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-COMMAND = "metalab train experiment=omniglot_maml data.root='/a b' train.minutes=2 optim.lr=0.1 hydra.run.dir=outputs/x"
+COMMAND = "metalab train experiment=omniglot_maml data.root='/a b' train.minutes=2 optim.lr=0.1 train.steps=60 seed=1"
+RESUMED = "metalab train resume=outputs/x train.steps=70"
+MADE = {"steps": 70, "seconds": 120.0, "command": COMMAND, "resumes": [{"command": RESUMED}]}
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def test_no_experiment_is_left_out(script):
 
 def test_a_row_has_what_was_measured_and_what_was_published(script, tmp_path):
     (tmp_path / "maml").mkdir()
-    (tmp_path / "maml" / "run.json").write_text(json.dumps({"steps": 70, "seconds": 120.0, "command": COMMAND}))
+    (tmp_path / "maml" / "run.json").write_text(json.dumps(MADE))
     shared = {"way": 5, "shot": 1, "bn": "batch", "transductive": True, "step": 60}
     for index, (query, accuracy) in enumerate(((1, 0.9), (15, 0.8))):
         (tmp_path / f"maml_eval{index}").mkdir()
@@ -43,8 +45,8 @@ def test_a_row_has_what_was_measured_and_what_was_published(script, tmp_path):
     assert kept in lines  # its run is not here
     with_one = next(line for line in lines if line.startswith("| MAML (Finn"))
     assert "| batch, transductive | 1 | **90.00 ± 1.00** | 98.7 ± 0.4 (" in with_one
-    assert "| -8.7 | 60 of 70 | 2 min | optim.lr=0.1 task.query=1 |" in with_one
-    assert "| 15 | **80.00 ± 1.00** | none |  | 60 of 70 | 2 min | optim.lr=0.1 |" in next(
+    assert "| -8.7 | 60 of 70 | 2 min | optim.lr=0.1 train.steps=70 seed=1 task.query=1 |" in with_one
+    assert "| 15 | **80.00 ± 1.00** | none |  | 60 of 70 | 2 min | optim.lr=0.1 train.steps=70 seed=1 |" in next(
         line for line in lines if "15 queries" in line
     )
     assert sum("not run by this command yet" in line for line in lines) == len(script.rows()) - 3
