@@ -27,11 +27,12 @@ EXACT: dict[str, list[Regulariser]] = {  # what draws no random numbers
 }
 
 
-@pytest.mark.parametrize("name", EXACT)
-@pytest.mark.parametrize("case", ["maml", "anil", "protonet"])
+PAIRS = [(case, name) for case in ("maml", "anil", "protonet") for name in EXACT]
+PAIRS.remove(("protonet", "inner"))  # a metric method has no inner steps
+
+
+@pytest.mark.parametrize(("case", "name"), PAIRS)
 def test_the_two_engines_agree(case, name):
-    if case == "protonet" and name == "inner":
-        pytest.skip("a metric method has no inner steps")
     (a, slow), (b, fast) = (found(engine, case, EXACT[name]) for engine in (Learn2Learn(), Vectorised(None)))
     assert (a - b).abs().max() < 1e-9
     assert set(slow) == set(fast)
