@@ -6,7 +6,7 @@ from torch import nn
 
 from metalab.assemble import at_way, measured_objective
 from metalab.errors import UserError
-from metalab.evaluate import measure
+from metalab.measure import measure
 from metalab.recipe import Recipe
 from metalab.sampling import episode_source
 

@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from metalab import pictures
-from metalab.evaluate import outcome
 from metalab.interfaces import Engine, EpisodeSource, Objective
 from metalab.log import Log
+from metalab.measure import outcome
 from metalab.report import mean_ci95
 
 

@@ -17,9 +17,9 @@ from metalab.assemble import at_way, by_way, image_shape, network, normalisation
 from metalab.data import identity
 from metalab.engines.learn2learn import TaskLearner, task
 from metalab.errors import UserError
-from metalab.evaluate import measure
 from metalab.interfaces import Algorithm, Learner
 from metalab.log import Log
+from metalab.measure import measure
 from metalab.models.layers import BatchStatNorm, Centre, estimate_running
 from metalab.models.start import start
 from metalab.objectives.curve import Curve

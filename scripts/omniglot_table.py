@@ -98,7 +98,7 @@ def line(row: dict[str, Any], folder: Path, evaluated: Path, before: list[str]) 
 
 
 def further(made: dict[str, Any]) -> list[str]:
-    """Return a training's settings beside those that every row has: its experiment, root, minutes; resumes' are last."""
+    """Return a training's settings beside those of every row, experiment, root and minutes; a resume's come last."""
     every = ("experiment", "data.root", "train.minutes", "hydra.run.dir", "resume")
     commands = [made["command"], *(resumed["command"] for resumed in made.get("resumes", []))]
     words = dict(word.split("=", 1) for command in commands for word in shlex.split(command)[2:])

@@ -12,12 +12,12 @@ import torch
 import yaml
 from torch import nn
 
-from metalab import checkpoint, evaluate, train
+from metalab import checkpoint, evaluate, train, trial
 from metalab.algorithms.protonet import ProtoNet
 from metalab.config import conf_dir
 from metalab.data.episodes import Episodes
+from metalab.data.matched import matched
 from metalab.errors import UserError
-from metalab.evaluate import matched
 
 MAML = ("algo=maml", "train.meta_batch=1", "algo.steps=1", "algo.test_steps=2")
 
@@ -120,7 +120,7 @@ def test_the_algorithms_own_mode_is_the_default(result):
 
 
 def test_a_net_without_batch_norm_has_no_mode(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "BatchStatNorm", nn.LSTM)  # none of these
+    monkeypatch.setattr(trial, "BatchStatNorm", nn.LSTM)  # none of these
     train.run(small("train.steps=1"), tmp_path / "run")
     evaluate.run([(tmp_path / "run", small("data.absent=''", "eval.bn=batch"))], tmp_path / "eval")
     record = json.loads((tmp_path / "eval" / "eval.json").read_text())

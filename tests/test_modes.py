@@ -8,12 +8,12 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from metalab import assemble, evaluate
+from metalab import assemble
 from metalab.assemble import method, network, normalisation
 from metalab.data.episodes import Episodes
 from metalab.engines.learn2learn import Learn2Learn, TaskLearner, task
-from metalab.evaluate import measure
 from metalab.interfaces import TaskResult
+from metalab.measure import measure, outcome
 from metalab.models.layers import BatchStatNorm, Normalise, estimate_running, running_statistics
 from metalab.objectives.judge import PREDICTIONS, cross_entropy
 from metalab.regularisers import Terms
@@ -51,7 +51,7 @@ def logits(algo, net, episode, bn):
         found = PREDICTIONS[bn](model, one.support.x, one.query.x)
         return TaskResult(found.sum(), found.argmax(1) == one.query.y, {"logits": found, "loss": found.sum()}, {})
 
-    return evaluate.outcome(Learn2Learn(), objective, net, episode, bn).scalars["logits"][0]
+    return outcome(Learn2Learn(), objective, net, episode, bn).scalars["logits"][0]
 
 
 @pytest.mark.parametrize("algo", ["maml", "protonet"])

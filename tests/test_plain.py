@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from metalab import checkpoint, evaluate, pictures, train
+from metalab import checkpoint, evaluate, pictures, train, trial
 from metalab.config import build
 from metalab.data.once import Once
 from metalab.errors import UserError
@@ -85,7 +85,7 @@ def test_the_accuracy_is_that_of_the_nets_own_head_on_each_test_image(made, run,
     cfg = made("eval.episodes=6")
     evaluate.run([(run, cfg)], tmp_path)
     held, images = record(tmp_path), 10 * TESTED
-    net = evaluate.rebuilt(cfg, checkpoint.load(run / "best.pt")).eval()
+    net = trial.rebuilt(cfg, checkpoint.load(run / "best.pt")).eval()
     test = build(cfg.data, "data").load("test")
     with torch.no_grad(), running_statistics():
         logits = net("logits", test.images.float() / 255)
@@ -110,7 +110,7 @@ def test_validation_is_of_all_images_held_out_and_the_picture_is_of_them(made, r
     val = build(made().data, "data").load("val")
     assert len(val.images) == 40
     assert [(40 * each) % 1 for each in accuracies] == pytest.approx([0, 0], abs=1e-9)
-    net = evaluate.rebuilt(made(), checkpoint.load(run / "last.pt")).eval()
+    net = trial.rebuilt(made(), checkpoint.load(run / "last.pt")).eval()
     with torch.no_grad(), running_statistics():
         right = net("logits", val.images.float() / 255).argmax(1) == torch.arange(10).repeat_interleave(4)
     assert accuracies[-1] == pytest.approx(right.double().mean().item())

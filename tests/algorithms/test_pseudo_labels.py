@@ -8,8 +8,8 @@ from metalab.algorithms.finetune import Finetune
 from metalab.engines.learn2learn import Learn2Learn, TaskLearner
 from metalab.engines.vectorised import Vectorised
 from metalab.errors import UserError
-from metalab.evaluate import outcome
 from metalab.interfaces import Batch, Episode
+from metalab.measure import outcome
 from metalab.objectives.judge import cross_entropy
 from metalab.objectives.query import QueryLoss
 from tests.algorithms.made import WAY, episodes, objective

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from easyfsl.methods import SimpleShot as Theirs
 from torch import nn
 
-from metalab import checkpoint, evaluate, train
+from metalab import checkpoint, evaluate, train, trial
 from metalab.algorithms.simpleshot import SimpleShot
 from metalab.errors import UserError
+from metalab.models.layers import running_statistics
 from metalab.objectives.judge import cross_entropy
 from tests.algorithms.metric_cases import WAY, episodes, learner_of, net_of, one
 
@@ -57,7 +58,7 @@ def test_the_centre_of_training_is_the_mean_feature_of_training_images(small, tm
     train.run(cfg, tmp_path)
     saved = checkpoint.load(tmp_path / "best.pt")
     found = saved["net"]["centre.running_mean"]
-    net = evaluate.rebuilt(cfg, saved)
+    net = trial.rebuilt(cfg, saved)
     x = tiny["train"].images.float() / 255
     expected = net("features", x).flatten(1).mean(0)
     assert F.cosine_similarity(found, expected, dim=0) > 0.98  # on other images, in batches of their own
@@ -71,9 +72,9 @@ def test_it_takes_the_net_of_another_algorithms_run_and_says_what_it_leaves(smal
     cfg = small("algo=simpleshot", "data.absent=''", "task.train_way=null")
     evaluate.run([(tmp_path / "run", cfg)], tmp_path / "eval")
     assert json.loads((tmp_path / "eval" / "eval.json").read_text())["algo"] == "simpleshot"
-    net = evaluate.rebuilt(cfg, saved)
+    net = trial.rebuilt(cfg, saved)
     x = tiny["train"].images[:: len(tiny["train"].images) // 1000 or 1].float() / 255
-    with evaluate.running_statistics():
+    with running_statistics():
         expected = net("features", x).flatten(1).mean(0)
     assert torch.allclose(net.get_buffer("centre.running_mean"), expected, atol=1e-5)
     relation = tmp_path / "relation"

@@ -15,9 +15,9 @@ from metalab.algorithms.feature_extraction import FeatureExtraction, logistic_re
 from metalab.algorithms.finetune import Finetune
 from metalab.engines.learn2learn import Learn2Learn, TaskLearner, task
 from metalab.engines.vectorised import Vectorised
-from metalab.evaluate import outcome
 from metalab.ingredients.heads import SGD, fit_head
 from metalab.interfaces import Algorithm, Batch, Episode
+from metalab.measure import outcome
 from metalab.models.layers import estimate_running, running_statistics
 from metalab.models.net import Net
 from metalab.objectives.classify import Classify

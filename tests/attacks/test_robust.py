@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from metalab import evaluate
 from metalab.attacks.fab import FAB
 from metalab.attacks.fgsm import FGSM
 from metalab.attacks.pgd import PGD
@@ -15,6 +14,7 @@ from metalab.attacks.steps import Try
 from metalab.engines.learn2learn import Learn2Learn, TaskLearner, task
 from metalab.engines.vectorised import Vectorised
 from metalab.interfaces import Batch, Episode, Model
+from metalab.measure import outcome
 from metalab.models.layers import running_statistics
 from metalab.objectives.judge import PREDICTIONS, cross_entropy
 from metalab.objectives.query import QueryLoss
@@ -34,7 +34,7 @@ def robust(case: str, bn: str, **given) -> Robust:
 @pytest.mark.parametrize("bn", ["support", "running"])
 def test_both_engines_find_the_same(case, bn, on):
     objective, net = robust(case, bn, on=on), net_of(CASES[case][0]).eval()
-    a, b = (evaluate.outcome(e, objective, net, episodes(), bn) for e in (Learn2Learn(), Vectorised(None)))
+    a, b = (outcome(e, objective, net, episodes(), bn) for e in (Learn2Learn(), Vectorised(None)))
     assert torch.equal(a.correct, b.correct)
     assert set(a.scalars) == {"loss", "right/pgd", "right/f", "zero/pgd", "zero/f"}
     assert all(torch.equal(a.scalars[k], b.scalars[k]) for k in a.scalars)
@@ -166,7 +166,7 @@ def test_every_step_of_a_support_attack_counts(case, engine):
     def right(*attacks: PGD) -> torch.Tensor:
         named = {str(i): attack for i, attack in enumerate(attacks)}
         objective = Robust(algorithm, steps, cross_entropy, PREDICTIONS["running"], named, "support")
-        result = evaluate.outcome(engine, objective, net, episodes(), "running")
+        result = outcome(engine, objective, net, episodes(), "running")
         return torch.stack([result.scalars[f"right/{i}"] for i in named])
 
     shorter = right(*(PGD(0.5, "linf", n, 0.3, False, 1, "cross_entropy") for n in range(1, 9)))

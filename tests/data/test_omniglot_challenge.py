@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from metalab import evaluate, protocol, train
+from metalab import protocol, train, trial
 from metalab.config import Eval
 from metalab.data.characters import split_of
 from metalab.data.episodes import Episodes
@@ -136,9 +136,9 @@ def test_other_splits_and_missing_files_are_told(root, tmp_path):
 def test_a_net_trained_on_vinyals_split_is_refused_there(split):
     trained = [f"omniglot:{name}" for name, part in split_of("vinyals", 0).items() if part == "train"]
     with pytest.raises(UserError, match=r"was trained on 78 of the 200 classes of the test split: omniglot:Atlantean"):
-        evaluate.overlap(split, trained, Eval(600, None, "test", False, 8), Path("run"))
+        trial.overlap(split, trained, Eval(600, None, "test", False, 8), Path("run"))
     trained = [f"omniglot:{name}" for name in split_of("background", 0)]
-    assert evaluate.overlap(split, trained, Eval(600, None, "test", False, 8), Path("run")) == []
+    assert trial.overlap(split, trained, Eval(600, None, "test", False, 8), Path("run")) == []
 
 
 def test_the_report_sets_the_error_beside_people_and_bpl(split):

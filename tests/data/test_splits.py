@@ -15,8 +15,8 @@ from metalab.data.miniimagenet import BENCHMARK as MINI
 from metalab.data.sources import SPLITS, class_list, class_splits
 from metalab.data.tieredimagenet import BENCHMARK as TIERED
 from metalab.errors import UserError
-from metalab.evaluate import overlap
 from metalab.interfaces import Split
+from metalab.trial import overlap
 
 SHARED = os.environ.get("METALAB_SHARED_DATA")
 real = pytest.mark.skipif(
