@@ -28,8 +28,10 @@ def episode(
     """Draw one episode: a row a class, support left, queries right, framed by whether the prediction is right.
 
     Images are [N,C,H,W] in [0,1] with C 1 or 3, labels and predictions int [N]. At most 10 classes, 5 support images
-    and 10 queries a class are drawn, the first of each; a line below says how many there are.
+    and 10 queries a class are drawn, the first of each; a line below says how many there are. Without a support they
+    are called images.
     """
+    what = "queries" if len(support_y) else "images"
     labels, queries = _array(query_y), _array(query_x)
     right = _array(predicted) == labels
     classes = np.unique(labels)
@@ -37,7 +39,7 @@ def episode(
     support = [np.flatnonzero(_array(support_y) == row) for row in rows]
     query = [np.flatnonzero(labels == row) for row in rows]
     left, across = (min(limit, max(map(len, n))) for limit, n in ((SUPPORT, support), (QUERIES, query)))
-    start = PITCH * (left + 0.5)  # where the queries begin
+    start = PITCH * (left + 0.5) if left else 0.0  # where the queries begin
     step = queries.shape[2] / queries.shape[3] + 0.36  # from row to row, with room for the prediction
     wide, high = max(start + max(PITCH * across, 4.2), 8.0), step * len(rows)  # the headings have a width, too
 
@@ -56,12 +58,14 @@ def episode(
             bottom = _image(axes, queries[index], x, top, colour, 2.2)
             text = f"{mark} {int(_array(predicted)[index])}"
             axes.text(x + 0.5, bottom + 0.06, text, ha="center", va="top", fontsize=8, color=colour)
-    axes.text(0, -0.12, "support", fontsize=9, color=GREY)
-    axes.text(start, -0.12, "queries, with the predicted class", fontsize=9, color=GREY)
+    axes.text(0, -0.12, "support" if left else "", fontsize=9, color=GREY)
+    axes.text(start, -0.12, f"{what}, with the predicted class", fontsize=9, color=GREY)
     axes.text(0, -0.55, title, fontsize=11, weight="bold")
-    facts = f"{right.sum()} of {len(right)} queries right ({100 * right.mean():.1f} %)"
+    facts = f"{right.sum()} of {len(right)} {what} right ({100 * right.mean():.1f} %)"
     axes.text(0, high + 0.35, facts, fontsize=9, color=GREY)
-    axes.text(0, high + 0.75, _shown(len(rows), len(classes), left, support, across, query), fontsize=9, color=GREY)
+    axes.text(
+        0, high + 0.75, _shown(len(rows), len(classes), left, support, across, query, what), fontsize=9, color=GREY
+    )
     return figure
 
 
@@ -139,12 +143,12 @@ def _image(axes: Axes, image: np.ndarray, x: float, y: float, colour: str, width
     return bottom
 
 
-def _shown(rows: int, classes: int, left: int, support: list, across: int, query: list) -> str:
+def _shown(rows: int, classes: int, left: int, support: list, across: int, query: list, what: str) -> str:
     """Say what is left out of the picture."""
     counts = (
         (rows, classes, "classes"),
         (left, max(map(len, support)), "support images a class"),
-        (across, max(map(len, query)), "queries a class"),
+        (across, max(map(len, query)), f"{what} a class"),
     )
-    parts = [f"{shown} of {there} {what}" for shown, there, what in counts if shown < there]
+    parts = [f"{shown} of {there} {each}" for shown, there, each in counts if shown < there]
     return "shown: " + ", ".join(parts) if parts else ""

@@ -37,6 +37,16 @@ def test_every_word_is_inside(way, shot, query, channels):
     assert within(draw(way, shot, query, channels))
 
 
+def test_without_a_support_there_are_images_alone():
+    figure = draw(3, 0, 12)
+    assert within(figure)
+    words = " ".join(texts(figure))
+    assert "support" not in words
+    assert "quer" not in words
+    assert "36 of 36 images right (100.0 %)" in words
+    assert "shown: 10 of 12 images a class" in words
+
+
 def test_right_and_wrong_are_told_apart():
     figure = draw(5, 1, 2, wrong=[6])  # the second query of class 1 is taken for class 2
     words = texts(figure)
