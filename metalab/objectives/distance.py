@@ -35,9 +35,10 @@ class ParameterDistance:
     def __call__(self, learner: Learner, episode: Episode, progress: Tensor) -> TaskResult:
         first, *_, last = self.algorithm.adapt(learner, episode.support, self.inner, self.steps)
         start, final = cast(Learner, first), cast(Learner, last)
-        theta, phi = start.parameters(), final.parameters()
+        own, theta, phi = learner.parameters(), start.parameters(), final.parameters()
+        kept = [n for n in theta if theta[n] is own[n]]  # of a head made for the task nothing is
         with torch.no_grad():
             shown = judged(lambda x: self.predict(final, episode.support.x, x), episode.query, self.outer)
-        distance = torch.stack([(theta[n] - phi[n].detach()).square().sum() for n in theta]).sum() / 2
+        distance = torch.stack([(theta[n] - phi[n].detach()).square().sum() for n in kept]).sum() / 2
         moved = {n: b.detach() for n, b in final.buffers().items() if n.startswith("moments.")}
         return shown._replace(loss=distance, state=moved)

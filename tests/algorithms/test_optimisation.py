@@ -18,7 +18,7 @@ from metalab.objectives.implicit import Implicit
 from metalab.objectives.judge import cross_entropy
 from metalab.objectives.multi_step import MultiStep
 from metalab.objectives.query import QueryLoss
-from tests.algorithms.made import WAY, episodes, far, net_of, objective, outer
+from tests.algorithms.made import TASKS, WAY, episodes, far, net_of, objective, outer
 
 CASES = {
     "imaml": (IMAML(WAY, 0.1, 2.0, 5, 0.0), Implicit, 3, 0.0),
@@ -64,6 +64,22 @@ def test_with_a_head_made_for_each_task_learned_steps_start_as_mamls(head: HeadI
         assert (mine.loss - theirs.loss).abs().max() < 1e-12
         assert far({n: got[n] for n in want}, want) < 1e-12
         assert any(g.abs().max() > 1e-6 for n, g in got.items() if n.startswith(("rates.head", "curvature.head")))
+
+
+@pytest.mark.parametrize("head", ["learned", "zero", "prototype", "knn"])
+@pytest.mark.parametrize("engine", [Learn2Learn(), Vectorised(None)], ids=["learn2learn", "vectorised"])
+def test_reptiles_gradient_of_the_body_is_theta_minus_phi_whatever_the_head(engine, head: HeadInit):
+    algorithm, batch = Reptile(WAY, 1e-2, 0.9, 4, head), episodes()
+    net = net_of(algorithm)
+    body = {n: p for n, p in net.named_parameters() if n.startswith("body.") and not n.endswith(".0.bias")}
+    want = {n: torch.zeros_like(p) for n, p in body.items()}
+    for t in range(TASKS):
+        *_, model = algorithm.adapt(TaskLearner(net, False), task(batch, t).support, cross_entropy, 3)
+        phi = model.parameters()  # type: ignore[attr-defined]
+        want = {n: w + (body[n] - phi[n]).detach() / TASKS for n, w in want.items()}
+    _, got = outer(engine, objective(ParameterDistance, algorithm, 3), net, batch)
+    assert max(w.abs().max() for w in want.values()) > 1e-3
+    assert far({n: got[n] for n in body}, want) < 1e-12
 
 
 @pytest.mark.parametrize("head", ["zero", "prototype", "knn"])
