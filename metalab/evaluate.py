@@ -13,7 +13,7 @@ from metalab.assemble import by_way, measured_objective, robust_objective
 from metalab.attacks import records as robust
 from metalab.besides import Shares, besides, shape
 from metalab.engines.learn2learn import Learn2Learn
-from metalab.measure import measure
+from metalab.measure import measure, outcomes
 from metalab.sampling import Source
 from metalab.trial import Trial, prepared
 
@@ -54,9 +54,9 @@ def _attacked(t: Trial, source: Source) -> list[dict[str, Any]]:
     torch.manual_seed(t.cfg.seed)  # of the random starts
     drop = isinstance(t.engine, Learn2Learn)
     attacked = by_way(t.task, t.tested, lambda algo, way: robust_objective(t.how, algo, t.bn, t.attacks, t.terms, drop))
-    steps = range(-(-t.evaluation.episodes // t.tasks))
-    results = (t.outcome(attacked, source(step)) for step in steps)
-    return robust.records(t.attacks, results, t.evaluation.episodes)
+    episodes = t.evaluation.episodes
+    results = outcomes(t.counting, attacked, t.net, source, episodes, t.bn)
+    return robust.records(t.attacks, results, episodes)
 
 
 def _facts(t: Trial) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Measure a net on episodes as validation and test do: nothing dropped, nothing learned."""
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 
 import numpy as np
@@ -16,14 +17,22 @@ def measure(
     """Return the accuracy and the loss of each of the first episodes of a source, float64 [episodes]."""
     accuracy: list[torch.Tensor] = []
     loss: list[torch.Tensor] = []
-    step = 0
-    while sum(map(len, accuracy)) < episodes:
-        result = outcome(engine, objective, net, source(step), bn)
+    for result in outcomes(engine, objective, net, source, episodes, bn):
         accuracy.append(result.correct.double().mean(1))
         loss.append(result.scalars["loss"].double())
-        step += 1
     joined = torch.stack([torch.cat(accuracy)[:episodes], torch.cat(loss)[:episodes]]).cpu().numpy()
     return joined[0], joined[1]
+
+
+def outcomes(
+    engine: Engine, objective: Objective, net: nn.Module, source: EpisodeSource, episodes: int, bn: str
+) -> Iterator[TaskResult]:
+    """Run an objective on one meta-batch of a source after another, until so many episodes have been seen."""
+    step = seen = 0
+    while seen < episodes:
+        result = outcome(engine, objective, net, source(step), bn)
+        yield result
+        seen, step = seen + len(result.correct), step + 1
 
 
 def outcome(engine: Engine, objective: Objective, net: nn.Module, episodes: Episode, bn: str) -> TaskResult:
