@@ -11,7 +11,7 @@ from metalab import borrow, checkpoint, plain, protocol
 from metalab.assemble import Method, device, method, network
 from metalab.attacks import records as robust
 from metalab.config import Eval, build, settings
-from metalab.data.identity import known
+from metalab.data.identity import known, known_images
 from metalab.data.matched import matched
 from metalab.engines.auto import Work, chosen
 from metalab.engines.each_image import EachImage
@@ -39,16 +39,21 @@ def rebuilt(cfg: DictConfig, saved: dict[str, Any]) -> nn.Module:
 
 
 def overlap(split: Split, trained: list[str], evaluation: Eval, folder: Path) -> list[str]:
-    """Return the classes of the split that the checkpoint was trained on; UserError where that is not allowed."""
-    if split.by_image and evaluation.split == "test":
-        return []  # the classes are those of the training, as plain.check_run has seen to, and the images are others
-    shared = known(split, trained)
+    """Return what of the split the checkpoint was trained on; UserError where that is not allowed.
+
+    These are classes, or, where the split's classes are those of the training (plain.check_run), images.
+    """
+    images = split.by_image and evaluation.split == "test"
+    if images:
+        shared = [file for file, seen in zip(split.files, known_images(split, trained), strict=False) if seen]
+    else:
+        shared = known(split, trained)
     if shared and not evaluation.allow_overlap:
         named = ", ".join(shared[:10]) + (f" and {len(shared) - 10} more" if len(shared) > 10 else "")
+        what, of = ("images", len(split.images)) if images else ("classes", len(set(split.ids)))
         raise UserError(
-            f"{folder} was trained on {len(shared)} of the {len(set(split.ids))} classes of the {evaluation.split} "
-            f"split: {named}. Their accuracy says nothing about new classes; eval.allow_overlap=true goes on and "
-            "stamps the result"
+            f"{folder} was trained on {len(shared)} of the {of} {what} of the {evaluation.split} split: {named}. "
+            f"Their accuracy says nothing about new {what}; eval.allow_overlap=true goes on and stamps the result"
         )
     return shared
 
@@ -109,10 +114,10 @@ def prepared(folder: Path, cfg: DictConfig) -> Trial:
     bn = evaluation.bn or how.bn
     attacks = robust.asked(cfg.attack, evaluation.eps)
     robust.refuse_transductive(attacks, bn)
-    robust.refuse_random(attacks, tested, cfg.reg)
     if split.by_image:
         plain.check_run(folder, how.name, saved, split, attacks)
         tested = plain.classifier(how, split, bn)
+    robust.refuse_random(attacks, tested, cfg.reg)
     built = build(cfg.engine, "engine")
     net = rebuilt(cfg, saved).to(where)
     shared = overlap(split, saved["classes"], evaluation, folder)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from metalab import checkpoint, evaluate, pictures, train, trial
 from metalab.config import build
@@ -220,6 +221,27 @@ def test_a_warm_start_from_the_same_images_goes_on_and_from_others_is_refused(ma
         UserError, match=r"was trained on 10 of the 10 validation classes: .* Give the split that it was"
     ):
         train.run(made(f"train.init={run}", "data.seed=1"), tmp_path / "other")
+
+
+def test_a_warm_start_from_the_test_images_in_a_folder_is_known_again(made, tmp_path, small):
+    test = build(made().data, "data").load("test").images
+    for k in range(10):
+        for i in range(6):
+            file = tmp_path / "mine" / ("train", "val", "test")[i % 3] / f"{k}{i % 3}" / f"{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            image = test[TESTED * k + i, 0] if i % 3 == 0 else torch.full((28, 28), 20 * k + i, dtype=torch.uint8)
+            Image.fromarray(image.numpy()).save(file)
+    own = ("data=folder", f"data.root={tmp_path / 'mine'}", f"data.cache={tmp_path}", "data.size=28", "data.channels=1")
+    train.run(small(*own, *TRAINING, "task.query=1", "train.steps=1"), tmp_path / "first")
+    cfg = made(f"train.init={tmp_path / 'first'}", "train.steps=1")
+    train.run(cfg, tmp_path / "second")
+    with pytest.raises(
+        UserError, match=r"second was trained on 20 of the 130 images of the test split: .* about new im"
+    ):
+        evaluate.run([(tmp_path / "second", cfg)], tmp_path / "eval")
+    cfg.eval.allow_overlap = True
+    evaluate.run([(tmp_path / "second", cfg)], tmp_path / "eval")
+    assert len(record(tmp_path / "eval")["overlap"]) == 20
 
 
 def test_it_is_no_member_of_a_union_and_its_report_compares_images(command_line, home, monkeypatch, tmp_path):

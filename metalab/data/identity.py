@@ -24,12 +24,18 @@ def known(split: Split, trained: Collection[str]) -> list[str]:
     """
     trained = set(trained)
     found = set()
-    seen = [not trained.isdisjoint(_copies(image)) for image in split.image_ids]
+    seen = known_images(split, trained)
     for k, class_id in enumerate(split.ids):
         first, count = int(split.first[k]), int(split.count[k])
         if class_id in trained or any(seen[first : first + count]):
             found.add(split.names[k] if class_id.startswith(OWN) else class_id)
     return sorted(found)
+
+
+def known_images(split: Split, trained: Collection[str]) -> list[bool]:
+    """Return, for each image that has an id, whether it was trained on as an image of the user's own, or is one."""
+    trained = set(trained)
+    return [not trained.isdisjoint(_copies(image)) for image in split.image_ids]
 
 
 def _copies(image: str) -> list[str]:
