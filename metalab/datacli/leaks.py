@@ -55,17 +55,19 @@ def search(splits: dict[str, Split], excused: tuple[str, ...] = (), unreadable: 
     """
     places = {name: _places(name, split) for name, split in splits.items()}
     same: dict[bytes | str, list[Place]] = {}  # by the pixels in the store, and by the id
+    own: set[bytes | str] = set()  # ids by which data=folder refuses copies, a benchmark's images among them
     hashes = {}
     for name, split in splits.items():
         pixels = split.images.numpy()
         for place in places[name]:
             digest = hashlib.blake2b(np.ascontiguousarray(pixels[place.index]).data, digest_size=16).digest()
             same.setdefault(digest, []).append(place)
-            image = split.image_ids[place.index] if split.image_ids else ""
-            if image.startswith(IMAGE):  # by which data=folder refuses copies
-                same.setdefault(image, []).append(place)
+            kind, _, image = (split.image_ids[place.index] if split.image_ids else "").rpartition(":")
+            same.setdefault(image, []).append(place)
+            own |= {image} if kind == IMAGE[:-1] else set()
         hashes[name] = np.stack([_hash(pixels[place.index]) for place in places[name]])
-    twice = list({tuple(found): found for key, found in same.items() if key and len(found) > 1}.values())
+    counted = (found for key, found in same.items() if len(found) > 1 and (isinstance(key, bytes) or key in own))
+    twice = list({tuple(found): found for found in counted}.values())
     near = []
     for one, other in combinations(splits, 2):
         near += [

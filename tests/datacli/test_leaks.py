@@ -76,6 +76,14 @@ def test_identical_images_are_found_within_and_across_splits():
     assert "  train a a/0.png = test e e/0.png" in text
 
 
+def test_a_benchmarks_image_among_ones_own_is_a_copy_whatever_its_pixels_became():
+    splits = clean()
+    splits["train"].image_ids.extend(["published:1", "published:2", "published:3", "published:3"])
+    splits["val"].image_ids.extend(["image:7", "image:1", "image:8", "image:9"])
+    splits["test"].image_ids.extend(["published:2", "published:5", "", ""])  # of two benchmarks the ids decide alone
+    assert [[place.file for place in places] for places in search(splits).same] == [["a/0.png", "c/1.png"]]
+
+
 def test_a_reencoded_and_a_brighter_copy_in_another_split_are_candidates_nearest_first(tmp_path):
     splits = clean()
     brighter = (blobs(1) * 0.8 + 50).astype(np.uint8)
