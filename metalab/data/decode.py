@@ -6,10 +6,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 PHOTOS = {".avif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".webp"}
 EXTENSIONS = PHOTOS | {".bmp", ".gif", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff"}
+TURNS = {  # by the tag's value
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 MOST = 1024  # pixels of the shorter side that are plenty
 
 
@@ -48,8 +57,12 @@ def _digest(image: Image.Image) -> str:
 
 
 def _upright(opened: Image.Image) -> Image.Image:
-    """Return an image of any mode in RGB, upright by its EXIF tag, white where it is transparent."""
-    image = _eight_bit(ImageOps.exif_transpose(opened))
+    """Return an image of any mode in RGB, upright by its EXIF tag, white where it is transparent.
+
+    Pillow's own exif_transpose writes the tags anew, which fails on files of which it can read them.
+    """
+    turn = TURNS.get(opened.getexif().get(ExifTags.Base.Orientation, 1))
+    image = _eight_bit(opened if turn is None else opened.transpose(turn))
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert("RGB")

@@ -1,8 +1,10 @@
 """Images of any mode become the same squares of uint8."""
 
+import struct
+
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from metalab.data.decode import decode, digest
 
@@ -65,6 +67,21 @@ def test_exif_orientation(path):
     exif[0x0112] = 3  # upside down
     grey([[0, 255]]).save(path, "PNG", exif=exif)
     assert halves(decode(path, 16, 1).pixels) == ([255], [0])
+
+
+def test_every_exif_orientation_is_pillows_and_tags_that_cannot_be_written_again_do_no_harm(path):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 9, 3), dtype=np.uint8))
+    for turn in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = turn
+        image.save(path, "PNG", exif=exif)
+        upright = ImageOps.exif_transpose(Image.open(path)).resize((9, 9), Image.Resampling.BICUBIC)
+        assert np.array_equal(decode(path, 9, 3).pixels.transpose(1, 2, 0), np.asarray(upright))
+    tags = struct.pack("<HHIHHHHI4s", 0x0112, 3, 1, 6, 0, 0x0103, 7, 4, b"abcd")  # the second of a wrong type
+    image.save(path, "JPEG", exif=b"Exif\0\0" + struct.pack("<2sHIH", b"II", 42, 8, 2) + tags + bytes(4))
+    with Image.open(path) as opened:
+        turned = opened.transpose(Image.Transpose.ROTATE_270).resize((9, 9), Image.Resampling.BICUBIC)
+    assert np.array_equal(decode(path, 9, 3).pixels.transpose(1, 2, 0), np.asarray(turned))
 
 
 def test_any_size_is_stretched(path):
