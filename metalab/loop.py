@@ -153,7 +153,7 @@ def ended(plan: Plan, state: State) -> str | None:
 
 def _checked(state: State) -> Tensor:
     """Return the window on the CPU; raise UserError naming its first step whose loss or gradient is not finite."""
-    rows = torch.stack(state.window).cpu()
+    rows = nn.utils.rnn.pad_sequence(state.window, batch_first=True, padding_value=math.nan).cpu()  # older: shorter
     for i, (shown, _, norm, loss, *_) in enumerate(rows.tolist()):
         if not all(map(math.isfinite, (shown, norm, loss))):
             step = state.step - len(rows) + i + 1
@@ -173,7 +173,7 @@ def _check_weights(net: nn.Module, step: int) -> None:
 
 
 def _log(state: State, rows: Tensor, lr: float, report: Reporter) -> None:
-    loss, accuracy, norm, _, *zeros = rows.double().mean(0).tolist()
+    loss, accuracy, norm, _, *zeros = rows.double().nanmean(0).tolist()
     values = {"train/loss": loss, "train/accuracy": accuracy, "train/grad_norm": norm, "train/lr": lr}
     if zeros:
         values["train/zero_gradients"] = zeros[0]

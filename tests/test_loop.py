@@ -204,6 +204,18 @@ def test_a_signal_ends_the_step_saves_and_leaves_with_its_code(number, code):
     assert signal.getsignal(number) is before
 
 
+def test_a_window_saved_before_zero_gradients_were_measured_is_gone_on_with():
+    bench = Bench(zeros=dict.fromkeys(range(1, 11), 0.25), signals={7: [signal.SIGTERM]})
+    with pytest.raises(SystemExit):
+        bench()
+    bench.state = State(**{**vars(bench.kept), "window": [row[:4] for row in bench.kept.window]})
+    bench.signals = {}
+    bench()
+    line = next(values for step, values in bench.lines if step == 10 and "train/loss" in values)
+    assert line["train/zero_gradients"] == 0.25
+    assert line["train/loss"] == pytest.approx(sum(1 / step for step in range(6, 11)) / 5)
+
+
 def test_a_signal_in_the_last_step_lets_it_finish():
     bench = Bench(signals={10: [signal.SIGTERM]})
     bench()
