@@ -101,7 +101,7 @@ def further(made: dict[str, Any]) -> list[str]:
     """Return a training's settings beside those of every row, experiment, root and minutes; a resume's come last."""
     every = ("experiment", "data.root", "train.minutes", "hydra.run.dir", "resume")
     commands = [made["command"], *(resumed["command"] for resumed in made.get("resumes", []))]
-    words = dict(word.split("=", 1) for command in commands for word in shlex.split(command)[2:])
+    words = dict(word.split("=", 1) for command in commands for word in shlex.split(command)[2:] if "=" in word)
     return [f"{key}={value}" for key, value in words.items() if key not in every]
 
 

@@ -81,7 +81,7 @@ class LabelSmoothing:
             )
 
     def terms(self) -> Terms:
-        return extra_terms(uniform_excess, self.weight, self.inner)._replace(smoothed=bool(self.weight))
+        return extra_terms(uniform_excess, self.weight, self.inner)._replace(smoothed=bool(self.weight or self.inner))
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,16 @@ def built(small, algo: str, *words: str):
     [
         ("relation", ["reg=label_smoothing"], "reg.label_smoothing smooths the targets of a cross-entropy, and algo."),
         (
+            "maml",
+            [
+                "reg=label_smoothing",
+                "reg.label_smoothing.weight=0",
+                "reg.label_smoothing.inner=0.5",
+                "algo.episode_loss=metalab.objectives.losses.binary_cross_entropy",
+            ],
+            "reg.label_smoothing smooths the targets of a cross-entropy, and algo.",
+        ),
+        (
             "reptile",
             ["reg=noise"],
             "reg.noise.on=query: this algorithm trains on the images of the support alone",

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COMMAND = "metalab train experiment=omniglot_maml data.root='/a b' train.minutes=2 optim.lr=0.1 train.steps=60 seed=1"
-RESUMED = "metalab train resume=outputs/x train.steps=70"
+RESUMED = "metalab train --config-dir mine resume=outputs/x train.steps=70"
 MADE = {"steps": 70, "seconds": 120.0, "command": COMMAND, "resumes": [{"command": RESUMED}]}
 
 
