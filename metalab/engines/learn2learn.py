@@ -64,21 +64,25 @@ class TaskLearner:
 
     def replace(self, tensors: dict[str, Tensor]) -> "TaskLearner":
         copies: dict[str, nn.Module] = {"": shallow(self.module)}
-
-        def copied(path: str) -> nn.Module:
-            if path not in copies:
-                parent, _, name = path.rpartition(".")
-                inside = copied(parent)._modules
-                copies[path] = inside[name] = shallow(cast(nn.Module, inside[name]))
-            return copies[path]
-
         for name, tensor in tensors.items():
             path, _, leaf = name.rpartition(".")
-            owner = copied(path)
+            owner = copied(copies, path)
             kept: dict[str, Any] = owner._parameters if leaf in owner._parameters else owner._buffers
             kept[leaf] = tensor  # as learn2learn's update_module: a clone's parameters are plain tensors
         own = {name: tensor for name, tensor in tensors.items() if name in self._tensors}  # the others are buffers
         return TaskLearner(copies[""], self.graph, self._tensors | own)
+
+
+def copied(copies: dict[str, nn.Module], path: str) -> nn.Module:
+    """Return the copy of a submodule, made and put into its parent's copy where it is not there yet.
+
+    Not a function inside `replace`: one that calls itself holds itself, and with it every task's weights.
+    """
+    if path not in copies:
+        parent, _, name = path.rpartition(".")
+        inside = copied(copies, parent)._modules
+        copies[path] = inside[name] = shallow(cast(nn.Module, inside[name]))
+    return copies[path]
 
 
 def shallow(module: nn.Module) -> nn.Module:

@@ -1,0 +1,50 @@
+"""Host memory stays flat: no meta-step leaves anything behind."""
+
+import gc
+
+import pytest
+
+from metalab import train
+from metalab.algorithms.maml import MAML
+from metalab.data.episodes import Episodes
+from metalab.engines.learn2learn import Learn2Learn
+from metalab.objectives.query import QueryLoss
+from tests.algorithms.made import episodes, net_of, objective, outer
+from tests.data.test_ahead import resident_kb
+
+
+def test_a_meta_step_leaves_nothing_that_only_the_garbage_collector_finds():
+    """Under vmap torch makes classes for each call of a function with its own derivative, which are such."""
+    engine = Learn2Learn()
+    algorithm = MAML(3, 0.1, False, "learned")
+    net, aim, batch = net_of(algorithm), objective(QueryLoss, algorithm, 2), episodes()
+    outer(engine, aim, net, batch)
+    engine.evaluate(aim, net, batch)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            outer(engine, aim, net, batch)
+            engine.evaluate(aim, net, batch)
+        assert gc.collect() < 30  # a net that holds itself is hundreds of objects a task
+    finally:
+        gc.enable()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["learn2learn", "vectorised"])
+def test_host_memory_does_not_rise_over_10000_meta_steps(engine, small, tmp_path, monkeypatch):
+    kept, drawn = [], Episodes.__call__
+
+    def watched(self, step):
+        if self.stream == "train" and step >= 2000 and step % 100 == 0:  # the first fill the allocator's pools
+            kept.append(resident_kb())
+        return drawn(self, step)
+
+    monkeypatch.setattr(Episodes, "__call__", watched)
+    words = ("algo=maml", f"engine={engine}", "train.meta_batch=1", "train.steps=12000", "train.val_every=12000")
+    train.run(small(*words, "train.val_episodes=2", "train.log_every=1000", "train.workers=0"), tmp_path)
+    half = len(kept) // 2
+    assert half == 50
+    risen = sum(kept[half:]) / half - sum(kept[:half]) / half  # over 5,000 steps
+    assert risen < 2000, f"{risen:.0f} kB more"  # keeping each episode would be some 50 MB
