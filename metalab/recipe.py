@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from metalab.data.augment import Augment
 from metalab.data.batches import Batches
 from metalab.data.gather import resident
 from metalab.data.kin import most_classes
-from metalab.engines.auto import Work, chosen
+from metalab.engines.auto import Work, chosen, filters
 from metalab.engines.each_image import EachImage
 from metalab.errors import UserError
 from metalab.fits import check_head, check_variable, tell_unlabelled
@@ -59,8 +60,12 @@ class Recipe:
 
     @property
     def measuring(self) -> Engine:
-        """What runs validation: the engine, and where the data splits images, by image."""
-        return EachImage(self.engine) if self.data["val"].by_image else self.engine
+        """What runs validation: an engine like the training's, and where the data splits images, by image.
+
+        Its own: where validation does not fit the memory, training may.
+        """
+        own = copy(self.engine)
+        return EachImage(own) if self.data["val"].by_image else own
 
     @property
     def meta_batch(self) -> int:
@@ -68,13 +73,13 @@ class Recipe:
         one = not self.task.fixed and self.how.mini_batch is None
         return 1 if one else self.train.meta_batch or self.how.meta_batch
 
-    @property
-    def work(self) -> Work:
-        """What engine=auto goes by."""
+    def work(self, backbone: Mapping[str, Any]) -> Work:
+        """Return what engine=auto goes by."""
         t = self.task
         images = (t.train_way or t.way) * ((t.train_shot or t.shot) + (t.train_query or t.query))
         size = self.data["train"].images.shape[-1]
-        return Work(self.device.type, self.how.name, size, self.meta_batch, images, self.how.steps)
+        batch, steps = self.meta_batch, self.how.steps
+        return Work(self.device.type, self.how.name, size, batch, images, steps, filters(backbone))
 
     def training(self, stream: str, tasks: int) -> Source:
         """Return training episodes; each stream draws others. UserError where the classes or images are too few."""
@@ -185,7 +190,7 @@ def recipe(cfg: DictConfig, engine: Mapping[str, Any] | None = None) -> Recipe:
         data=data,
         device=where,
     )
-    return replace(made, engine=chosen(runs, made.work))
+    return replace(made, engine=chosen(runs, made.work(cfg.backbone)))
 
 
 def on_device(split: Split, where: torch.device) -> Split:

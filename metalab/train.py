@@ -143,14 +143,14 @@ def _validation(r: Recipe, net: nn.Module, val: Source) -> Callable[[int], dict[
     passes: list[Callable[[], object]] = [
         partial(_forward, net, r.trained, training, i) for i in range(max(1, RUNNING_IMAGES // images))
     ]
-    test = r.measured()
+    test, engine = r.measured(), r.measuring
     if not r.task.fixed:
         check_any_way(r, net)
 
     def validate(count: int) -> dict[str, float]:
         net.eval()
         estimate_running(net, passes)
-        accuracies, losses = measure(r.measuring, test, net, val, count, r.bn)
+        accuracies, losses = measure(engine, test, net, val, count, r.bn)
         accuracy, ci95 = mean_ci95(accuracies)
         return {"accuracy": accuracy, "ci95": ci95, "loss": float(losses.mean())}
 

@@ -13,7 +13,7 @@ from metalab.attacks import records as robust
 from metalab.config import Eval, build, settings
 from metalab.data.identity import known, known_images
 from metalab.data.matched import matched
-from metalab.engines.auto import Work, chosen
+from metalab.engines.auto import Work, chosen, filters
 from metalab.engines.each_image import EachImage
 from metalab.errors import UserError
 from metalab.interfaces import Algorithm, Engine, Episode, Objective, Split, TaskResult
@@ -135,7 +135,7 @@ def prepared(folder: Path, cfg: DictConfig) -> Trial:
         attacks=attacks,
         terms=regularisation(cfg.reg, how.steps),
         net=net,
-        engine=chosen(built, Work(where.type, None, size, tasks, images, how.steps)),
+        engine=chosen(built, Work(where.type, None, size, tasks, images, how.steps, filters(cfg.backbone))),
         split=matched(split, channels, size),
         overlap=shared,
     )

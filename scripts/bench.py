@@ -9,7 +9,7 @@ import argparse
 import csv
 import statistics
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +98,10 @@ def shipped(rows: list[dict[str, Any]], device: torch.device, old: list[Row]) ->
             found[key] = (int(chunk) if chunk else None, row["ms"], best["ms"])
     head = [
         "# python scripts/bench.py --table",
-        "device,algo,size,tasks,images,steps,chunk,learn2learn_ms,vectorised_ms",
+        "device,algo,size,tasks,images,steps,filters,chunk,learn2learn_ms,vectorised_ms",
     ]
     body = [
-        f"{w.device},{w.algo},{w.size},{w.tasks},{w.images},{w.steps},{chunk or ''},{loop:.1f},{fast:.1f}"
+        f"{','.join(map(str, astuple(w)))},{chunk or ''},{loop:.1f},{fast:.1f}"
         for w, (chunk, loop, fast) in found.items()
     ]
     return "\n".join([*head, *body]) + "\n"

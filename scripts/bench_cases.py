@@ -105,4 +105,4 @@ def contestants(
 def work(case: Case, algo: str, device: torch.device) -> Work:
     """Return what engine=auto goes by."""
     steps = 0 if algo == "protonet" else case.steps
-    return Work(device.type, algo, case.size, case.tasks, case.way * (case.shot + case.query), steps)
+    return Work(device.type, algo, case.size, case.tasks, case.way * (case.shot + case.query), steps, case.filters)

@@ -42,7 +42,7 @@ def test_smoke(tmp_path):
     assert [row["auto"] for row in rows].count("auto") == 4
     assert "GFLOP/s" in (tmp_path / "bench.md").read_text()
     assert [row.work for row in table(tmp_path / "measured.csv")] == [
-        Work("cpu", a, 16, 3, 4, 0 if a == "protonet" else 2) for a in ("maml", "fomaml", "anil", "protonet")
+        Work("cpu", a, 16, 3, 4, 0 if a == "protonet" else 2, 4) for a in ("maml", "fomaml", "anil", "protonet")
     ]
 
 
