@@ -114,7 +114,9 @@ class Vectorised:
                 results.append(work(Episode(*(Batch(*(t[done : done + size] for t in batch)) for batch in episodes))))
                 done += size
                 continue
-            except torch.cuda.OutOfMemoryError:
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
                 if size == 1:
                     raise UserError(
                         "one task does not fit the device's memory; try fewer queries (task.query), fewer inner steps "
@@ -124,6 +126,11 @@ class Vectorised:
             logger.info(f"{size} tasks at once do not fit the device's memory: engine.chunk={self.chunk} from here on")
             torch.cuda.empty_cache()
         return joined(results)
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether the memory of a GPU, or of the host, was too small; the host's has no exception of its own."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate" in str(error)
 
 
 def detached(result: TaskResult) -> TaskResult:

@@ -129,23 +129,30 @@ def test_chunks_make_no_difference(case):
 class Full:
     """vmap on a device that has memory for so many tasks."""
 
-    def __init__(self, tasks: int) -> None:
-        self.tasks, self.calls = tasks, []
+    def __init__(self, tasks: int, error: RuntimeError) -> None:
+        self.tasks, self.calls, self.error = tasks, [], error
 
     def __call__(self, function, in_dims, randomness):
         def run(batch: Episode, progress: Tensor) -> TaskResult:
             self.calls.append(len(batch.query.y))
             if self.calls[-1] > self.tasks:
-                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+                raise self.error
             return torch.func.vmap(function, in_dims=in_dims, randomness=randomness)(batch, progress)
 
         return run
 
 
-def test_a_chunk_that_does_not_fit_is_halved_and_said(monkeypatch, caplog):
+FULL = [
+    torch.cuda.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
+]
+
+
+@pytest.mark.parametrize("error", FULL, ids=["cuda", "cpu"])
+def test_a_chunk_that_does_not_fit_is_halved_and_said(error, monkeypatch, caplog):
     net, what = of("maml")
     expected = gradient(Vectorised(None), net, what, episodes())
-    memory, engine = Full(tasks=1), Vectorised(None)
+    memory, engine = Full(1, error), Vectorised(None)
     monkeypatch.setattr(vectorised, "vmap", memory)
     caplog.set_level(logging.INFO, "metalab")
     result, mine = gradient(engine, net, what, episodes())
@@ -185,7 +192,7 @@ def test_out_of_memory_in_the_backward_pass_keeps_earlier_chunks_and_drops_its_o
 
 def test_one_task_that_does_not_fit_is_an_error_with_advice(monkeypatch):
     net, what = of("protonet")
-    monkeypatch.setattr(vectorised, "vmap", Full(tasks=0))
+    monkeypatch.setattr(vectorised, "vmap", Full(0, FULL[0]))
     with pytest.raises(UserError, match=r"^one task does not fit the device's memory; try fewer queries \(task\.query"):
         Vectorised(None).grad(what, net, episodes(), PROGRESS)
 
@@ -193,15 +200,24 @@ def test_one_task_that_does_not_fit_is_an_error_with_advice(monkeypatch):
 def test_the_chunk_that_was_taken_is_saved_and_taken_again(small, tmp_path, monkeypatch, caplog):
     words = ("algo=maml", "engine=vectorised", "train.meta_batch=5", "algo.test_steps=1", "eval.batch=2")
     with monkeypatch.context() as full:
-        full.setattr(vectorised, "vmap", Full(tasks=2))
+        full.setattr(vectorised, "vmap", Full(2, FULL[0]))
         train.run(small(*words), tmp_path)
     taken = {"_target_": "metalab.engines.vectorised.Vectorised", "chunk": 2, "precision": "float32"}
     assert checkpoint.load(tmp_path / "last.pt")["engine"] == taken
-    memory = Full(tasks=99)
+    memory = Full(99, FULL[0])
     monkeypatch.setattr(vectorised, "vmap", memory)
     train.run(small(*words, "train.steps=6", f"resume={tmp_path}"), tmp_path)
     assert max(memory.calls) == 2
     assert checkpoint.load(tmp_path / "last.pt")["engine"] == taken
+
+
+def test_a_validation_that_does_not_fit_leaves_the_training_its_chunk(small, tmp_path, monkeypatch):
+    words = ("algo=maml", "engine=vectorised", "train.meta_batch=2", "train.val_episodes=4", "eval.batch=4")
+    memory = Full(2, FULL[0])
+    monkeypatch.setattr(vectorised, "vmap", memory)
+    train.run(small(*words, "algo.test_steps=1"), tmp_path)
+    assert max(memory.calls) == 4
+    assert checkpoint.load(tmp_path / "last.pt")["engine"]["chunk"] is None
 
 
 @pytest.mark.parametrize("drop", [nn.Dropout(0.5), DropBlock(0.5, 1)], ids=["dropout", "dropblock"])
