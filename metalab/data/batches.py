@@ -70,7 +70,8 @@ class Batches:
         return torch.cat(found)
 
     def _order(self, number: int, total: int) -> Tensor:
-        if self._round is None or self._round[0] != number:
+        kept = self._round  # once: another thread may put another round in its place
+        if kept is None or kept[0] != number:
             drawn = generator(self.seed, self.stream, f"batches/{number}")
-            self._round = number, torch.randperm(total, generator=drawn)
-        return self._round[1]
+            self._round = kept = number, torch.randperm(total, generator=drawn)
+        return kept[1]
