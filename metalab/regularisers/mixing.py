@@ -38,8 +38,8 @@ def mixed(pair: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Callable[[
 
 def share_of(quantiles: Tensor, like: Tensor) -> Tensor:
     """Draw one Beta number in the type and place of `like`."""
-    place = (torch.rand_like(like[0, 0, 0, 0]) * POINTS).long().clamp(max=POINTS - 1)
-    return quantiles.to(like)[place]
+    place = (torch.rand_like(like[0, 0, 0, :1]) * POINTS).long().clamp(max=POINTS - 1)
+    return quantiles.to(like).gather(0, place)[0]  # under vmap a number of its own is no index
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ from torch import nn
 from metalab.assemble import network
 from metalab.config import conf_dir
 from metalab.engines.learn2learn import Learn2Learn
+from metalab.engines.vectorised import Vectorised
 from metalab.errors import UserError
+from metalab.fits import check_drops
 from metalab.recipe import recipe
 from metalab.sampling import Source
 from metalab.train import normalisation
@@ -19,7 +21,10 @@ TINY = ("task.train_way=3", "task.shot=2", "task.train_shot=2", "task.train_quer
 BATCHES = ("autoencoder", "baseline", "baselinepp", "feature_extraction", "finetune", "simpleshot")
 
 
-def gradient(small, algo: str, *words: str) -> dict[str, torch.Tensor]:
+ENGINES = {"learn2learn": Learn2Learn(), "vectorised": Vectorised(None)}
+
+
+def gradient(small, algo: str, engine: str, *words: str) -> dict[str, torch.Tensor]:
     """Return the meta-gradient of the first meta-step."""
     r = recipe(small(f"algo={algo}", *(("task.train_way=null",) if algo in BATCHES else TINY), *words))
     torch.manual_seed(0)
@@ -27,19 +32,21 @@ def gradient(small, algo: str, *words: str) -> dict[str, torch.Tensor]:
     net = network(
         small(f"algo={algo}").backbone, r.trained, r.terms.drop or nn.Sequential(), normalisation(data), data.shape[-1]
     )
+    check_drops(net, r.how)
     source: Source = r.training("train", r.meta_batch)
-    result = Learn2Learn().grad(r.objective(), net, source(0), torch.zeros(()))
+    result = ENGINES[engine].grad(r.objective(), net, source(0), torch.zeros(()))
     assert result.loss.isfinite().all()
     return {n: p.grad for n, p in net.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("algo", NAMES["algo"])
-def test_it_changes_the_gradient_or_is_refused(algo, small):
-    plain, refusals = gradient(small, algo), []
+def test_it_changes_the_gradient_or_is_refused(algo, engine, small):
+    plain, refusals = gradient(small, algo, engine), []
     for option in set(NAMES["reg"]) - {"none"}:
         try:
-            changed = gradient(small, algo, f"reg={option}")
+            changed = gradient(small, algo, engine, f"reg={option}")
         except UserError as error:
             refusals.append(str(error))
             continue
