@@ -2,10 +2,14 @@
 
 import logging
 
+from torch import nn
+
 from metalab.assemble import Method
 from metalab.config import Train
 from metalab.errors import UserError
 from metalab.interfaces import Algorithm
+from metalab.models.backbones import DropBlock
+from metalab.regularisation import solves
 from metalab.regularisers import Terms
 from metalab.task import Task
 
@@ -25,11 +29,27 @@ def check_variable(task: Task, train: Train, how: Method) -> None:
 
 
 def check_head(terms: Terms, algorithm: Algorithm) -> None:
-    """Raise UserError where a training attack would climb the loss of a zero head."""
-    if terms.first and vars(algorithm).get("head_init") == "zero":
+    """Raise UserError where a training attack would climb the loss of a head that tells it nothing."""
+    start = vars(algorithm).get("head_init")
+    why = {
+        "zero": "under a zero head no image has a gradient, so the attack would do nothing",
+        "random": "the head is drawn anew for the attack and for the adaptation, so it would climb another net's loss",
+    }
+    if terms.first and start in why:
         raise UserError(
-            "algo.head_init=zero and an attack on the support in training: under a zero head no image has a gradient, "
-            "so the attack would do nothing; type another algo.head_init, or the attack's on=query"
+            f"algo.head_init={start} and an attack on the support in training: {why[start]}; type another "
+            "algo.head_init, or the attack's on=query"
+        )
+
+
+def check_drops(net: nn.Module, how: Method) -> None:
+    """Raise UserError where the net drops at random and the algorithm needs it to be the same at each look."""
+    drops = [n for n, m in net.named_modules() if getattr(m, {nn.Dropout: "p", DropBlock: "rate"}.get(type(m), ""), 0)]
+    if drops and solves(how):
+        raise UserError(
+            f"algo={how.name} solves equations with the Hessian of the inner problem, and dropout in the net "
+            f"({drops[0]}) makes it another at each look: leave dropout and dropblock out of reg, and type "
+            "backbone.dropout=0 backbone.dropblock=0 where the backbone has them"
         )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -24,6 +24,8 @@ class Implicit:
     damping adds cg_damping * I to the system. theta is what the task starts from and is held to: of a head made of the
     support (algo.head_init=prototype, knn) the gradient goes on to the features it was made of.
     """
+
+    SOLVES: ClassVar[bool] = True  # looks at the inner problem again and again: it must be the same each time
 
     algorithm: Algorithm
     steps: int

@@ -8,7 +8,7 @@ from torch import Tensor
 from metalab.attacks.build import On
 from metalab.errors import UserError
 from metalab.interfaces import Episode, Learner, Loss, TaskResult
-from metalab.objectives.judge import Prediction, judged
+from metalab.objectives.judge import Prediction, by_support, judged
 
 SHOWN = (1, 2, 5, 10)  # the presentations of a class that papers report; the 2nd is one-shot
 
@@ -25,7 +25,7 @@ class Sequence:
     """The loss on each image of the shuffled support, a sequence of way x shot presentations (Santoro et al. 2016).
 
     scalars presentations/n: the accuracy on the n-th image of each class: n - 1 of its labels were told before. The
-    query is not used, and nor is predict: whether batch norm sees the whole sequence at once is up to the mode.
+    query is not used: batch norm sees the whole sequence at once.
     """
 
     READS: ClassVar[On] = "support"
@@ -41,6 +41,8 @@ class Sequence:
             raise UserError(
                 f"the objective Sequence takes an algorithm that reads sequences (mann), not {self.algorithm}"
             )
+        if self.predict is by_support:
+            raise UserError("train.bn=support: a sequence has no queries; type train.bn=batch, or leave it null")
 
     def __call__(self, learner: Learner, episode: Episode, progress: Tensor) -> TaskResult:
         support = episode.support

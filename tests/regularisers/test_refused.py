@@ -55,6 +55,15 @@ def built(small, algo: str, *words: str):
             ["reg=noise", "reg.noise.on=support"],
             "reg.noise.on=support: this algorithm trains on the",
         ),
+        *(
+            ("mann", ["reg=adv_pgd", f"reg.adv_pgd.on={on}"], "trains on the images of the support alone: type reg.adv")
+            for on in ("both", "crossed")
+        ),
+        (
+            "imaml",
+            ["reg=adv_pgd", "reg.adv_pgd.on=support", "reg.adv_pgd.where=inner"],
+            "reg.adv_pgd.random_start=true draws another start at each look at the inner problem",
+        ),
         ("maml", ["reg=[adv_pgd,adv_fgsm]"], "the second would attack what the first one made of the images; take one"),
     ],
 )
@@ -70,6 +79,12 @@ def test_what_does_nothing_or_harm_is_refused(algo, words, message, small):
         ("siamese", ["reg=noise"]),
         ("autoencoder", ["reg=noise"]),
         ("mann", ["reg=noise", "reg.noise.on=support"]),
+        ("mann", ["reg=adv_pgd", "reg.adv_pgd.on=support"]),
+        (
+            "imaml",
+            ["reg=adv_pgd", "reg.adv_pgd.on=support", "reg.adv_pgd.where=inner", "reg.adv_pgd.random_start=false"],
+        ),
+        ("maml", ["reg=adv_pgd", "reg.adv_pgd.on=support", "reg.adv_pgd.where=inner"]),
         ("baseline", ["reg=noise", "reg.noise.on=both"]),
     ],
 )
@@ -77,12 +92,34 @@ def test_what_does_something_is_not(algo, words, small):
     built(small, algo, *words)
 
 
-def test_a_zero_head_gives_no_image_a_gradient(small):
-    words = ("algo=maml", "algo.head_init=zero", "reg=adv_fgsm")
+@pytest.mark.parametrize(
+    ("head", "why"),
+    [
+        ("zero", "under a zero head no image has a gradient"),
+        ("random", "the head is drawn anew for the attack and for"),
+    ],
+)
+def test_a_head_that_tells_a_support_attack_nothing_is_refused(head, why, small):
+    words = ("algo=maml", f"algo.head_init={head}", "reg=adv_fgsm")
     for on in ("support", "both", "crossed"):
-        with pytest.raises(UserError, match=r"under a zero head no image has a gradient"):
+        with pytest.raises(UserError, match=why):
             recipe(small(*words, f"reg.adv_fgsm.on={on}"))
     recipe(small(*words, "reg.adv_fgsm.on=query"))
+
+
+@pytest.mark.parametrize("drops", ["reg=dropout", "reg=dropblock", "backbone=resnet12"])
+def test_an_implicit_gradient_wants_the_same_inner_problem_at_each_look(drops, small, tmp_path):
+    cfg = small("algo=imaml", *([drops] if drops.startswith("reg") else []))
+    if drops == "backbone=resnet12":
+        cfg.backbone = OmegaConf.load(conf_dir() / "backbone" / "resnet12.yaml")
+    with pytest.raises(UserError, match=r"^algo=imaml solves equations with the Hessian .*dropout in the net \("):
+        train.run(cfg, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_sequence_has_no_queries_to_normalise_by_its_support(small, tmp_path):
+    with pytest.raises(UserError, match=r"^train\.bn=support: a sequence has no queries"):
+        train.run(small("algo=mann", "train.bn=support"), tmp_path)
     with pytest.raises(UserError, match=r"algo=boil with algo\.head_init=zero"):
         BOIL(5, 0.1, False, "zero")
 
