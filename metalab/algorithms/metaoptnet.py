@@ -33,10 +33,18 @@ class MetaOptNet:
         return {"svm": nn.ParameterDict({"scale": torch.tensor(self.scale)})}
 
     def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
-        features, scale = learner.features(support.x).flatten(1), learner.parameters()["svm.scale"]
-        weights = dual(features @ features.T, members(support.y, self.way).to(features.dtype), self.C)
+        features, scale = full(learner.features(support.x)), learner.parameters()["svm.scale"]
+        with torch.autocast(features.device.type, enabled=False):
+            weights = dual(features @ features.T, members(support.y, self.way).to(features.dtype), self.C)
 
         def model(x: Tensor) -> Tensor:
-            return scale * (learner.features(x).flatten(1) @ features.T @ weights)
+            asked = full(learner.features(x))
+            with torch.autocast(features.device.type, enabled=False):
+                return scale * (asked @ features.T @ weights)
 
         yield model
+
+
+def full(features: Tensor) -> Tensor:
+    """Return features [N,...] as [N,D], in float32 at least, which autocast would have made less."""
+    return features.flatten(1).to(torch.promote_types(features.dtype, torch.float32))

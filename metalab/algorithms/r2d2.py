@@ -37,8 +37,9 @@ class R2D2:
         weight = ridge(features, support.y, self.way, learned["log_lam"].exp())
 
         def model(x: Tensor) -> Tensor:
-            outputs = learner.features(x).flatten(1).to(weight.dtype) @ weight
-            return learned["scale"] * outputs + learned["bias"]
+            asked = learner.features(x).flatten(1).to(weight.dtype)
+            with torch.autocast(weight.device.type, enabled=False):
+                return learned["scale"] * (asked @ weight) + learned["bias"]
 
         yield model
 

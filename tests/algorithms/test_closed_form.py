@@ -5,9 +5,11 @@ import torch
 from torch import Tensor
 
 from metalab.algorithms import r2d2
+from metalab.algorithms.metaoptnet import MetaOptNet
 from metalab.algorithms.r2d2 import R2D2, ridge
 from metalab.engines.learn2learn import Learn2Learn, TaskLearner, task
 from metalab.engines.vectorised import Vectorised
+from metalab.interfaces import Batch
 from metalab.objectives.judge import cross_entropy
 from metalab.objectives.query import QueryLoss
 from tests.algorithms.made import WAY, episodes, far, net_of, objective, outer
@@ -47,6 +49,21 @@ def test_r2d2_solves_in_float32_even_under_autocast():
         assert (f.bfloat16().float() @ torch.ones(20, 1)).dtype == torch.bfloat16  # what autocast would have done
         same = ridge(f.float(), y, 3, lam.float())
     assert (same - exact).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("algorithm", [R2D2(3, 1.0, 2.0), MetaOptNet(3, 0.1, 2.0)], ids=["r2d2", "metaoptnet"])
+def test_closed_form_heads_are_float32_even_under_autocast(algorithm):
+    net = net_of(algorithm).float()
+    support, query = (Batch(b.x.float(), b.y, b.unlabelled.float()) for b in task(episodes(), 0))
+    learner = TaskLearner(net, False)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        features = {id(b.x): learner.features(b.x).bfloat16().detach() for b in (support, query)}
+        learner.features = lambda x: features[id(x)]  # type: ignore[method-assign]
+        (model,) = algorithm.adapt(learner, support, cross_entropy, 0)  # type: ignore[arg-type]
+        mixed = model(query.x)
+    (model,) = algorithm.adapt(learner, support, cross_entropy, 0)  # type: ignore[arg-type]
+    assert mixed.dtype == torch.float32
+    assert torch.equal(mixed, model(query.x))  # of the same features
 
 
 def test_r2d2_has_a_learned_lambda_scale_and_bias_and_lambda_stays_positive():
