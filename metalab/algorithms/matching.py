@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 from metalab.errors import UserError
 from metalab.ingredients.inner import positive
-from metalab.ingredients.metric import cosines, log_mass_of_class, squared_distances
+from metalab.ingredients.metric import (
+    cosines,
+    log_mass_of_class,
+    squared_distances,
+    temperature,
+    temperature_parts,
+)
 from metalab.ingredients.recurrent import LSTMCell, states
 from metalab.interfaces import Batch, Learner, Loss, Model
 
@@ -40,9 +46,7 @@ class Matching:
             raise UserError(f"algo.fce_steps={self.fce_steps}: expected 1 or more, or null for one a support image")
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
-        found: dict[str, nn.Module] = {}
-        if self.learned_temperature:
-            found["sharpness"] = nn.ParameterDict({"log": nn.Parameter(torch.tensor(self.temperature).log())})
+        found = temperature_parts(self.temperature, self.learned_temperature)
         if self.fce:
             found |= {name: LSTMCell(features, features) for name in ("forwards", "backwards")}
             found["reading"] = LSTMCell(features, features, features)
@@ -50,7 +54,7 @@ class Matching:
 
     def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
         known = self._in_context(learner, learner.features(support.x).flatten(1))
-        scale = learner.parameters()["sharpness.log"].exp() if self.learned_temperature else self.temperature
+        scale = temperature(learner, self.temperature, self.learned_temperature)
 
         def model(x: Tensor) -> Tensor:
             asked = self._reading(learner, learner.features(x).flatten(1), known)

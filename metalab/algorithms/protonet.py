@@ -7,7 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from metalab.errors import UserError
-from metalab.ingredients.metric import class_means, members, squared_distances
+from metalab.ingredients.inner import positive
+from metalab.ingredients.metric import (
+    class_means,
+    members,
+    squared_distances,
+    temperature,
+    temperature_parts,
+)
 from metalab.interfaces import Batch, Learner, Loss, Model
 
 
@@ -17,25 +24,30 @@ class ProtoNet:
 
     refine: steps of soft k-means in which the unlabelled images of the episode (task.unlabelled), each by its share of
     each class, move the prototypes (Ren et al. 2018, eq. 3 and 4; theirs is 1 step). Without such images it does
-    nothing.
+    nothing. temperature: distances are divided by it; learned_temperature: it is meta-learned and starts there (the
+    metric scaling of Oreshkin et al. 2018, sec. 3.2).
     """
 
     way: int
     refine: int = 1
+    temperature: float = 1.0
+    learned_temperature: bool = False
 
     def __post_init__(self) -> None:
+        positive("algo.temperature", self.temperature)
         if self.refine < 0:
             raise UserError(f"algo.refine={self.refine}: expected 0 steps or more")
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
-        return {}
+        return temperature_parts(self.temperature, self.learned_temperature)
 
     def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
         known = learner.features(support.x).flatten(1)
         prototypes = class_means(known, support.y, self.way)
         if support.unlabelled.shape[0] and self.refine:
             prototypes = self._refined(prototypes, known, support, learner.features(support.unlabelled).flatten(1))
-        yield lambda x: -squared_distances(learner.features(x).flatten(1), prototypes)
+        scale = temperature(learner, self.temperature, self.learned_temperature)
+        yield lambda x: -squared_distances(learner.features(x).flatten(1), prototypes) / scale
 
     def _refined(self, prototypes: Tensor, known: Tensor, support: Batch, others: Tensor) -> Tensor:
         images, labelled = torch.cat([known, others]), members(support.y, self.way).to(known.dtype)

@@ -37,6 +37,20 @@ def test_the_distance_is_squared_where_easyfsls_is_not():
     assert (model(query.x) - theirs(query.x)).abs().max() > 1
 
 
+def test_a_temperature_divides_the_distances_and_may_be_learned():
+    support, query = one(episodes())
+    (plain,) = ProtoNet(WAY).adapt(Plain(), support, cross_entropy, 0)  # type: ignore[arg-type]
+    (cold,) = ProtoNet(WAY, temperature=0.25).adapt(Plain(), support, cross_entropy, 0)  # type: ignore[arg-type]
+    assert torch.allclose(cold(query.x), 4 * plain(query.x))
+    algorithm = ProtoNet(WAY, temperature=0.25, learned_temperature=True)
+    assert algorithm.parts(nn.Identity(), 4)["sharpness"].get_parameter("log").exp().item() == pytest.approx(0.25)
+    far, gradient = apart(
+        QueryLoss(algorithm, 0, cross_entropy, cross_entropy, together), net_of(algorithm), episodes()
+    )
+    assert far < 1e-10
+    assert gradient["sharpness.log"].abs() > 0
+
+
 def test_soft_k_means_by_hand():
     """Supports at 0 and 4; one image of no label at 1, whose share of class 0 is p = 1 / (1 + e^(1 - 9))."""
     support = Batch(line(0.0, 4.0), torch.tensor([0, 1]), line(1.0))
