@@ -18,6 +18,7 @@ from metalab.sampling import Source
 from metalab.trial import Trial, prepared
 
 logger = logging.getLogger("metalab")
+ENDS = "attack.on=both: queries are attacked at the supports where climbs ended"
 
 
 def run(runs: list[tuple[Path, DictConfig]], out: Path) -> float:
@@ -39,9 +40,11 @@ def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
     accuracy, loss = measure(t.counting, objective, t.net, source, t.evaluation.episodes, t.bn)
     row = _facts(t) | {"loss": float(loss.mean()), **_further(t)}
     notes = {t.split.note, t.saved["data"]["note"], plain.NOTE if t.split.by_image else ""}
+    notes |= {f"adapted to supports that reg.{n} attacked" for n, p in cfg.reg.items() if p.get("where") == "inner"}
     if t.attacks.built:
         row["attacks"] = _attacked(t, source)
         notes.add(robust.mismatch(t.bn, t.saved["config"]["train"]["bn"] or "batch") if t.normed else "")
+        notes.add(ENDS if t.attacks.shared.on == "both" else "")
     notes = sorted(notes - {""})
     row |= {"note": "; ".join(notes)} if notes else {}
     row |= {"overlap": t.overlap} if t.overlap else {}

@@ -1,6 +1,5 @@
 """`metalab train`: build the objects, call the loop, return the best validation accuracy. Hydra's config ends here."""
 
-import hashlib
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -17,6 +16,7 @@ from metalab.assemble import at_way, by_way, image_shape, network, normalisation
 from metalab.data import identity
 from metalab.engines.learn2learn import TaskLearner, task
 from metalab.errors import UserError
+from metalab.fits import check_drops
 from metalab.interfaces import Algorithm, Learner
 from metalab.log import Log
 from metalab.measure import measure
@@ -64,6 +64,13 @@ def run(cfg: DictConfig, out: Path) -> float:
         try:
             count = r.train.val_episodes
             loop.fit(net, r.objective(), r.engine, episodes, outer, lambda: validate(count), save, log, plan, state)
+        except RuntimeError as error:
+            if "derivative for" not in str(error):
+                raise
+            raise UserError(
+                f"{str(error).splitlines()[0]}: the backbone cannot be differentiated twice. Type "
+                "algo.first_order=true where the algorithm has it, or another backbone"
+            ) from error
         finally:
             provenance.write(out, seconds=round(state.seconds, 1), steps=state.step)
         if r.rate.needs_steps and state.step < plan.steps:
@@ -82,6 +89,7 @@ def _begin(cfg: DictConfig, r: Recipe, saved: dict[str, Any] | None) -> tuple[nn
     train, classes = r.data["train"], identity.marks(r.data["train"])
     drop = r.terms.drop or nn.Sequential()
     net = network(cfg.backbone, r.trained, drop, normalisation(train.images), image_shape(train)[1])
+    check_drops(net, r.how)
     if saved is None and r.train.weights is not None:
         start(net, r.train.weights, cfg.backbone.get("weights"))
     if saved is None:
@@ -132,8 +140,7 @@ def _saving(
 
 def fingerprint(r: Recipe) -> dict[str, str]:
     """Return a hash of which images of which classes each split holds."""
-    held = {name: (split.ids, split.count.tolist(), split.files) for name, split in r.data.items()}
-    return {name: hashlib.sha256(repr(parts).encode()).hexdigest() for name, parts in held.items()}
+    return {name: identity.fingerprint(split) for name, split in r.data.items()}
 
 
 def _validation(r: Recipe, net: nn.Module, val: Source) -> Callable[[int], dict[str, float]]:

@@ -11,7 +11,7 @@ from metalab import borrow, checkpoint, plain, protocol
 from metalab.assemble import Method, device, method, network
 from metalab.attacks import records as robust
 from metalab.config import Eval, build, settings
-from metalab.data.identity import known, known_images
+from metalab.data.identity import fingerprint, known, known_images
 from metalab.data.matched import matched
 from metalab.engines.auto import Work, chosen, filters
 from metalab.engines.each_image import EachImage
@@ -33,9 +33,24 @@ def rebuilt(cfg: DictConfig, saved: dict[str, Any]) -> nn.Module:
     drop = regularisation(cfg.reg, how.steps).drop or nn.Sequential()
     net = network(cfg.backbone, trained, drop, Normalise([0.0] * channels, [1.0] * channels), size)
     if borrow.fitted(net, how, saved):
-        train = build(cfg.data, "data").load("train")
+        train = _trained_on(cfg, saved)
         borrow.measure_centre(net, matched(train, channels, size), cfg.eval.bn or how.bn)
     return net
+
+
+def _trained_on(cfg: DictConfig, saved: dict[str, Any]) -> Split:
+    """Return the run's own training split, whatever data it is tested on; UserError where it is not at hand."""
+    node = dict(saved["config"]["data"])
+    if node["_target_"] == cfg.data["_target_"]:  # it may have moved since
+        node |= {key: cfg.data[key] for key in ("root", "cache") if key in cfg.data}
+    needs = f"algo={cfg.algo.name} takes the mean feature of the images that the run was trained on"
+    try:
+        split = build(node, "data").load("train")
+    except UserError as error:
+        raise UserError(f"{needs}, which are not at hand: {error}") from error
+    if fingerprint(split) != saved["data"]["train"]:
+        raise UserError(f"{needs}, and there are others in their place now: give the data.root of the training")
+    return split
 
 
 def overlap(split: Split, trained: list[str], evaluation: Eval, folder: Path) -> list[str]:

@@ -10,13 +10,13 @@ COLUMNS = ("name", "norm", "on", "eps", "steps", "accuracy", "ci95", "zero_gradi
 
 def write(out: Path, records: Sequence[Mapping[str, Any]]) -> None:
     """Write what the records hold of attacks to out: nothing where none was made."""
-    rows = [(run, attack) for run, record in enumerate(records) for attack in record.get("attacks", ())]
+    rows = [(run, record["bn"], a) for run, record in enumerate(records) for a in record.get("attacks", ())]
     if not rows:
         return
     with (out / "robustness.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(("run", *COLUMNS))
-        table.writerows((run, *(attack[column] for column in COLUMNS)) for run, attack in rows)
+        table.writerow(("run", "bn", *COLUMNS))
+        table.writerows((run, bn, *(attack[column] for column in COLUMNS)) for run, bn, attack in rows)
     _draw(out, records)
 
 
@@ -39,7 +39,9 @@ def _draw(out: Path, records: Sequence[Mapping[str, Any]]) -> None:
 
     first = records[0]
     of = f"{first['images']} images" if "images" in first else f"{first['episodes']} episodes"
-    title = f"accuracy under attack on the {first['attacks'][0]['on']}, {of}"
+    modes = {record["bn"] for record in records}
+    mode = f", bn={first['bn']}" if len(modes) == 1 and first["bn"] else ""
+    title = f"accuracy under attack on the {first['attacks'][0]['on']}, {of}{mode}"
     figure = pictures.robustness_curve(curves(records), first["attacks"][0]["norm"], title, first["way"])
     figure.savefig(out / "robustness.png")
     with SummaryWriter(str(out)) as writer:

@@ -1,5 +1,6 @@
 """By what a net that was trained on a split knows it again: global class ids, and digests of single images."""
 
+import hashlib
 from collections.abc import Collection, Mapping, Sequence
 
 from metalab.data.tree import few, shown
@@ -9,6 +10,11 @@ from metalab.interfaces import Split
 OWN = "folder:"  # begins the ids of classes of the user's own, which are made of their images
 IMAGE = "image:"  # begins the ids of their images; the digest follows
 PUBLISHED = "published:"  # begins those of a benchmark's images, by which a folder of its files is known
+
+
+def fingerprint(split: Split) -> str:
+    """Return a hash of which images of which classes the split holds."""
+    return hashlib.sha256(repr((split.ids, split.count.tolist(), split.files)).encode()).hexdigest()
 
 
 def marks(split: Split) -> set[str]:

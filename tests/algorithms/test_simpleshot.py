@@ -83,3 +83,24 @@ def test_it_takes_the_net_of_another_algorithms_run_and_says_what_it_leaves(smal
     assert "algo=simpleshot on the net of relation: not taken: relation" in caplog.text
     with pytest.raises(UserError, match=r"^the checkpoint does not fit algo=simpleshot .* the first is body"):
         evaluate.run([(relation, small("algo=simpleshot", "data.absent=''", "backbone.filters=8"))], tmp_path / "third")
+
+
+def test_the_centre_is_of_the_runs_training_images_whatever_it_is_tested_on(small, tmp_path, caplog):
+    run = tmp_path / "run"
+    train.run(small("algo=maml", "train.meta_batch=1"), run)
+    words = ("algo=simpleshot", "task.train_way=null", "data.absent=''")
+    here = trial.rebuilt(small(*words), checkpoint.load(run / "best.pt")).get_buffer("centre.running_mean")
+    other = ("data=glyphs", "data.images=8", f"data.cache={tmp_path}", "data.size=16")
+    given = [word for word in words if "absent" not in word]
+    cfg = small(*other, *given)
+    assert torch.equal(trial.rebuilt(cfg, checkpoint.load(run / "best.pt")).get_buffer("centre.running_mean"), here)
+    evaluate.run([(run, cfg)], tmp_path / "eval")
+    saved = checkpoint.load(run / "best.pt")
+    saved["data"]["train"] = "of other images"
+    with pytest.raises(
+        UserError, match=r"^algo=simpleshot takes the mean feature .* and there are others in their pla"
+    ):
+        trial.rebuilt(cfg, saved)
+    saved["config"]["data"] = {"_target_": "metalab.data.folder.Folder"}
+    with pytest.raises(UserError, match=r"^algo=simpleshot takes the mean feature .*, which are not at hand: "):
+        trial.rebuilt(cfg, saved)

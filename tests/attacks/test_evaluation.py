@@ -69,6 +69,15 @@ def test_what_adapts_at_random_is_not_attacked(small, tmp_path):
             evaluate.run([(tmp_path / what, cfg)], tmp_path / "out")
 
 
+def test_a_net_that_adapts_to_attacked_supports_says_so(small, tmp_path):
+    fixed = "reg.adv_pgd.random_start=false"
+    words = (*RUNS["maml"], "train.steps=1", "reg=adv_pgd", "reg.adv_pgd.on=support", "reg.adv_pgd.where=inner", fixed)
+    train.run(small(*words), tmp_path / "run")
+    evaluate.run([(tmp_path / "run", small(*words, "data.absent=''"))], tmp_path / "eval")
+    record = json.loads((tmp_path / "eval" / "eval.json").read_text())
+    assert record["note"] == "adapted to supports that reg.adv_pgd attacked"
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_clean_and_attacked_accuracy_are_of_the_same_episodes(result, name, capsys):
     words = ("attack=[fgsm,pgd]", "attack.pgd.steps=4", "eval.eps=[0,16,64]")
@@ -87,6 +96,7 @@ def test_clean_and_attacked_accuracy_are_of_the_same_episodes(result, name, caps
     with (out / "robustness.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [float(row["accuracy"]) for row in rows] == [a["accuracy"] for a in attacks]
+    assert {row["bn"] for row in rows} == {record["bn"]}
     assert (out / "robustness.png").stat().st_size > 5000
     events = EventAccumulator(str(out), {"images": 0, "scalars": 0}).Reload()
     assert events.Scalars("robust/pgd_64_255ths/accuracy")[0].value == pytest.approx(by["pgd", 64])
@@ -106,6 +116,7 @@ def test_the_support_can_be_attacked(result, on):
     zero, much = (a["accuracy"] for a in record["attacks"])
     assert zero == record["accuracy"]
     assert much < record["accuracy"]
+    assert ("where climbs ended" in record.get("note", "")) == (on == "both")
     query, _ = result("protonet", *words)
     assert (much <= query["attacks"][1]["accuracy"]) == (on == "both")
 
