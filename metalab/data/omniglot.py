@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from metalab.data import decode
 from metalab.data.apart import grouped
 from metalab.data.characters import CHALLENGE, MINIMAL, PROTOCOLS, alphabet, split_of
 from metalab.data.download import fetch
+from metalab.data.identity import PUBLISHED
 from metalab.data.kin import kin
 from metalab.data.records import Record
 from metalab.data.sources import fingerprint, given_folder, tree, zip_members
@@ -136,8 +138,8 @@ class Omniglot:
                     continue  # a minimal set, read from the whole one
                 found.add(name)
                 for file, raw in images:
-                    image = inked(raw, self.size, part / file)
-                    yield Record(image, f"omniglot:{name}", name, splits[name], file)
+                    image, image_id = inked(raw, self.size, part / file)
+                    yield Record(image, f"omniglot:{name}", name, splits[name], file, image_id)
         if missing := sorted(splits.keys() - found):
             raise UserError(
                 f"{' and '.join(map(str, parts))}: {len(missing)} of the {len(splits)} characters are missing, "
@@ -164,10 +166,12 @@ def _images(part: Path) -> Iterator[tuple[str, bytes]]:
             yield path.relative_to(part.parent).as_posix(), path.read_bytes()
 
 
-def inked(raw: bytes, size: int, where: Path) -> np.ndarray:
-    """Return uint8 [1,size,size], ink 255 on 0; every pixel is the mean of the area it covers."""
+def inked(raw: bytes, size: int, where: Path) -> tuple[np.ndarray, str]:
+    """Return uint8 [1,size,size], ink 255 on 0, every pixel the mean of the area it covers; and the image's id."""
     try:
-        image = ImageOps.invert(Image.open(io.BytesIO(raw)).convert("L"))
+        opened = Image.open(io.BytesIO(raw))
+        image = ImageOps.invert(opened.convert("L"))
     except (OSError, SyntaxError) as error:
         raise UserError(f"{where} cannot be read ({error}); the data set has to be whole. Fetch it again.") from error
-    return np.asarray(image.resize((size, size), Image.Resampling.BOX))[None]
+    digest = decode.digest(opened, lambda: opened)  # far too small to be read otherwise
+    return np.asarray(image.resize((size, size), Image.Resampling.BOX))[None], f"{PUBLISHED}{digest[:16]}"

@@ -85,5 +85,5 @@ class OmniglotChallenge:
                     f"{path}: {support} and its one test image in {run}/class_labels.txt are expected. Fetch it anew."
                 )
             for file in files:
-                image = inked(held[file], self.size, path / file)
-                yield Record(image, f"omniglot:{character}", f"{where}/{character}", "test", file)
+                image, image_id = inked(held[file], self.size, path / file)
+                yield Record(image, f"omniglot:{character}", f"{where}/{character}", "test", file, image_id)

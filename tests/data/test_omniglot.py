@@ -14,6 +14,8 @@ from PIL import Image
 import metalab.data.omniglot as module
 from metalab.data.characters import MINIMAL, SPLITS, alphabet
 from metalab.data.episodes import Episodes
+from metalab.data.folder import Folder
+from metalab.data.identity import known, marks
 from metalab.data.omniglot import Omniglot
 from metalab.data.sources import class_list
 from metalab.errors import UserError
@@ -52,6 +54,28 @@ def root(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("cache")
+
+
+def test_drawings_given_as_a_folder_are_known_and_other_images_are_not(root, cache, tmp_path):
+    train = Omniglot(str(root), str(cache)).load("train")
+    assert len(train.image_ids) == len(train.images)
+    noise = np.random.default_rng(0)
+    for k, name in enumerate(sorted(set(train.ids))[:6]):
+        character = name.removeprefix("omniglot:")
+        part = next(file for file in train.files if character in file).split("/")[0]
+        for i in (1, 2):
+            home = tmp_path / "mine" / ("train", "val", "test")[k // 2] / f"{k}"
+            home.mkdir(parents=True, exist_ok=True)
+            file = next(each for each in train.files if character in each and each.endswith(f"_0{i}.png"))
+            with zipfile.ZipFile(root / f"{part}.zip") as archive:
+                drawn = archive.read(file)
+            if k % 2:  # images of nobody's
+                raw = io.BytesIO()
+                Image.fromarray(noise.integers(0, 256, (105, 105), dtype=np.uint8)).save(raw, "PNG")
+                drawn = raw.getvalue()
+            (home / f"{i}.png").write_bytes(drawn)
+    mine = Folder(str(tmp_path / "mine"), str(tmp_path / "cache"), 28, 1, [0.6, 0.2, 0.2], 0, True)
+    assert [known(mine.load(split), marks(train)) for split in ("train", "val", "test")] == [["0"], ["2"], ["4"]]
 
 
 @pytest.fixture
