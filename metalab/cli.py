@@ -26,7 +26,7 @@ _done: list[tuple["Path", list[str]]] = []  # those that came to an end, with th
 
 
 def main() -> None:
-    """Run the command in sys.argv; exit code 0, 1 (a mistake, said on stderr), 2 (usage) or 130 (Ctrl-C)."""
+    """Run the command in sys.argv; exit code 0, 1 (a mistake, said on stderr), 2 (usage), 130 (Ctrl-C), 141 (no reader)."""
     command, *rest = sys.argv[1:] or ["--help"]
     for held in (_failed, _asked, _done):
         held.clear()
@@ -49,6 +49,9 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("metalab: stopped\n")
         sys.exit(130)
+    except BrokenPipeError:  # | head has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     finally:
         if len(_asked) > 1 and _done:
             from metalab import matrix
@@ -71,7 +74,9 @@ def _data(words: list[str]) -> None:
     from metalab.datacli import command, typed
 
     try:
-        sys.exit(command.run(verb, typed.checked(verb, rest)))
+        code = command.run(verb, typed.checked(verb, rest))
+        sys.stdout.flush()
+        sys.exit(code)
     except UsageError as error:
         sys.stderr.write(f"metalab: {error}\n")
         sys.exit(2)

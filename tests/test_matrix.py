@@ -36,6 +36,21 @@ def test_a_sweep_over_runs_and_data_collects_its_matrix(command_line, runs, tiny
     assert "sweep/matrix.csv" in said.replace("\n", "")
 
 
+def test_a_sweep_over_data_is_a_row_of_the_cross_domain_matrix(command_line, runs, tiny_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("METALAB_CACHE", str(tmp_path / "cache"))
+    words = (f"run={runs / 'one'}", "data=tiny,glyphs", "data.images=12", "task.query=3", "device=cpu")
+    words += ("eval.split=val", "eval.episodes=4", "hydra.sweep.dir=sweep", f"--config-dir={tiny_dir}")
+    code, said = command_line("eval", "-m", *words)
+    assert code == 0, said
+    with (tmp_path / "sweep" / "matrix.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["words"], row["trained_on"], row["data"]) for row in rows] == [
+        ("data=tiny", "tiny", "tiny"),
+        ("data=glyphs", "tiny", "glyphs"),
+    ]
+
+
 def test_one_survivor_of_several_is_still_told(command_line, runs, tiny_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = (f"run={runs / 'one'}", "data.absent=''", "eval.split=train,test", "device=cpu", "hydra.sweep.dir=sweep")

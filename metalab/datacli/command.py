@@ -12,8 +12,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from metalab import protocol
 from metalab.check import nearest
-from metalab.config import build, conf_dir, settings
+from metalab.config import Eval, build, conf_dir, settings
 from metalab.data.folder import Folder
 from metalab.data.sources import SPLITS
 from metalab.data.store import NoSplit, cache_folder, verifying
@@ -75,7 +76,8 @@ def _shown(cfg: DictConfig, name: str, own: dict[str, str]) -> Path:
     if split not in SPLITS:
         raise UsageError(f"split={split}: expected split=train, split=val or split=test")
     data = build(cfg.data, "data").load(split)
-    rows = sheet.classes(data) if what == "sheet" else sheet.episode(data, settings(Task, cfg.task, "task"), cfg.seed)
+    task, _ = protocol.settled(settings(Task, cfg.task, "task"), settings(Eval, cfg.eval, "eval"), data)
+    rows = sheet.classes(data) if what == "sheet" else sheet.episode(data, task, cfg.seed)
     path = Path(own.get("out", f"{name}_{split}_{what}.png")).absolute()
     sheet.save(sheet.drawn(rows), path)
     return path

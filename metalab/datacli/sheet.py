@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from metalab.data.episodes import Episodes
 from metalab.errors import UserError
 from metalab.interfaces import Split
+from metalab.sampling import episode_source
 from metalab.task import Task
 
 CLASSES, IMAGES = 16, 12  # the most that a sheet shows
@@ -40,13 +40,15 @@ def classes(split: Split) -> list[Row]:
 
 def episode(split: Split, task: Task, seed: int) -> list[Row]:
     """Return the classes of the first episode of this seed: support left, queries right."""
-    source = Episodes(split, task.way, task.shot, task.query, 1, seed, "test", torch.device("cpu"))
+    if split.by_image:
+        raise UserError("data.protocol=images gives no episodes: type what=sheet, or data.protocol=classes")
+    source = episode_source(task, split, 1, seed, "test", torch.device("cpu"))
     drawn = source(0)
     names = [split.names[k] for k in source.indices(0).classes[0].tolist()]
     parts = []
     for batch in (drawn.support, drawn.query):
         pixels, labels = (batch.x[0] * 255).round().byte().numpy(), batch.y[0].tolist()
-        parts.append([[x for x, y in zip(pixels, labels, strict=True) if y == k][:IMAGES] for k in range(task.way)])
+        parts.append([[x for x, y in zip(pixels, labels, strict=True) if y == k][:IMAGES] for k in range(len(names))])
     return [Row(f"{k}: {name}", left, right) for k, (name, left, right) in enumerate(zip(names, *parts, strict=True))]
 
 

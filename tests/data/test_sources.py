@@ -2,11 +2,14 @@
 
 import os
 import zipfile
+from pathlib import Path
 
 import pytest
 
 from metalab.data.sources import class_list, fingerprint, given_folder, tree, zip_members
 from metalab.errors import UserError
+
+LISTS = Path(__file__).parents[2] / "metalab" / "data" / "splits"
 
 
 @pytest.mark.parametrize("name", ["../evil.png", "a/../../evil.png", "/etc/evil.png", "C:\\evil.png", "..\\evil.png"])
@@ -67,7 +70,14 @@ def test_fingerprint_sees_every_change_of_name_size_and_time(tmp_path):
     assert len({first["digest"], second["digest"], third["digest"]}) == 3
 
 
-def test_class_lists_name_their_source_and_licence():
+def test_the_lists_of_omniglot_are_vinyals():
     names = [f"omniglot_vinyals_{split}" for split in ("train", "val", "test")]
     assert [len(class_list(name)) for name in names] == [1028, 172, 423]
     assert class_list(names[0])[0] == "Alphabet_of_the_Magi/character01"
+
+
+@pytest.mark.parametrize("path", sorted(LISTS.glob("*.txt")), ids=lambda path: path.stem)
+def test_class_lists_name_their_source_and_licence(path):
+    head = "".join(line for line in path.read_text("utf-8").splitlines(keepends=True) if line.startswith("#"))
+    assert "Source: " in head
+    assert "Licence: " in head

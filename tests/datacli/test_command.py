@@ -84,7 +84,7 @@ def test_list_names_every_data_set_and_which_is_on_disk(command_line, images):
 
 @pytest.mark.parametrize(
     "name",
-    sorted({path.stem for path in (conf_dir() / "data").glob("*.yaml")} - {"folder", "union", "omniglot_challenge"}),
+    sorted({path.stem for path in (conf_dir() / "data").glob("*.yaml")} - {"folder", "union"}),
 )
 def test_the_list_has_its_facts_from_the_yaml(name):
     second = (conf_dir() / "data" / f"{name}.yaml").read_text().splitlines()[1]
@@ -218,6 +218,30 @@ def test_what_makes_no_sense_is_said_in_a_line(command_line, words, code, why):
     found, said = command_line("data", *words)
     assert (found, why in said) == (code, True), said
     assert "Traceback" not in said
+
+
+def test_show_draws_an_episode_as_the_task_and_the_data_have_it(command_line, tmp_path):
+    path, words = tmp_path / "a.png", ("data.images=8", "what=episode", f"out={tmp_path / 'a.png'}")
+    code, said = command_line("data", "show", "glyphs", *words, "task=variable", "task.way=9", "task.query=2")
+    assert code == 0, said
+    row = 84 + sheet.GAP + sheet.LABEL  # 28 pixels, three times as large
+    with Image.open(path) as page:
+        assert (page.size[1] - sheet.GAP) % row == 0
+        assert 5 <= (page.size[1] - sheet.GAP) // row <= 9
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+    script = "from metalab.cli import main; main()"
+    words = ["data", "check", "glyphs", "data.images=4", f"data.cache={tmp_path}"]
+    with subprocess.Popen(
+        [sys.executable, "-c", script, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read()
+    assert "Traceback" not in said
+    assert "BrokenPipe" not in said
 
 
 def test_help_and_completion_import_nothing_heavy(tmp_path):
