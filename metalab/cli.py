@@ -26,7 +26,7 @@ _done: list[tuple["Path", list[str]]] = []  # those that came to an end, with th
 
 
 def main() -> None:
-    """Run the command in sys.argv; exit code 0, 1 (a mistake, said on stderr), 2 (usage), 130 (Ctrl-C), 141 (no reader)."""
+    """Run the command in sys.argv; exit code 0, 1 (a mistake), 2 (usage), 130 (Ctrl-C) or 141 (a closed pipe)."""
     command, *rest = sys.argv[1:] or ["--help"]
     for held in (_failed, _asked, _done):
         held.clear()
