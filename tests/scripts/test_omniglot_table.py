@@ -44,12 +44,19 @@ def test_a_row_has_what_was_measured_and_what_was_published(script, tmp_path):
     assert "old" not in lines
     assert kept in lines  # its run is not here
     with_one = next(line for line in lines if line.startswith("| MAML (Finn"))
-    assert "| batch, transductive | 1 | **90.00 ± 1.00** | 98.7 ± 0.4 (" in with_one
-    assert "| -8.7 | 60 of 70 | 2 min | optim.lr=0.1 train.steps=70 seed=1 task.query=1 |" in with_one
-    assert "| 15 | **80.00 ± 1.00** | none |  | 60 of 70 | 2 min | optim.lr=0.1 train.steps=70 seed=1 |" in next(
+    assert "| maml | 5-way 1-shot | batch, transductive | 1 | **90.00 ± 1.00** | 98.7 ± 0.4 (" in with_one
+    assert "| -8.7 | 97.2, not met | 60 of 70 | 2 min | optim.lr=0.1 train.steps=70 seed=1 task.query=1 |" in with_one
+    assert "| 15 | **80.00 ± 1.00** | none |  |  | 60 of 70 | 2 min | optim.lr=0.1 train.steps=70 seed=1 |" in next(
         line for line in lines if "15 queries" in line
     )
     assert sum("not run by this command yet" in line for line in lines) == len(script.rows()) - 3
+
+
+def test_the_bar_is_the_published_number_less_a_point_and_a_half_or_ninety(script):
+    assert script.judged({"published": "95.39 ± 0.09"}, 93.89) == "93.89, met"
+    assert script.judged({"published": "95.39 ± 0.09"}, 93.88) == "93.89, not met"
+    assert script.judged({"published": None}, 90.0) == "90, met"
+    assert script.judged({"published": None, "bar": None}, 10.0) == ""
 
 
 def test_what_cannot_be_done_is_said_at_once(script, tmp_path):
