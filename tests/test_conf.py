@@ -59,6 +59,12 @@ def test_eval_knows_all_that_train_knows():
     assert all(evaluation[key] == train[key] for key in train)
 
 
+def test_miniimagenet_maml_is_its_papers_and_codes():
+    cfg = composed("experiment=miniimagenet_maml")
+    assert (cfg.algo.lr, cfg.algo.steps, cfg.algo.test_steps, cfg.backbone.filters) == (0.01, 5, 10, 32)
+    assert (cfg.optim.lr, cfg.optim.clip_value, cfg.train.meta_batch, cfg.train.steps) == (0.001, 10, 4, 60000)
+
+
 def test_task_presets():
     sizes = {name: composed(f"task={name}").task for name in ("fixed", "5way5shot", "20way1shot", "20way5shot")}
     got = {name: (task.way, task.shot, task.query, task.train_way) for name, task in sizes.items()}

@@ -1,14 +1,18 @@
 """The leak report finds what was planted: a class twice, an image twice, a re-encoded copy; and nothing else."""
 
 import io
+import os
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from metalab.datacli.leaks import NEAR, pairs, search
 from metalab.datacli.report import told, written
 from metalab.interfaces import Split
+
+SHARED = os.environ.get("METALAB_SHARED_DATA")
 
 
 def blobs(seed: int, channels: int = 3, size: int = 48) -> np.ndarray:
@@ -109,3 +113,19 @@ def test_a_long_report_is_cut_and_says_so():
     text = told("mine", splits, search(splits))
     assert "pairs of identical images: 435, 0 of them across splits" in text
     assert "  and 415 more; out=FOLDER writes them all" in text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED, reason="METALAB_SHARED_DATA is unset: there are no real images to compare")
+@pytest.mark.parametrize(
+    ("name", "folder", "expected"),
+    [
+        ("cifarfs", "cifar100", "26, 15 of them across splits"),
+        ("fc100", "cifar100", "26, 3 of them across splits"),
+        ("omniglot", "omniglot", "1, 0 of them across splits"),
+    ],
+)
+def test_the_copies_in_the_real_benchmarks_are_found(name, folder, expected, command_line, tmp_path):
+    code, said = command_line("data", "check", name, f"data.root={SHARED}/{folder}", f"data.cache={tmp_path}")
+    assert code == 0
+    assert f"pairs of identical images: {expected}" in said

@@ -115,7 +115,7 @@ def test_the_comparison_fails_when_one_tasks_support_is_anothers():
 
 
 def test_metasgd_has_the_loss_and_both_meta_gradients_of_learn2learns_metasgd():
-    algorithm = MetaSGD(WAY, 0.005, 0.4, False)
+    algorithm = MetaSGD(WAY, -0.1, 0.4, False)  # rates may be negative, and are not clamped
     net, batch = net_of(algorithm), episodes()
     cnn, names = twin(net)
     rates = dict(net.get_submodule("rates").named_parameters())

@@ -149,6 +149,29 @@ def test_what_the_weights_saw_is_in_the_checkpoint_and_is_not_tested_on(small, w
         train.run(words(small, weights=weights[0], classes=str(ids)), tmp_path / "val")
 
 
+@pytest.mark.parametrize("algo", ["baseline", "baselinepp", "finetune", "simpleshot", "protonet"])
+def test_the_weights_work_for_every_transfer_baseline(algo, small, weights, tmp_path):
+    own = () if algo == "protonet" else ("task.train_way=null", "algo.mini_batch=8")
+    own += ("algo.epochs=1",) if algo.startswith("baseline") else ("algo.test_steps=2",) if algo == "finetune" else ()
+    sizes = ("data.size=32", "train.steps=1", "train.val_episodes=2", "eval.episodes=2", "data.absent=''")
+    cfg = small(f"algo={algo}", *own, *sizes)
+    cfg.backbone = node(weights[0], "none")
+    train.run(cfg, tmp_path / "run")
+    evaluate.run([(tmp_path / "run", cfg)], tmp_path / "eval")
+    assert (tmp_path / "eval" / "eval.json").is_file()
+
+
+def test_a_net_that_cannot_be_differentiated_twice_is_said_so(small, tmp_path):
+    cfg = small("algo=maml", "data.size=32", "train.steps=1", "train.meta_batch=1", "train.val_episodes=2")
+    cfg.backbone = node()
+    with pytest.raises(
+        UserError, match=r"derivative for .* is not implemented: the backbone cannot .* algo\.first_order"
+    ):
+        train.run(cfg, tmp_path / "run")
+    cfg.algo.first_order = True
+    train.run(cfg, tmp_path / "first")
+
+
 @pytest.mark.parametrize(
     ("backbone", "message"),
     [
