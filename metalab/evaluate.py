@@ -38,6 +38,7 @@ def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
     objective = by_way(t.task, t.tested, lambda algo, way: measured_objective(t.how, algo, t.bn, way, t.terms))
     torch.manual_seed(cfg.seed)  # of heads that are drawn for each task
     accuracy, loss = measure(t.counting, objective, t.net, source, t.evaluation.episodes, t.bn)
+    lost = int((~np.isfinite(loss)).sum())
     row = _facts(t) | {"loss": float(loss.mean()), **_further(t)}
     notes = {t.split.note, t.saved["data"]["note"], plain.NOTE if t.split.by_image else ""}
     notes |= {f"adapted to supports that reg.{n} attacked" for n, p in cfg.reg.items() if p.get("where") == "inner"}
@@ -45,6 +46,9 @@ def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
         row["attacks"] = _attacked(t, source)
         notes.add(robust.mismatch(t.bn, t.saved["config"]["train"]["bn"] or "batch") if t.normed else "")
         notes.add(ENDS if t.attacks.shared.on == "both" else "")
+    notes.add(
+        f"{lost} of {len(loss)} {what} have predictions that are no numbers, which count as wrong" if lost else ""
+    )
     notes = sorted(notes - {""})
     row |= {"note": "; ".join(notes)} if notes else {}
     row |= {"overlap": t.overlap} if t.overlap else {}

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -277,3 +278,16 @@ def test_nothing_is_dropped_in_an_evaluation(small, tmp_path):
         evaluate.run([(tmp_path / "run", cfg)], tmp_path / out)
     one, two = (json.loads((tmp_path / out / "eval.json").read_text())["loss"] for out in ("a", "b"))
     assert one == two
+
+
+def test_predictions_that_are_no_numbers_are_wrong_and_counted(small, runs, tmp_path):
+    """argmax of nan is class 0: a fifth would look right, and no attack could change it."""
+    shutil.copytree(runs["protonet"], tmp_path / "run")
+    saved = checkpoint.load(tmp_path / "run" / "best.pt")
+    saved["net"]["body.0.1.weight"].fill_(torch.nan)
+    checkpoint.save(tmp_path / "run" / "best.pt", saved)
+    cfg = small("data.absent=''", "eval.episodes=6", "attack=pgd", "attack.pgd.steps=1")
+    evaluate.run([(tmp_path / "run", cfg)], tmp_path / "eval")
+    record = json.loads((tmp_path / "eval" / "eval.json").read_text())
+    assert (record["accuracy"], record["attacks"][0]["accuracy"], record["loss"]) == (0, 0, None)
+    assert "6 of 6 episodes have predictions that are no numbers" in record["note"]

@@ -45,7 +45,8 @@ def refuse_transductive(attacks: Attacks, bn: str) -> None:
     if attacks.built and bn == "batch":
         raise UserError(
             "an attack with bn=batch: an attacked query would change the answers to the others. Type eval.bn=support "
-            "for a net trained with train.bn=support, or eval.bn=running for one trained with train.bn=batch"
+            "for a net trained with train.bn=support, or eval.bn=running for one without inner steps, trained with "
+            "train.bn=batch"
         )
 
 

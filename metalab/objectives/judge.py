@@ -58,4 +58,9 @@ def judged(model: Model, query: Batch, loss: Loss) -> TaskResult:
     value = loss(once, query)
     with torch.no_grad():
         clean = asked[0] if asked else model(query.x)
-    return TaskResult(value, clean.argmax(-1) == query.y, {"loss": value}, {})
+    return TaskResult(value, right(clean, query.y), {"loss": value}, {})
+
+
+def right(logits: Tensor, y: Tensor) -> Tensor:
+    """Return which images [N] are right by their logits [N,K]; what is not a number names no class."""
+    return (logits.argmax(-1) == y) & logits.amax(-1).isfinite()

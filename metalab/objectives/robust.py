@@ -12,7 +12,7 @@ from metalab.attacks.auto import Auto
 from metalab.attacks.steps import Attack
 from metalab.attacks.zeros import share
 from metalab.interfaces import Algorithm, Batch, Episode, Learner, Loss, Model, TaskResult
-from metalab.objectives.judge import Prediction
+from metalab.objectives.judge import Prediction, right
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class Robust:
     def __call__(self, learner: Learner, episode: Episode, progress: Tensor) -> TaskResult:
         support, query = episode
         model = self._adapted(learner, support)
-        right = self._right(model, support, query)
+        clean = self._right(model, support, query)
         shown = {"loss": query.x.new_zeros(())}
         for name, attack in self.attacks.items():
-            still, dead = right, []
+            still, dead = clean, []
             for given in self._supports(learner, support, attack, dead):
                 target = model
                 if given is not support:
@@ -49,14 +49,14 @@ class Robust:
                 if self.on != "support":
                     still = still & withstood(attack, partial(self.predict, target, given.x), query, dead, self.drop)
             shown |= {f"right/{name}": still, f"zero/{name}": share(dead, query.x)}
-        return TaskResult(shown["loss"], right, shown, {})
+        return TaskResult(shown["loss"], clean, shown, {})
 
     def _adapted(self, learner: Learner, support: Batch) -> Model:
         *_, model = self.algorithm.adapt(learner, support, self.inner, self.steps)
         return model
 
     def _right(self, model: Model, support: Batch, query: Batch) -> Tensor:
-        return self.predict(model, support.x, query.x).argmax(-1) == query.y
+        return right(self.predict(model, support.x, query.x), query.y)
 
     def _supports(self, learner: Learner, support: Batch, attack: Attack, dead: list[Tensor]) -> Iterator[Batch]:
         """Yield the support as it is (query), at all that the attack tried (support), or where climbs ended (both)."""
@@ -79,7 +79,7 @@ def withstood(attack: Attack, model: Model, query: Batch, dead: list[Tensor], dr
     """
     if not (drop and isinstance(attack, Auto)):
         return _withstood(attack, model, query, dead)
-    left = (model(query.x).argmax(-1) == query.y).nonzero()[:, 0]
+    left = right(model(query.x), query.y).nonzero()[:, 0]
     for part in attack.parts():
         if len(left):
             left = left[_withstood(part, model, query._replace(x=query.x[left], y=query.y[left]), dead)]
@@ -87,9 +87,9 @@ def withstood(attack: Attack, model: Model, query: Batch, dead: list[Tensor], dr
 
 
 def _withstood(attack: Attack, model: Model, query: Batch, dead: list[Tensor]) -> Tensor:
-    right = torch.ones_like(query.y).bool()
+    still = torch.ones_like(query.y).bool()
     for tried in attack.tries(model, query.x, query.y):
         dead += [] if tried.dead is None else [tried.dead]
         logits = model(tried.x) if tried.logits is None else tried.logits
-        right = right & (logits.argmax(-1) == query.y)
-    return right
+        still = still & right(logits, query.y)
+    return still
