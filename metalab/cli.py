@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from metalab import __version__
 from metalab.errors import UsageError, UserError
@@ -25,9 +25,14 @@ _asked: list[list[str]] = []  # what each of its evaluations was told
 _done: list[tuple["Path", list[str]]] = []  # those that came to an end, with their folders
 
 
+class Defect(Exception):
+    """What a job raised that is no mistake of the user's: its cause is shown with its traceback."""
+
+
 def main() -> None:
     """Run the command in sys.argv; exit code 0, 1 (a mistake), 2 (usage), 130 (Ctrl-C) or 141 (a closed pipe)."""
     command, *rest = sys.argv[1:] or ["--help"]
+    logging.raiseExceptions = False  # a log line that nobody reads any more is no error
     for held in (_failed, _asked, _done):
         held.clear()
     try:
@@ -44,6 +49,7 @@ def main() -> None:
         else:
             sys.stderr.write(f"metalab: unknown command {command!r}, expected train, eval or data\n\n{USAGE}")
             sys.exit(2)
+        sys.stdout.flush()
     except UserError as error:
         sys.exit(f"metalab: {error}")
     except KeyboardInterrupt:
@@ -125,12 +131,24 @@ def _run_hydra(command: str, given: list[str], typed: list[str] | None = None) -
     args.resolve = args.resolve or args.help
     sys.path.append(os.getcwd())  # a user's own algorithm may lie here; last, so that it hides nothing
     version.setbase("1.3")
+    whole = os.environ.get("HYDRA_FULL_ERROR", "0")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would else print
     try:  # what hydra.main does; but that parses sys.argv, which is to stay as typed for the run's record
         utils._run_hydra(args, parser, JOBS[command], str(conf_dir()), name)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise  # else it is Hydra's own: what a job raised has been shown, and left by SystemExit
-        raise UserError(str(error)) from error
+    except Defect as defect:
+        raise cast(BaseException, defect.__cause__) from None
+    except BrokenPipeError:
+        raise  # no mistake of anybody's
+    except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
+        if _failed:  # of a sweep, and told
+            sys.exit(1)
+        if whole == "1":
+            raise
+        from metalab import unknown
+
+        raise UserError(unknown.told(error, name, list(map(str, args.overrides)))) from error
+    finally:
+        os.environ["HYDRA_FULL_ERROR"] = whole
 
 
 def _train(cfg: "DictConfig") -> float:
@@ -165,17 +183,19 @@ def _mistakes_told() -> Iterator[None]:
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import CompactHydraException
     from hydra.types import RunMode
-    from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue
+    from omegaconf.errors import OmegaConfBaseException
 
+    job = HydraConfig.get()
     try:
+        if job.job.chdir:
+            raise UserError("hydra.job.chdir=true: runs and data are found from the folder you are in; leave it out")
         yield
     except Exception as error:
-        job = HydraConfig.get()
-        mistake = isinstance(error, (UserError, MissingMandatoryValue, InterpolationKeyError, PermissionError))
+        mistake = isinstance(error, (UserError, OmegaConfBaseException, PermissionError))
         if job.mode != RunMode.MULTIRUN:
             if mistake:
                 sys.exit(f"metalab: {error}")
-            raise
+            raise Defect from error
         name = f"#{job.job.num} {' '.join(job.overrides.task)}"
         message = str(error) if mistake else f"{type(error).__name__}: {error}"
         logging.getLogger("metalab").error("job %s failed: %s", name, message, exc_info=not mistake)

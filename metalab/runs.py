@@ -10,6 +10,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from metalab.config import find_run
 from metalab.errors import UserError
@@ -63,8 +65,10 @@ def compose_each(given: Any) -> list[tuple[Path, DictConfig]]:
     if names in ([], [None], [""]):
         raise UserError("which run? metalab eval run=outputs/train/..., or run=latest")
     pairs = []
-    for name in names:
-        folder = find_run(str(name))
+    found = [find_run(str(name)) for name in names]
+    if twice := [folder for i, folder in enumerate(found) if folder in found[:i]]:
+        raise UserError(f"run: {twice[0]} is given twice, and a mean over runs counts each once")
+    for folder in found:
         _register(ONE, "eval", [folder], {})
         cfg = hydra.compose(ONE, overrides=list(HydraConfig.get().overrides.task))
         cfg.run = str(folder)
@@ -84,10 +88,7 @@ def words() -> list[str]:
 
 def _register(name: str, command: str, folders: list[Path], own: dict[str, Any]) -> None:
     """Give Hydra the folders' configurations as the option `name` of each group and a primary config that picks it."""
-    for folder in folders:
-        if not (folder / "config.yaml").is_file():
-            raise UserError(f"{folder} holds no config.yaml: give the folder of a run of metalab train")
-    merged = OmegaConf.merge(*[OmegaConf.load(folder / "config.yaml") for folder in folders])
+    merged = OmegaConf.merge(*map(_config, folders))
     node = OmegaConf.to_container(merged)
     assert isinstance(node, dict)
     root = {key: value for key, value in node.items() if key not in {*GROUPS, *ANEW[command]}}
@@ -97,6 +98,21 @@ def _register(name: str, command: str, folders: list[Path], own: dict[str, Any])
         store.store(name, node[group], group=group)
     defaults = [command, *[{f"override /{group}": name} for group in groups], "_self_"]
     store.store(name, {"defaults": defaults, "hydra": own, **root})
+
+
+def _config(folder: Path) -> Any:
+    """Return the configuration of a run; UserError where there is none, or none that is whole."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{folder} holds no config.yaml: give the folder of a run of metalab train")
+    try:
+        held = OmegaConf.load(path)
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}. Its best.pt holds the same settings") from error
+    missing = [group for group in ("algo", "data", "backbone", "task") if group not in held]
+    if missing:
+        raise UserError(f"{path} is cut short or not a run's: {', '.join(missing)} is missing")
+    return held
 
 
 def _refuse_lists(group: str, values: list[Any]) -> None:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as values, so that the work under way can be finished and saved."""
+"""SIGINT, SIGTERM and SIGHUP as values, so that the work under way can be finished and saved."""
 
 import signal
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from typing import Any
 
 @contextmanager
 def collected() -> Iterator[list[signal.Signals]]:
-    """Collect SIGINT and SIGTERM in a list instead of obeying them; a second SIGINT interrupts at once.
+    """Collect SIGINT, SIGTERM and SIGHUP in a list instead of obeying them; a second SIGINT interrupts at once.
 
     Outside of the main thread, where Python sets no handlers, the list stays empty.
     """
@@ -20,7 +20,8 @@ def collected() -> Iterator[list[signal.Signals]]:
             raise KeyboardInterrupt
         caught.append(signal.Signals(number))
 
-    ours = (signal.SIGINT, signal.SIGTERM) if current_thread() is main_thread() else ()
+    names = ("SIGINT", "SIGTERM", "SIGHUP") if current_thread() is main_thread() else ()
+    ours = [getattr(signal, name) for name in names if hasattr(signal, name)]  # Windows has no SIGHUP
     old = {number: signal.signal(number, handle) for number in ours}
     try:
         yield caught

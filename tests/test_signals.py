@@ -2,15 +2,18 @@ import os
 import signal
 from threading import Thread
 
+import pytest
+
 from metalab.signals import collected
 
 
-def test_signals_become_values_and_the_handlers_come_back():
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signals_become_values_and_the_handlers_come_back(number):
+    before = signal.getsignal(number)
     with collected() as caught:
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert caught == [signal.SIGTERM]
-    assert signal.getsignal(signal.SIGTERM) is before
+        os.kill(os.getpid(), number)
+        assert caught == [number]
+    assert signal.getsignal(number) is before
 
 
 def test_another_thread_may_train_too():

@@ -1,6 +1,7 @@
 """What the command line shows, and how quickly; what it hands to a training."""
 
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -108,4 +109,18 @@ def test_whole_program_exits_with_the_codes(tmp_path):
     assert run("nope", cwd=tmp_path, PYTHONPATH=str(ROOT)).returncode == 2
     done = run("train", "algo=mamml", cwd=tmp_path, PYTHONPATH=str(ROOT))
     assert done.returncode == 1
-    assert "Available options in 'algo'" in done.stderr
+    assert done.stderr == "metalab: algo=mamml: there is no such option. Did you mean maml?\n"
+
+
+def test_python_m_is_the_same_and_a_closed_pipe_is_no_error(tmp_path):
+    words = [sys.executable, "-m", "metalab"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*words, "--version"], capture_output=True, text=True, env=env, cwd=tmp_path)
+    assert done.stdout.startswith("metalab ")
+    with subprocess.Popen(
+        [*words, "train", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, cwd=tmp_path
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""

@@ -48,7 +48,7 @@ def test_eval_refuses_a_key_that_the_run_lacks(bench):
     run = bench.new_run("algo=protonet")
     code, _, err = bench("eval", f"run={run}", "algo.test_steps=20")
     assert code == 1
-    assert "Could not override 'algo.test_steps'" in err
+    assert "algo.test_steps: there is no such setting. There is: " in err
     assert "Traceback" not in err
 
 
@@ -104,6 +104,9 @@ def test_folder_with_odd_letters(bench):
     code, _, err = bench("eval", "run='outputs/train/odd, it\\'s a=b/x [1]'")
     assert (code, err) == (0, "")
     assert bench.evaluated[0][0][0][0] == run
+    code, _, err = bench("eval", "run=['outputs/train/odd, it\\'s a=b/x [1]',latest]")
+    assert (code, "x [1] is given twice, and a mean over runs counts each once" in err) == (1, True)
+    bench.new_run()
     assert bench("eval", "-m", "run=['outputs/train/odd, it\\'s a=b/x [1]',latest],latest")[0] == 0
     assert len(bench.evaluated) == 3
 
@@ -156,3 +159,17 @@ def test_resume_refusals(bench):
             err == "metalab: resume goes on with one run, in its own folder: leave out -m, and give one resume=FOLDER"
         )
     assert len(bench.trained) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: [\n", "config.yaml cannot be read: "),
+        ("", "config.yaml is cut short or not a run's: algo, data, backbone, task"),
+    ],
+)
+def test_a_damaged_config_is_told(bench, text, said):
+    run = bench.new_run()
+    (run / "config.yaml").write_text(text)
+    code, _, err = bench("eval", f"run={run}")
+    assert (code, said in err, "Traceback" in err) == (1, True, False), err

@@ -1,0 +1,46 @@
+"""What Hydra says of a word it cannot take, in one message with the nearest word that it could."""
+
+import re
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from metalab.check import nearest
+from metalab.config import conf_dir
+
+UNKNOWN = re.compile(r"Could not override '([^']+)'")
+OPTION = re.compile(r"Could not find '([^']+)/([^'/]+)'\n\nAvailable options in '[^']+':\n((?:\t.*\n)*)")
+
+
+def told(error: BaseException, command: str, words: list[str]) -> str:
+    """Return the error's message; where a key or an option is unknown, with the nearest that is there."""
+    said = str(error)
+    if found := OPTION.search(said):
+        group, option, listed = found.groups()
+        return f"{group}={option}: there is no such option.{nearest(option, listed.split())}"
+    if found := UNKNOWN.search(said):
+        key = found.group(1)
+        return f"{key}: there is no such setting.{_nearest(key, command, words)}"
+    return said
+
+
+def _nearest(key: str, command: str, words: list[str]) -> str:
+    """Say what the deepest group on the way to a key does hold, under the other words of the command line."""
+    others = [word for word in words if word.partition("=")[0].lstrip("+~") != key]
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+            node: Any = compose(command, others)
+    except Exception:  # another word is wrong as well, and is told next
+        return ""
+    where, names = "", key.split(".")
+    for name in names:
+        if not OmegaConf.is_dict(node) or name not in node:
+            break
+        node, where = node[name], f"{where}.{name}".lstrip(".")
+    else:
+        return ""
+    name = names[where.count(".") + 1 if where else 0]
+    if where in ("reg", "attack") and len(names) > 2:
+        return f" {name} is not chosen: type {where}={name} as well"
+    return nearest(name, map(str, node) if OmegaConf.is_dict(node) else (), where)
