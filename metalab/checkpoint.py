@@ -1,6 +1,7 @@
 """One self-contained file per checkpoint, written to a temporary name and renamed."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,12 @@ def save(path: Path, state: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # a full disk is either, by who notices first
+        free = shutil.disk_usage(path.parent).free
+        raise UserError(
+            f"{path} cannot be written ({str(error).splitlines()[0]}; {free / 1e6:,.0f} MB are free there). What was "
+            "saved before is kept: make room and go on with resume="
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -34,7 +41,8 @@ def load(path: Path) -> dict[str, Any]:
     except Exception as error:  # whatever unpickling strange bytes may raise
         why = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"{path} is not a checkpoint that can be read: {why} Give another run, or train again"
+            f"{path} is not a checkpoint that can be read: its {path.stat().st_size:,} bytes are cut short, damaged or "
+            f"of something else ({why}). Give another run, or train again"
         ) from error
     given = state.get("format") if isinstance(state, dict) else None
     if given != FORMAT:

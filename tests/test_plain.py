@@ -139,7 +139,7 @@ def test_from_the_command_line_with_attacks_image_by_image(command_line, run, tm
         p, n = attack["accuracy"], 10 * TESTED
         assert attack["ci95"] == pytest.approx(1.96 * (p * (1 - p) / (n - 1)) ** 0.5, abs=1e-9)
     assert (tmp_path / "learn2learn" / "robustness.png").is_file()
-    assert titles[0] == f"accuracy under attack on the query, {10 * TESTED} images"
+    assert titles[0] == f"accuracy under attack on the query, {10 * TESTED} images, bn=running"
 
 
 @pytest.mark.parametrize(

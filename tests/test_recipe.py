@@ -96,3 +96,14 @@ def test_overrides_of_the_algorithms_own_choices(small):
 def test_mistakes_are_told_before_data_is_loaded(small, words, message):
     with pytest.raises(UserError, match=re.escape(message)):
         recipe(small("data.absent=train", *words))
+
+
+def test_what_metalab_eval_alone_reads_is_refused(small):
+    with pytest.raises(
+        UserError, match=r"^attack=\[pgd\]: attacks are for metalab eval .* type reg=adv_pgd or reg=adv_fg"
+    ):
+        recipe(small("attack=pgd"))
+    with pytest.raises(
+        UserError, match=r"^run=latest: a run is evaluated by metalab eval; to go on with it type resume="
+    ):
+        recipe(small("+run=latest"))
