@@ -40,7 +40,9 @@ def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
     accuracy, loss = measure(t.counting, objective, t.net, source, t.evaluation.episodes, t.bn)
     lost = int((~np.isfinite(loss)).sum())
     row = _facts(t) | {"loss": float(loss.mean()), **_further(t)}
-    notes = {t.split.note, t.saved["data"]["note"], plain.NOTE if t.split.by_image else ""}
+    trained = t.saved["data"]["note"]
+    notes = {t.split.note, plain.NOTE if t.split.by_image else ""}
+    notes |= {f"trained on: {trained}"} if trained and trained != t.split.note else set()
     notes |= {f"adapted to supports that reg.{n} attacked" for n, p in cfg.reg.items() if p.get("where") == "inner"}
     if t.attacks.built:
         row["attacks"] = _attacked(t, source)

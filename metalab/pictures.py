@@ -79,9 +79,13 @@ def adaptation_curve(accuracies: Sequence[float], ci95: Sequence[float], title: 
     steps = np.arange(len(mean))
     figure = Figure(figsize=(6.4, 4.0), dpi=110, layout="constrained")
     axes = figure.add_subplot()
-    axes.errorbar(steps, mean, half if len(mean) == 1 else None, fmt="o-", color=BLUE, capsize=4, markersize=4)
-    axes.fill_between(steps, mean - half, mean + half, color=BLUE, alpha=0.2, lw=0)
-    axes.annotate(f"{mean[-1]:.1f} %", (steps[-1], mean[-1]), (0, 9), textcoords="offset points", ha="center")
+    low, high = np.maximum(mean - half, 0), np.minimum(mean + half, 100)
+    bar = [mean - low, high - mean] if len(mean) == 1 and np.isfinite(half).all() else None
+    axes.errorbar(steps, mean, bar, fmt="o-", color=BLUE, capsize=4, markersize=4)
+    axes.fill_between(steps, low, high, color=BLUE, alpha=0.2, lw=0)
+    aside = (9, 9) if len(mean) > 1 else (32, 0)  # beside the interval, not on it
+    place = "bottom" if len(mean) > 1 else "center"
+    axes.annotate(f"{mean[-1]:.1f} %", (steps[-1], mean[-1]), aside, textcoords="offset points", ha="center", va=place)
     chance = 100 / way
     axes.axhline(chance, color=GREY, ls="--", lw=1)
     below = chance > 8  # where the axis leaves room for the words
@@ -95,7 +99,8 @@ def adaptation_curve(accuracies: Sequence[float], ci95: Sequence[float], title: 
         va="top" if below else "bottom",
         color=GREY,
     )
-    axes.set(title=title, xlabel="inner steps", ylabel="query accuracy, 95 % CI", ylim=(0, 105))
+    interval = ", 95 % CI" if np.isfinite(half).any() else ""
+    axes.set(title=title, xlabel="inner steps", ylabel=f"query accuracy{interval}", ylim=(0, 105))
     axes.set_xlim(-0.5, len(mean) - 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.yaxis.set_major_formatter(PercentFormatter(decimals=0, symbol=" %"))
@@ -118,7 +123,8 @@ def robustness_curve(
     for label, points in curves.items():
         eps, mean, half = np.asarray(points, float).T
         [line] = axes.plot(eps, 100 * mean, "o-", label=label, markersize=4)
-        axes.fill_between(eps, 100 * (mean - half), 100 * (mean + half), color=line.get_color(), alpha=0.2, lw=0)
+        low, high = np.maximum(mean - half, 0), np.minimum(mean + half, 1)
+        axes.fill_between(eps, 100 * low, 100 * high, color=line.get_color(), alpha=0.2, lw=0)
     if isinstance(way, int):
         axes.axhline(100 / way, color=GREY, ls="--", lw=1, label=f"chance {100 / way:.1f} %")
     measure = {"linf": "largest change of a pixel", "l2": "L2 norm of the change"}[norm]

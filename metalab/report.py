@@ -48,13 +48,14 @@ def write(
     the record (run, loss, note, overlap: the names of the classes that were trained on).
     accuracies[i] holds its accuracy on each episode, a fraction; accuracy, ci95 and episodes are computed from it.
     Where there is none (episodes: None, images: their number) it holds 0 or 1 for each image.
-    Several runs are written as {"runs": [...], "mean": ..., "sd": ...}, the sample's sd over the runs' accuracies.
+    Several runs are written as {"runs": [...], "mean": ..., "sd": ...}, the sample's sd over the runs' accuracies;
+    both are None where the runs are not of one algorithm.
     A number that is not finite is null. ValueError: a fact is missing.
     """
     records = [_record(run, values) for run, values in zip(runs, accuracies, strict=True)]
     whole = records[0]
     if len(records) > 1:
-        means = [record["accuracy"] for record in records]
+        means = [record["accuracy"] for record in records] if _alike(records) else [math.nan]
         whole = {"runs": records, "mean": float(np.mean(means)), "sd": sample_sd(means)}
     out.mkdir(parents=True, exist_ok=True)
     _write_episodes(out / "episodes.csv", accuracies)
@@ -91,14 +92,20 @@ def _several(records: Sequence[Mapping[str, Any]], rows: list[dict[str, str]], o
     means = [record["accuracy"] for record in records]
     grid = Table(box=box.SIMPLE, show_footer=True, pad_edge=False)
     grid.add_column("run", justify="right", no_wrap=True)
-    grid.add_column("checkpoint", f"mean ± sd of {len(rows)} runs", overflow="fold")
-    accuracy = _percent(float(np.mean(means)), sample_sd(means))
+    alike = _alike(records)
+    grid.add_column("checkpoint", f"mean ± sd of {len(rows)} runs" if alike else "", overflow="fold")
+    accuracy = _percent(float(np.mean(means)), sample_sd(means)) if alike else ""
     grid.add_column("accuracy", accuracy, justify="right", no_wrap=True, footer_style="bold")
     for index, row in enumerate(rows):
         facts = [row[label] if label in PLAIN else f"{label} {row[label]}" for label in own if label in row]
         said = Text("\n".join([row["checkpoint"], " · ".join(facts)]).strip())  # not markup: a path may hold [brackets]
         grid.add_row(str(index), said, row["accuracy"])
     return grid
+
+
+def _alike(records: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a mean over the runs means anything."""
+    return len({record["algo"] for record in records}) == 1
 
 
 def _row(record: Mapping[str, Any]) -> dict[str, str]:

@@ -21,6 +21,7 @@ GROUPS = ("algo", "data", "backbone", "reg", "attack", "engine", "optim", "task"
 MANY = ("reg", "attack")  # groups of which several options may be chosen at once
 KEY = {"train": ("resume", "last.pt"), "eval": ("run", "best.pt")}  # what names earlier runs, what they must hold
 ANEW = {"train": {"resume"}, "eval": {"attack", "seed", "device", "resume", "run"}}  # never taken from them
+TRAINING = ("train", "optim", "resume", "experiment")  # what no evaluation reads
 ALL, ONE = "_runs_", "_run_"  # names in Hydra's ConfigStore: all runs that are given, and one of them inside a job
 
 
@@ -41,6 +42,8 @@ def prepare(command: str, words: list[str], multirun: bool) -> tuple[dict[str, s
             [override] = OverridesParser.create().parse_overrides([read])
         except OverrideParseException:
             continue  # Hydra will say what is wrong with it
+        if command == "eval" and override.key_or_group.partition(".")[0] in TRAINING:
+            raise UserError(f"{word}: metalab eval trains nothing, and would not read it: leave it out")
         values = _values(override)
         _refuse_lists(override.key_or_group, values)
         if override.key_or_group in (key, "train.init") and not override.is_delete():

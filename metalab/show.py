@@ -49,7 +49,8 @@ def show(
     means, halves = zip(*(mean_ci95(p) for p in points), strict=True)
     tasks = torch.numel(result.loss)
     way = int(support.y[0].max()) + 1
-    adaptation = pictures.adaptation_curve(means, halves, f"adaptation on {tasks} validation episodes", way)
+    over = f"{tasks} validation episodes" if tasks > 1 else "one validation episode"
+    adaptation = pictures.adaptation_curve(means, halves, f"adaptation on {over}", way)
     _save("adaptation", adaptation, log, step, out)
 
 

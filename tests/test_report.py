@@ -92,6 +92,13 @@ def test_several_runs(tmp_path):
     assert [e.step for e in events.Scalars("test/accuracy")] == [0, 1, 2]
 
 
+def test_runs_of_two_algorithms_have_no_mean(tmp_path):
+    _, said = show(tmp_path, [RUN, RUN | {"algo": "maml"}], [[0.5, 0.7], [0.6, 0.8]])
+    written = json.loads((tmp_path / "eval.json").read_text())
+    assert (written["mean"], written["sd"]) == (None, None)
+    assert "mean" not in said
+
+
 def test_runs_that_differ_say_in_what(tmp_path):
     other = RUN | {"algo": "maml", "bn": "support", "transductive": False, "way": 20, "train_seed": 3}
     _, said = show(tmp_path, [RUN, other], [[0.5, 0.7], [0.6, 0.8]])

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
 
 from metalab.errors import UserError
@@ -58,7 +59,7 @@ def drawn(rows: list[Row]) -> Image.Image:
     factor = max(1, -(-SIDE // max(height, width)))
     across, down = factor * width + GAP, factor * height + GAP + LABEL
     start = across * max(len(row.left) for row in rows) + 3 * GAP  # where the right part begins
-    font = ImageFont.load_default(11)
+    font = ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), 10)
     wide = start + across * max(len(row.right) for row in rows)
     wide = max([wide, *(int(font.getlength(row.label)) + 2 * GAP for row in rows)])
     page = Image.new("RGB", (wide, down * len(rows) + GAP), "white")

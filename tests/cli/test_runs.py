@@ -173,3 +173,10 @@ def test_a_damaged_config_is_told(bench, text, said):
     (run / "config.yaml").write_text(text)
     code, _, err = bench("eval", f"run={run}")
     assert (code, said in err, "Traceback" in err) == (1, True, False), err
+
+
+@pytest.mark.parametrize("word", ["train.bn=support", "optim=sgd", "optim.lr=1", "resume=latest", "train.init=latest"])
+def test_eval_refuses_what_it_would_not_read(bench, word):
+    run = bench.new_run()
+    code, _, err = bench("eval", f"run={run}", word)
+    assert (code, err) == (1, f"metalab: {word}: metalab eval trains nothing, and would not read it: leave it out")
