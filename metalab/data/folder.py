@@ -18,7 +18,7 @@ from metalab.data.tree import SPLITS, Tree, few, read_tree, shown
 from metalab.errors import UserError
 from metalab.interfaces import Split
 
-FORM = "metalab train data=folder data.root=/path/to/images"
+FORM = "data.root=/path/to/images"
 log = logging.getLogger("metalab.data")
 
 

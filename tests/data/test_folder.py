@@ -278,7 +278,7 @@ def test_frames_of_one_video_stay_on_one_side(root):
 
 
 def test_root_mistakes(root):
-    form = "type metalab train data=folder data.root=/path/to/images"
+    form = "type data.root=/path/to/images"
     assert refusal(None) == f"data=folder needs the folder that holds your class folders: {form}"
     assert f"data.root={root} does not exist: expected a folder with one folder a class; {form}" in refusal(root)
     root.write_text("x")
