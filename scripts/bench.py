@@ -2,7 +2,8 @@
 
 One process, the same weights and episodes, turn by turn, medians after a warm-up, full float32 without TF32; on a GPU
 other precisions are rows of their own. Writes bench.md and bench.csv; --table also what engine=auto goes by.
---evaluate times an evaluation of as many episodes in the place of a meta-step.
+--evaluate times an evaluation of as many episodes in the place of a meta-step. --profile says instead which operations
+take most of each meta-step's time.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 from bench_cases import ALGORITHMS, CASES, LOOP, SMOKE, USER, contestants, work
-from bench_meters import amount, ceiling, clocked, peak
+from bench_meters import amount, bandwidth, ceiling, clocked, peak, profiled
 from torch import Tensor
 
 from metalab.engines.auto import TABLE, Auto, Row, table
@@ -50,6 +51,11 @@ def measured(given: argparse.Namespace, device: torch.device, top: float) -> tup
             operations, moved = amount(runs[USER])
             sizes.append(f"{name} {algo}: {operations / 1e9:.3g} GFLOP, {moved / 1e9:.3g} GB")
             print(sizes[-1], flush=True)
+            if given.profile:
+                for engine, run in runs.items():
+                    shares = [f"{operation} {100 * share:.0f} %" for operation, share in profiled(run, device)]
+                    print(f"{name} {algo} {engine}: {', '.join(shares)}", flush=True)
+                continue
             times = race(runs, device, given.repeats, given.warm)
             for engine, spent in times.items():
                 middle = statistics.median(spent)
@@ -121,10 +127,11 @@ def arguments() -> argparse.Namespace:
         "--table", nargs="?", type=Path, const=TABLE, help="update the table of engine=auto, or this copy"
     )
     parser.add_argument("--evaluate", action="store_true", help="without an outer gradient, as metalab eval does")
+    parser.add_argument("--profile", action="store_true", help="where the time goes, in the place of how much it is")
     parser.add_argument("--smoke", action="store_true", help="a tiny case, once: does it run?")
     given = parser.parse_args()
-    if given.table and given.evaluate:
-        parser.error("--table holds meta-steps: leave out --evaluate")
+    if given.table and (given.evaluate or given.profile):
+        parser.error("--table holds meta-steps: leave out --evaluate and --profile")
     if given.smoke:
         given.repeats, given.warm = 1, 0
     return given
@@ -139,9 +146,12 @@ def main() -> None:
     device = torch.device(given.device)
     top = ceiling(device, given.smoke)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{processor()}, {given.threads} threads"
-    head = f"{name}, torch {torch.__version__}, matmul {top / 1e9:.0f} GFLOP/s, {given.repeats} repeats"
+    can = f"matmul {top / 1e9:.0f} GFLOP/s, copy {bandwidth(device, given.smoke) / 1e9:.1f} GB/s"
+    head = f"{name}, torch {torch.__version__}, {can}, {given.repeats} repeats"
     print(head, flush=True)
     rows, sizes = measured(given, device, top)
+    if given.profile:
+        return
     if given.table:
         given.table.write_text(
             shipped(rows, device, table(given.table) if given.table.exists() else []), encoding="utf-8"

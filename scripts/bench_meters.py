@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -66,6 +67,25 @@ def ceiling(device: torch.device, smoke: bool) -> float:
     a = torch.rand(side, side, device=device)
     times = [clocked(lambda: a @ a, device) for _ in range(8)]
     return 2 * side**3 / (statistics.median(times[2:]) / 1000)
+
+
+def bandwidth(device: torch.device, smoke: bool) -> float:
+    """Return the bytes a second that a large copy reads and writes: what this device's memory can do."""
+    a = torch.zeros(2**10 if smoke else 2**26, device=device)
+    times = [clocked(a.clone, device) for _ in range(8)]
+    return 2 * a.numel() * a.element_size() / (statistics.median(times[2:]) / 1000)
+
+
+def profiled(run: Callable[[], object], device: torch.device, most: int = 6) -> list[tuple[str, float]]:
+    """Return the operations that take most of a call's time, each with its share, by torch's profiler."""
+    kinds = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
+    run()
+    with profile(activities=kinds) as seen:
+        run()
+    on_gpu = device.type == "cuda"
+    spent = {e.key: e.self_device_time_total if on_gpu else e.self_cpu_time_total for e in seen.key_averages()}
+    whole = sum(spent.values()) or 1.0
+    return [(name, time / whole) for name, time in sorted(spent.items(), key=lambda each: -each[1])[:most]]
 
 
 def amount(run: Callable[[], Tensor]) -> tuple[float, float]:

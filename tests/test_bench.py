@@ -29,6 +29,16 @@ def test_smoke_of_evaluation(tmp_path):
     assert (tmp_path / "bench.md").read_text().count("by hand") == 4
 
 
+@pytest.mark.slow
+def test_smoke_of_the_profile(tmp_path):
+    words = ["--smoke", "--profile", "--algo=maml", "--device=cpu", "--threads=1", "--out", tmp_path]
+    done = subprocess.run([sys.executable, SCRIPTS / "bench.py", *words], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(" maml ") == 3  # contestants
+    assert "convolution" in done.stdout
+    assert not (tmp_path / "bench.md").exists()
+
+
 def test_smoke(tmp_path):
     words = ["--smoke", "--device=cpu", "--threads=1", "--out", tmp_path, "--table", tmp_path / "measured.csv"]
     done = subprocess.run([sys.executable, SCRIPTS / "bench.py", *words], capture_output=True, text=True, timeout=200)
