@@ -14,6 +14,7 @@ from metalab.attacks import records as robust
 from metalab.besides import Shares, besides, shape
 from metalab.engines.learn2learn import Learn2Learn
 from metalab.measure import measure, outcomes
+from metalab.progress import bar
 from metalab.sampling import Source
 from metalab.trial import Trial, prepared
 
@@ -37,7 +38,8 @@ def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
     source = t.source(t.task)
     objective = by_way(t.task, t.tested, lambda algo, way: measured_objective(t.how, algo, t.bn, way, t.terms))
     torch.manual_seed(cfg.seed)  # of heads that are drawn for each task
-    accuracy, loss = measure(t.counting, objective, t.net, source, t.evaluation.episodes, t.bn)
+    with bar(what, t.evaluation.episodes) as done:
+        accuracy, loss = measure(t.counting, objective, t.net, source, t.evaluation.episodes, t.bn, done)
     lost = int((~np.isfinite(loss)).sum())
     row = _facts(t) | {"loss": float(loss.mean()), **_further(t)}
     trained = t.saved["data"]["note"]
@@ -64,8 +66,9 @@ def _attacked(t: Trial, source: Source) -> list[dict[str, Any]]:
     drop = isinstance(t.engine, Learn2Learn)
     attacked = by_way(t.task, t.tested, lambda algo, way: robust_objective(t.how, algo, t.bn, t.attacks, t.terms, drop))
     episodes = t.evaluation.episodes
-    results = outcomes(t.counting, attacked, t.net, source, episodes, t.bn)
-    return robust.records(t.attacks, results, episodes)
+    with bar("attacked", episodes) as done:
+        results = outcomes(t.counting, attacked, t.net, source, episodes, t.bn)
+        return robust.records(t.attacks, (done(len(r.correct)) or r for r in results), episodes)
 
 
 def _facts(t: Trial) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def robustness_curve(
     for label, points in curves.items():
         eps, mean, half = np.asarray(points, float).T
         worst = {"ls": ":", "color": "black", "lw": 2} if label.endswith("all") else {}  # it lies on the strongest
-        [line] = axes.plot(eps, 100 * mean, "o-", label=label, markersize=4, **worst)
+        [line] = axes.plot(eps, 100 * mean, marker="o", label=label, markersize=4, **worst)
         low, high = np.maximum(mean - half, 0), np.minimum(mean + half, 1)
         axes.fill_between(eps, 100 * low, 100 * high, color=line.get_color(), alpha=0.2, lw=0)
     if isinstance(way, int):

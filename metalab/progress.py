@@ -4,17 +4,28 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 logger = logging.getLogger("metalab")
 PLAIN_SECONDS = 5.0  # without a terminal, at most one line in this time, beside one for every validation
 SPEED_SECONDS = 600.0  # the speed is the mean over this time, so that validation and slow steps are part of it
+
+
+@contextmanager
+def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar on a terminal while something is counted; call what this gives with how many more are done."""
+    console = Console(stderr=True)
+    columns = (TextColumn(what), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+        task = shown.add_task("", total=total)
+        yield lambda more: shown.advance(task, more)
 
 
 class Display:

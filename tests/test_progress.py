@@ -147,3 +147,12 @@ def test_an_error_gives_the_terminal_back(tmp_path, terminal):
         fail()
     assert (sys.stdout, sys.stderr) == (out, err)
     assert terminal.file.getvalue().endswith("\x1b[?25h")  # the cursor is visible again
+
+
+def test_an_evaluations_bar_is_a_terminals_alone(monkeypatch, capsys):
+    for terminal in (False, True):
+        monkeypatch.setattr(progress.Console, "is_terminal", property(lambda self, terminal=terminal: terminal))
+        with progress.bar("episodes", 8) as done:
+            done(3)
+            done(5)
+        assert ("8/8" in capsys.readouterr().err) == terminal
