@@ -9,16 +9,12 @@ from typing import TYPE_CHECKING, cast
 
 from metalab import __version__
 from metalab.errors import UsageError, UserError
-from metalab.usage import DATA_USAGE, USAGE
+from metalab.usage import COMMANDS, DATA_USAGE, FLAGS, USAGE, VERBS
 
 if TYPE_CHECKING:  # --help and TAB must be quick: whatever is heavy is imported where it is used
     from pathlib import Path
 
     from omegaconf import DictConfig
-
-COMMANDS = ("train", "eval")  # Hydra's; data is its own
-VERBS = ("list", "prepare", "check", "show")  # of metalab data
-FLAGS = ("--multirun", "--cfg", "--info", "--help", "--hydra-help", "--config-dir", "--resolve", "--package")
 
 _failed: list[str] = []  # the jobs of this process's sweep that failed
 _asked: list[list[str]] = []  # what each of its evaluations was told

@@ -1,7 +1,10 @@
 """Whether the parts of a training go together: the task, the algorithm, its head and the training attack."""
 
 import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
+from omegaconf import DictConfig
 from torch import nn
 
 from metalab.assemble import Method
@@ -14,6 +17,21 @@ from metalab.regularisers import Terms
 from metalab.task import Task
 
 logger = logging.getLogger("metalab")
+
+
+def refuse_evaluations(cfg: DictConfig) -> None:
+    """Raise UserError for what metalab eval alone reads."""
+    chosen = [name for name, part in cfg.attack.items() if isinstance(part, Mapping)]
+    if chosen:
+        raise UserError(
+            f"attack=[{','.join(map(str, chosen))}]: attacks are for metalab eval run=... attack=...; to train on "
+            "attacked images type reg=adv_pgd or reg=adv_fgsm"
+        )
+    if cfg.get("run") is not None:
+        raise UserError(
+            f"run={cfg.run}: a run is evaluated by metalab eval; to go on with it type resume=RUN, to start a new one "
+            "from its weights train.init=RUN"
+        )
 
 
 def check_variable(task: Task, train: Train, how: Method) -> None:
@@ -60,3 +78,17 @@ def tell_unlabelled(task: Task, name: str, algorithm: Algorithm) -> None:
         logger.info(f"task.unlabelled={task.unlabelled}: algo={name} does not read unlabelled images as it is set")
     if vars(algorithm).get("pseudo") and not task.unlabelled:
         logger.info("algo.pseudo does nothing without unlabelled images; task.unlabelled=5 draws 5 a class")
+
+
+@contextmanager
+def differentiated() -> Iterator[None]:
+    """Say what to type where torch has no second derivative of an operation in the backbone."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "derivative for" not in str(error):
+            raise
+        raise UserError(
+            f"{str(error).splitlines()[0]}: the backbone cannot be differentiated twice. Type algo.first_order=true "
+            "where the algorithm has it, or another backbone"
+        ) from error

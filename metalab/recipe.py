@@ -21,7 +21,7 @@ from metalab.data.kin import most_classes
 from metalab.engines.auto import Work, chosen, filters
 from metalab.engines.each_image import EachImage
 from metalab.errors import UserError
-from metalab.fits import check_head, check_variable, tell_unlabelled
+from metalab.fits import check_head, check_variable, refuse_evaluations, tell_unlabelled
 from metalab.interfaces import Algorithm, Engine, Loss, Objective, Split
 from metalab.optim import Clip, Rate
 from metalab.regularisation import regularisation
@@ -149,7 +149,7 @@ def recipe(cfg: DictConfig, engine: Mapping[str, Any] | None = None) -> Recipe:
     engine: the node of the engine that a resumed run had taken; None: as cfg says.
     """
     if cfg.resume is None:
-        _refuse_evaluations(cfg)
+        refuse_evaluations(cfg)
     task, train = settings(Task, cfg.task, "task"), settings(Train, cfg.train, "train")
     evaluation = settings(Eval, cfg.eval, "eval")
     where = device(cfg.device)
@@ -193,21 +193,6 @@ def recipe(cfg: DictConfig, engine: Mapping[str, Any] | None = None) -> Recipe:
         device=where,
     )
     return replace(made, engine=chosen(runs, made.work(cfg.backbone)))
-
-
-def _refuse_evaluations(cfg: DictConfig) -> None:
-    """Raise UserError for what metalab eval alone reads."""
-    chosen_ = [name for name, part in cfg.attack.items() if isinstance(part, Mapping)]
-    if chosen_:
-        raise UserError(
-            f"attack=[{','.join(map(str, chosen_))}]: attacks are for metalab eval run=... attack=...; to train on "
-            "attacked images type reg=adv_pgd or reg=adv_fgsm"
-        )
-    if cfg.get("run") is not None:
-        raise UserError(
-            f"run={cfg.run}: a run is evaluated by metalab eval; to go on with it type resume=RUN, to start a new one "
-            "from its weights train.init=RUN"
-        )
 
 
 def on_device(split: Split, where: torch.device) -> Split:

@@ -16,7 +16,7 @@ from metalab.assemble import at_way, by_way, image_shape, network, normalisation
 from metalab.data import identity
 from metalab.engines.learn2learn import TaskLearner, task
 from metalab.errors import UserError
-from metalab.fits import check_drops
+from metalab.fits import check_drops, differentiated
 from metalab.interfaces import Algorithm, Learner
 from metalab.log import Log
 from metalab.measure import measure
@@ -63,14 +63,8 @@ def run(cfg: DictConfig, out: Path) -> float:
         _introduce(cfg, r, net, log, state.step)
         try:
             count = r.train.val_episodes
-            loop.fit(net, r.objective(), r.engine, episodes, outer, lambda: validate(count), save, log, plan, state)
-        except RuntimeError as error:
-            if "derivative for" not in str(error):
-                raise
-            raise UserError(
-                f"{str(error).splitlines()[0]}: the backbone cannot be differentiated twice. Type "
-                "algo.first_order=true where the algorithm has it, or another backbone"
-            ) from error
+            with differentiated():
+                loop.fit(net, r.objective(), r.engine, episodes, outer, lambda: validate(count), save, log, plan, state)
         finally:
             provenance.write(out, seconds=round(state.seconds, 1), steps=state.step)
         if r.rate.needs_steps and state.step < plan.steps:

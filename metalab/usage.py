@@ -1,4 +1,9 @@
-"""What `metalab --help` and `metalab data --help` print."""
+"""What `metalab --help` and `metalab data --help` print, and the words that they are about."""
+
+COMMANDS = ("train", "eval")  # Hydra's; data is its own
+VERBS = ("list", "prepare", "check", "show")  # of metalab data
+FLAGS = ("--multirun", "--cfg", "--info", "--help", "--hydra-help", "--config-dir", "--resolve", "--package")
+
 
 USAGE = """usage: metalab train [group=option ...] [key=value ...]   train and validate, into outputs/train/
        metalab eval run=FOLDER [key=value ...]            test a trained run, into outputs/eval/
