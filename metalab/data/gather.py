@@ -35,7 +35,7 @@ class Gather:
 
     def __call__(self, draw: Draw, numbers: Tensor) -> Tensor:
         """Return float32 [T,N,C,H,W] in [0,1] on the device, augmented by uniform numbers [T,N,7] if at all."""
-        x = self._images[draw.image.flatten()]
+        x = self._images.index_select(0, draw.image.flatten())  # whole images; [...] would go byte by byte
         if self._table is not None:
             source = self._table[draw.turn.flatten()]  # [T*N,H*W]
             flat = x.flatten(2)
