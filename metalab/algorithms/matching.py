@@ -11,14 +11,9 @@ from torch import Tensor, nn
 
 from metalab.errors import UserError
 from metalab.ingredients.inner import positive
-from metalab.ingredients.metric import (
-    cosines,
-    log_mass_of_class,
-    squared_distances,
-    temperature,
-    temperature_parts,
-)
+from metalab.ingredients.metric import cosines, log_mass_of_class, squared_distances
 from metalab.ingredients.recurrent import LSTMCell, states
+from metalab.ingredients.temperature import temperature, temperature_parts
 from metalab.interfaces import Batch, Learner, Loss, Model
 
 

@@ -8,13 +8,8 @@ from torch import Tensor, nn
 
 from metalab.errors import UserError
 from metalab.ingredients.inner import positive
-from metalab.ingredients.metric import (
-    class_means,
-    members,
-    squared_distances,
-    temperature,
-    temperature_parts,
-)
+from metalab.ingredients.metric import class_means, members, squared_distances
+from metalab.ingredients.temperature import temperature, temperature_parts
 from metalab.interfaces import Batch, Learner, Loss, Model
 
 

@@ -2,9 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
-from metalab.interfaces import Learner
+from torch import Tensor
 
 
 def members(y: Tensor, way: int) -> Tensor:
@@ -35,16 +33,6 @@ def best_of_class(scores: Tensor, y: Tensor, way: int) -> Tensor:
 def log_mass_of_class(scores: Tensor, y: Tensor, way: int) -> Tensor:
     """Return the logarithm [N,K] of the share of softmax(scores [N,M]) that falls on each class."""
     return torch.where(members(y, way), scores.log_softmax(1)[:, :, None], -torch.inf).logsumexp(1)
-
-
-def temperature_parts(start: float, learned: bool) -> dict[str, nn.Module]:
-    """Return what holds the logarithm of a temperature that is meta-learned, which stays above 0 so; else nothing."""
-    return {"sharpness": nn.ParameterDict({"log": nn.Parameter(torch.tensor(start).log())})} if learned else {}
-
-
-def temperature(learner: Learner, start: float, learned: bool) -> Tensor | float:
-    """Return the temperature that similarities are divided by."""
-    return learner.parameters()["sharpness.log"].exp() if learned else start
 
 
 def class_means(features: Tensor, y: Tensor, way: int) -> Tensor:
