@@ -83,10 +83,11 @@ def farthest(mine: dict[str, Tensor], theirs: dict[str, Tensor], algo: str) -> f
 
 
 def assert_same(mine: TaskResult, theirs: TaskResult) -> None:
-    assert (mine.loss - theirs.loss).abs().max() < NEAR
+    assert (mine.loss - theirs.loss).abs().max() < NEAR * max(1.0, theirs.loss.abs().max().item())
     assert torch.equal(mine.correct, theirs.correct)
     assert set(mine.scalars) == set(theirs.scalars)
-    assert all((mine.scalars[k].double() - v.double()).abs().max() < NEAR for k, v in theirs.scalars.items())
+    for k, v in theirs.scalars.items():  # three steps of a full net may end at losses of thousands
+        assert (mine.scalars[k].double() - v.double()).abs().max() < NEAR * max(1.0, v.double().abs().max().item())
 
 
 def trained(engine: Engine, r: Recipe, net: Net, batch: Episode, progress: float) -> dict[str, Tensor]:
