@@ -6,7 +6,7 @@ from torch import nn
 
 from metalab.assemble import at_way, measured_objective
 from metalab.errors import UserError
-from metalab.measure import measure
+from metalab.measure import outcome
 from metalab.recipe import Recipe
 from metalab.sampling import episode_source
 
@@ -16,7 +16,7 @@ def check_any_way(r: Recipe, net: nn.Module) -> None:
     tasks = replace(r.task, way=2, shot=1, query=1, support=None)
     try:
         objective = measured_objective(r.at_test, at_way(r.tested, 2), r.bn, 2, r.terms)
-        measure(r.engine, objective, net, episode_source(tasks, r.data["val"], 1, 0, "val", r.device), 1, r.bn)
+        outcome(r.engine, objective, net, episode_source(tasks, r.data["val"], 1, 0, "val", r.device)(0), r.bn)
     except (UserError, RuntimeError, ValueError) as error:
         raise UserError(
             f"task=variable draws the way anew for each episode, and algo={r.how.name} has learned parts for one way "

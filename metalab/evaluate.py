@@ -13,8 +13,7 @@ from metalab.assemble import by_way, measured_objective, robust_objective
 from metalab.attacks import records as robust
 from metalab.besides import Shares, besides, shape
 from metalab.engines.learn2learn import Learn2Learn
-from metalab.measure import measure, outcomes
-from metalab.progress import bar
+from metalab.measure import measure
 from metalab.sampling import Source
 from metalab.trial import Trial, prepared
 
@@ -38,8 +37,7 @@ def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
     source = t.source(t.task)
     objective = by_way(t.task, t.tested, lambda algo, way: measured_objective(t.how, algo, t.bn, way, t.terms))
     torch.manual_seed(cfg.seed)  # of heads that are drawn for each task
-    with bar(what, t.evaluation.episodes) as done:
-        accuracy, loss = measure(t.counting, objective, t.net, source, t.evaluation.episodes, t.bn, done)
+    accuracy, loss = measure(t.outcomes(objective, source, what), t.evaluation.episodes)
     lost = int((~np.isfinite(loss)).sum())
     row = _facts(t) | {"loss": float(loss.mean()), **_further(t)}
     trained = t.saved["data"]["note"]
@@ -65,10 +63,7 @@ def _attacked(t: Trial, source: Source) -> list[dict[str, Any]]:
     torch.manual_seed(t.cfg.seed)  # of the random starts
     drop = isinstance(t.engine, Learn2Learn)
     attacked = by_way(t.task, t.tested, lambda algo, way: robust_objective(t.how, algo, t.bn, t.attacks, t.terms, drop))
-    episodes = t.evaluation.episodes
-    with bar("attacked", episodes) as done:
-        results = outcomes(t.counting, attacked, t.net, source, episodes, t.bn)
-        return robust.records(t.attacks, (done(len(r.correct)) or r for r in results), episodes)
+    return robust.records(t.attacks, t.outcomes(attacked, source, "attacked"), t.evaluation.episodes)
 
 
 def _facts(t: Trial) -> dict[str, Any]:

@@ -17,10 +17,13 @@ from metalab.regularisers import Terms
 from metalab.task import Task
 
 logger = logging.getLogger("metalab")
+SHARES = {nn.Dropout: "p", DropBlock: "rate"}  # what drops at random, and the name of the share that it drops
 
 
 def refuse_evaluations(cfg: DictConfig) -> None:
-    """Raise UserError for what metalab eval alone reads."""
+    """Raise UserError for what metalab eval alone reads; a run of an older version may be resumed with it."""
+    if cfg.resume is not None:
+        return
     chosen = [name for name, part in cfg.attack.items() if isinstance(part, Mapping)]
     if chosen:
         raise UserError(
@@ -32,6 +35,13 @@ def refuse_evaluations(cfg: DictConfig) -> None:
             f"run={cfg.run}: a run is evaluated by metalab eval; to go on with it type resume=RUN, to start a new one "
             "from its weights train.init=RUN"
         )
+
+
+def check_together(task: Task, train: Train, how: Method, terms: Terms, algorithm: Algorithm) -> None:
+    """Raise UserError where these parts do not go together; say what of them would be drawn in vain."""
+    check_variable(task, train, how)
+    check_head(terms, algorithm)
+    tell_unlabelled(task, how.name, algorithm)
 
 
 def check_variable(task: Task, train: Train, how: Method) -> None:
@@ -62,7 +72,7 @@ def check_head(terms: Terms, algorithm: Algorithm) -> None:
 
 def check_drops(net: nn.Module, how: Method) -> None:
     """Raise UserError where the net drops at random and the algorithm needs it to be the same at each look."""
-    drops = [n for n, m in net.named_modules() if getattr(m, {nn.Dropout: "p", DropBlock: "rate"}.get(type(m), ""), 0)]
+    drops = [n for n, m in net.named_modules() if type(m) in SHARES and vars(m)[SHARES[type(m)]] > 0]
     if drops and solves(how):
         raise UserError(
             f"algo={how.name} solves equations with the Hessian of the inner problem, and dropout in the net "

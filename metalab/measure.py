@@ -1,6 +1,6 @@
 """Measure a net on episodes as validation and test do: nothing dropped, nothing learned."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 
 import numpy as np
@@ -11,23 +11,11 @@ from metalab.interfaces import Engine, Episode, EpisodeSource, Objective, TaskRe
 from metalab.models.layers import running_statistics
 
 
-def measure(
-    engine: Engine,
-    objective: Objective,
-    net: nn.Module,
-    source: EpisodeSource,
-    episodes: int,
-    bn: str,
-    done: Callable[[int], object] = int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the accuracy and the loss of each of the first episodes of a source, float64 [episodes].
-
-    done: told how many episodes each meta-batch had.
-    """
+def measure(results: Iterable[TaskResult], episodes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the accuracy and the loss of each of the first episodes of the results, float64 [episodes]."""
     accuracy: list[torch.Tensor] = []
     loss: list[torch.Tensor] = []
-    for result in outcomes(engine, objective, net, source, episodes, bn):
-        done(len(result.correct))
+    for result in results:
         accuracy.append(result.correct.double().mean(1))
         loss.append(result.scalars["loss"].double())
     joined = torch.stack([torch.cat(accuracy)[:episodes], torch.cat(loss)[:episodes]]).cpu().numpy()

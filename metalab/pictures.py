@@ -32,41 +32,45 @@ def episode(
     are called images.
     """
     what = "queries" if len(support_y) else "images"
-    labels, queries = _array(query_y), _array(query_x)
-    right = _array(predicted) == labels
+    labels, queries, guesses = _array(query_y), _array(query_x), _array(predicted)
+    right = guesses == labels
     classes = np.unique(labels)
     rows = classes[:CLASSES]
-    support = [np.flatnonzero(_array(support_y) == row) for row in rows]
-    query = [np.flatnonzero(labels == row) for row in rows]
+    support, query = ([np.flatnonzero(_array(y) == row) for row in rows] for y in (support_y, query_y))
     left, across = (min(limit, max(map(len, n))) for limit, n in ((SUPPORT, support), (QUERIES, query)))
     start = PITCH * (left + 0.5) if left else 0.0  # where the queries begin
     step = queries.shape[2] / queries.shape[3] + 0.36  # from row to row, with room for the prediction
     wide, high = max(start + max(PITCH * across, 4.2), 8.0), step * len(rows)  # the headings have a width, too
+    figure, axes = _sheet(wide, high)
+    for top, label, known, asked in zip(step * np.arange(len(rows)), rows, support, query, strict=True):
+        axes.text(-0.15, top + (step - 0.36) / 2, f"class {label}", ha="right", va="center", fontsize=9)
+        for column, i in enumerate(known[:left]):
+            _image(axes, _array(support_x)[i], PITCH * column, top, GREY, 0.8)
+        for column, i in enumerate(asked[:across]):
+            _answer(axes, queries[i], int(guesses[i]), bool(right[i]), start + PITCH * column, top)
+    axes.text(0, -0.55, title, fontsize=11, weight="bold")
+    facts = f"{right.sum()} of {len(right)} {what} right ({100 * right.mean():.1f} %)"
+    shown = _shown(len(rows), len(classes), left, support, across, query, what)
+    left_head, head = "support" if left else "", f"{what}, with the predicted class"
+    for x, y, words in ((0, -0.12, left_head), (start, -0.12, head), (0, high + 0.35, facts), (0, high + 0.75, shown)):
+        axes.text(x, y, words, fontsize=9, color=GREY)
+    return figure
 
-    figure = Figure(figsize=(0.62 * (wide + 1.3), 0.62 * (high + 2.0)), dpi=110)  # 0.62 inch a unit: an image's width
+
+def _sheet(wide: float, high: float) -> tuple[Figure, Axes]:
+    """Return an empty picture, in units of an image's width, with room for headings."""
+    figure = Figure(figsize=(0.62 * (wide + 1.3), 0.62 * (high + 2.0)), dpi=110)  # 0.62 inch a unit
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     axes.set(xlim=(-1.2, wide + 0.1), ylim=(high + 1.05, -0.95), aspect="equal")
     axes.axis("off")
-    for row, label in enumerate(rows):
-        top = row * step
-        axes.text(-0.15, top + (step - 0.36) / 2, f"class {label}", ha="right", va="center", fontsize=9)
-        for column, index in enumerate(support[row][:left]):
-            _image(axes, _array(support_x)[index], PITCH * column, top, GREY, 0.8)
-        for column, index in enumerate(query[row][:across]):
-            colour, mark = (RIGHT, "✓") if right[index] else (WRONG, "✗")
-            x = start + PITCH * column
-            bottom = _image(axes, queries[index], x, top, colour, 2.2)
-            text = f"{mark} {int(_array(predicted)[index])}"
-            axes.text(x + 0.5, bottom + 0.06, text, ha="center", va="top", fontsize=8, color=colour)
-    axes.text(0, -0.12, "support" if left else "", fontsize=9, color=GREY)
-    axes.text(start, -0.12, f"{what}, with the predicted class", fontsize=9, color=GREY)
-    axes.text(0, -0.55, title, fontsize=11, weight="bold")
-    facts = f"{right.sum()} of {len(right)} {what} right ({100 * right.mean():.1f} %)"
-    axes.text(0, high + 0.35, facts, fontsize=9, color=GREY)
-    axes.text(
-        0, high + 0.75, _shown(len(rows), len(classes), left, support, across, query, what), fontsize=9, color=GREY
-    )
-    return figure
+    return figure, axes
+
+
+def _answer(axes: Axes, image: np.ndarray, predicted: int, right: bool, x: float, top: float) -> None:
+    """Draw a query, framed by whether its prediction below it is right."""
+    colour, mark = (RIGHT, "✓") if right else (WRONG, "✗")
+    bottom = _image(axes, image, x, top, colour, 2.2)
+    axes.text(x + 0.5, bottom + 0.06, f"{mark} {predicted}", ha="center", va="top", fontsize=8, color=colour)
 
 
 def adaptation_curve(accuracies: Sequence[float], ci95: Sequence[float], title: str, way: int) -> Figure:

@@ -4,28 +4,31 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TextIO
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+if TYPE_CHECKING:
+    from metalab.interfaces import TaskResult
+
 logger = logging.getLogger("metalab")
 PLAIN_SECONDS = 5.0  # without a terminal, at most one line in this time, beside one for every validation
 SPEED_SECONDS = 600.0  # the speed is the mean over this time, so that validation and slow steps are part of it
 
 
-@contextmanager
-def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar on a terminal while something is counted; call what this gives with how many more are done."""
+def counted(results: Iterable["TaskResult"], what: str, total: int) -> Iterator["TaskResult"]:
+    """Yield the results, and show on a terminal how many episodes they were."""
     console = Console(stderr=True)
     columns = (TextColumn(what), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
         task = shown.add_task("", total=total)
-        yield lambda more: shown.advance(task, more)
+        for result in results:
+            shown.advance(task, len(result.correct))
+            yield result
 
 
 class Display:

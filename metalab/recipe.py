@@ -4,7 +4,6 @@ import logging
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +11,6 @@ from omegaconf import DictConfig
 
 from metalab import plain, protocol
 from metalab.assemble import Method, by_way, device, measured_objective, method, objective, parts_of
-from metalab.check import check, nearest
 from metalab.config import Eval, Train, build, settings
 from metalab.data.augment import Augment
 from metalab.data.batches import Batches
@@ -20,8 +18,7 @@ from metalab.data.gather import resident
 from metalab.data.kin import most_classes
 from metalab.engines.auto import Work, chosen, filters
 from metalab.engines.each_image import EachImage
-from metalab.errors import UserError
-from metalab.fits import check_head, check_variable, refuse_evaluations, tell_unlabelled
+from metalab.fits import check_together, refuse_evaluations
 from metalab.interfaces import Algorithm, Engine, Loss, Objective, Split
 from metalab.optim import Clip, Rate
 from metalab.regularisation import regularisation
@@ -128,53 +125,28 @@ class Recipe:
         return by_way(self.task, self.tested, make)
 
 
-def settle(cfg: DictConfig) -> None:
-    """Check the root keys, and make data.root and data.cache absolute, so that they are found from any folder."""
-    known = {"algo", "data", "backbone", "reg", "attack", "engine", "optim", "task", "experiment"}
-    known |= {"train", "eval", "seed", "device", "resume", "run"}
-    for key in cfg:
-        if key not in known:
-            raise UserError(f"{key}: there is no such setting.{nearest(str(key), known)}")
-    if check(cfg.seed, int, "seed") < 0:
-        raise UserError(f"seed={cfg.seed}: expected a whole number, 0 or more")
-    for data in (cfg.data, *(cfg.data.get("members") or {}).values()):
-        for key in ("root", "cache"):
-            if data.get(key):
-                data[key] = str(Path(str(data[key])).expanduser().absolute())
-
-
 def recipe(cfg: DictConfig, engine: Mapping[str, Any] | None = None) -> Recipe:
     """Check every name, type and size of cfg and build what needs no net; UserError before any work is done.
 
-    engine: the node of the engine that a resumed run had taken; None: as cfg says.
-    """
-    if cfg.resume is None:
-        refuse_evaluations(cfg)
+    engine: the node of the engine that a resumed run had taken; None: as cfg says."""
+    refuse_evaluations(cfg)
     task, train = settings(Task, cfg.task, "task"), settings(Train, cfg.train, "train")
     evaluation = settings(Eval, cfg.eval, "eval")
     where = device(cfg.device)
-    rate, clip, rest = parts_of(cfg.optim, Rate, Clip)
-    optimiser, runs = build(rest, "optim"), build(cfg.engine if engine is None else engine, "engine")
+    optimiser, rate, clip = _outer(cfg.optim)
+    runs = build(cfg.engine if engine is None else engine, "engine")
     how, _ = method(cfg.algo, task.way, test=False)
     at_test, tested = method(cfg.algo, task.way, test=True)
     terms = regularisation(cfg.reg, how.steps, how)
-    rate, clip = settings(Rate, rate, "optim"), settings(Clip, clip, "optim")
     source = build(cfg.data, "data")
     data = {name: on_device(source.load(name), where) for name in ("train", "val")}
-    train_split = data["train"]
-    smallest, classes = int(train_split.count.min()) - task.unlabelled, most_classes(train_split) - task.distractors
-    if how.mini_batch is None:
-        task = resolved(task, how, classes, smallest)
-    else:
-        task = for_batches(task, how.name, len(train_split.ids))
-    if train_split.by_image:
-        tested = plain.classifier(how, train_split, evaluation.bn or how.bn)
+    task = _sized(task, how, data["train"])
+    if data["train"].by_image:
+        tested = plain.classifier(how, data["train"], evaluation.bn or how.bn)
         task, evaluation = protocol.settled(task, evaluation, data["val"])
         train = replace(train, val_episodes=evaluation.episodes)
     how, trained = method(cfg.algo, task.train_way or task.way, test=False)
-    check_variable(task, train, how)
-    check_head(terms, trained)
-    tell_unlabelled(task, how.name, trained)
+    check_together(task, train, how, terms, trained)
     made = Recipe(
         task=task,
         train=train,
@@ -193,6 +165,19 @@ def recipe(cfg: DictConfig, engine: Mapping[str, Any] | None = None) -> Recipe:
         device=where,
     )
     return replace(made, engine=chosen(runs, made.work(cfg.backbone)))
+
+
+def _outer(node: Mapping[str, Any]) -> tuple[Any, Rate, Clip]:
+    """Build the outer optimiser, its rate and its clipping from cfg.optim."""
+    rate, clip, rest = parts_of(node, Rate, Clip)
+    return build(rest, "optim"), settings(Rate, rate, "optim"), settings(Clip, clip, "optim")
+
+
+def _sized(task: Task, how: Method, train: Split) -> Task:
+    """Return the task with the sizes of training that the training classes allow."""
+    if how.mini_batch is not None:
+        return for_batches(task, how.name, len(train.ids))
+    return resolved(task, how, most_classes(train) - task.distractors, int(train.count.min()) - task.unlabelled)
 
 
 def on_device(split: Split, where: torch.device) -> Split:

@@ -19,15 +19,16 @@ from metalab.errors import UserError
 from metalab.fits import check_drops, differentiated
 from metalab.interfaces import Algorithm, Learner
 from metalab.log import Log
-from metalab.measure import measure
+from metalab.measure import measure, outcomes
 from metalab.models.layers import BatchStatNorm, Centre, estimate_running
 from metalab.models.start import start
 from metalab.objectives.curve import Curve
 from metalab.objectives.judge import PREDICTIONS, cross_entropy
 from metalab.optim import Outer
-from metalab.recipe import Recipe, recipe, settle
+from metalab.recipe import Recipe, recipe
 from metalab.report import mean_ci95
 from metalab.sampling import Source, prefetched
+from metalab.settle import settle
 from metalab.show import show
 from metalab.training_task import told
 
@@ -151,7 +152,7 @@ def _validation(r: Recipe, net: nn.Module, val: Source) -> Callable[[int], dict[
     def validate(count: int) -> dict[str, float]:
         net.eval()
         estimate_running(net, passes)
-        accuracies, losses = measure(engine, test, net, val, count, r.bn)
+        accuracies, losses = measure(outcomes(engine, test, net, val, count, r.bn), count)
         accuracy, ci95 = mean_ci95(accuracies)
         return {"accuracy": accuracy, "ci95": ci95, "loss": float(losses.mean())}
 

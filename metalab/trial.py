@@ -1,5 +1,6 @@
 """What an evaluation of a run is made of: its net, rebuilt, the episodes, the attacks."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ from metalab.engines.auto import Work, chosen, filters
 from metalab.engines.each_image import EachImage
 from metalab.errors import UserError
 from metalab.interfaces import Algorithm, Engine, Episode, Objective, Split, TaskResult
-from metalab.measure import outcome
+from metalab.measure import outcome, outcomes
 from metalab.models.layers import BatchStatNorm, Normalise
-from metalab.recipe import settle
+from metalab.progress import counted
 from metalab.regularisation import regularisation
 from metalab.regularisers import Terms
 from metalab.sampling import Source, episode_source
+from metalab.settle import settle
 from metalab.task import Task
 
 
@@ -111,6 +113,11 @@ class Trial:
         """Return the episodes of a task's size."""
         where = device(self.cfg.device)
         return episode_source(task, self.split, self.tasks, self.cfg.seed, self.evaluation.split, where)
+
+    def outcomes(self, objective: Objective, source: Source, what: str) -> Iterator[TaskResult]:
+        """Run an objective on all episodes of a source, and show how many are done."""
+        episodes = self.evaluation.episodes
+        return counted(outcomes(self.counting, objective, self.net, source, episodes, self.bn), what, episodes)
 
     def outcome(self, objective: Objective, episodes: Episode) -> TaskResult:
         """Run an objective on a meta-batch."""

@@ -92,6 +92,7 @@ def command_line(monkeypatch, capsys) -> Callable[..., tuple[int, str]]:
 
     def typed(*words: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["metalab", *words])
+        monkeypatch.setattr(logging, "raiseExceptions", True)  # main turns it off, for this test alone
         try:
             cli.main()
             code: Any = 0

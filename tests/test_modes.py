@@ -13,7 +13,7 @@ from metalab.assemble import method, network, normalisation
 from metalab.data.episodes import Episodes
 from metalab.engines.learn2learn import Learn2Learn, TaskLearner, task
 from metalab.interfaces import TaskResult
-from metalab.measure import measure, outcome
+from metalab.measure import measure, outcome, outcomes
 from metalab.models.layers import BatchStatNorm, Normalise, estimate_running, running_statistics
 from metalab.objectives.judge import PREDICTIONS, cross_entropy
 from metalab.regularisers import Terms
@@ -115,8 +115,8 @@ def test_measure_takes_the_first_episodes_of_the_source(small, net, tiny):
     how, algorithm = method(small(*MAML, "algo.test_steps=1").algo, 5, test=True)
     source = Episodes(tiny["test"], 5, 1, 2, 4, 0, "test", CPU)
     objective = assemble.measured_objective(how, algorithm, "batch", 5, Terms())
-    whole, losses = measure(Learn2Learn(), objective, net, source, 8, "batch")
-    some, _ = measure(Learn2Learn(), objective, net, source, 5, "batch")
+    whole, losses = measure(outcomes(Learn2Learn(), objective, net, source, 8, "batch"), 8)
+    some, _ = measure(outcomes(Learn2Learn(), objective, net, source, 5, "batch"), 5)
     assert whole.dtype == losses.dtype == np.float64
     assert (len(whole), len(some)) == (8, 5)
     assert np.array_equal(whole[:5], some)

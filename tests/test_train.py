@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from metalab import checkpoint, train
 from metalab.errors import UserError
-from metalab.recipe import settle
+from metalab.settle import settle
 from metalab.trial import rebuilt
 
 TRAIN_TAGS = {"train/loss", "train/accuracy", "train/grad_norm", "train/lr", "time/step_ms"}

@@ -33,7 +33,7 @@ class Work:
 
 def filters(backbone: Mapping[str, Any]) -> int | None:
     """Return the filters of a backbone's config, as Work has them."""
-    return backbone["filters"] if backbone["_target_"] == "metalab.models.backbones.Conv4" else None
+    return backbone.get("filters") if backbone.get("_target_") == "metalab.models.backbones.Conv4" else None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from metalab.interfaces import Algorithm, Episode, Learner, Loss, TaskResult
-from metalab.objectives.judge import Prediction
+from metalab.objectives.judge import Prediction, right
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Curve:
     def __call__(self, learner: Learner, episode: Episode, progress: Tensor) -> TaskResult:
         support, (x, y, _) = episode.support, episode.query
         models = self.algorithm.adapt(learner, support, self.inner, self.steps)
-        predicted = [self.predict(model, support.x, x).argmax(-1) for model in models]
-        shown = {f"accuracy/{i}": (p == y).float().mean() for i, p in enumerate(predicted)}
-        return TaskResult(x.new_zeros(()), predicted[-1] == y, shown | {"predicted": predicted[-1]}, {})
+        logits = [self.predict(model, support.x, x) for model in models]
+        shown = {f"accuracy/{i}": right(each, y).float().mean() for i, each in enumerate(logits)}
+        shown |= {"predicted": logits[-1].argmax(-1)}
+        return TaskResult(x.new_zeros(()), right(logits[-1], y), shown, {})

@@ -9,7 +9,7 @@ from torch import Tensor
 from metalab.errors import UserError
 from metalab.ingredients.metric import best_of_class
 from metalab.interfaces import Episode, Learner, Loss, TaskResult
-from metalab.objectives.judge import Prediction, cross_entropy
+from metalab.objectives.judge import Prediction, cross_entropy, right
 
 
 @runtime_checkable
@@ -49,5 +49,5 @@ class Pairs:
         embedded = self.predict(lambda x: learner.features(x).flatten(1), support.x, query.x)
         scores = self.algorithm.pair_scores(learner, embedded, known)
         loss = self.algorithm.pair_loss()(scores, query.y[:, None] == support.y)
-        nearest = best_of_class(scores, support.y, self.algorithm.way).argmax(-1)
-        return TaskResult(loss, nearest == query.y, {"loss": loss}, {})
+        nearest = best_of_class(scores, support.y, self.algorithm.way)
+        return TaskResult(loss, right(nearest, query.y), {"loss": loss}, {})

@@ -1,5 +1,6 @@
 """The command line with what it calls written down instead of done."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -29,6 +30,7 @@ class Bench:
 
     def __call__(self, *words: str) -> tuple[int, str, str]:
         self.patch.setattr(sys, "argv", ["metalab", *words])
+        self.patch.setattr(logging, "raiseExceptions", True)  # main turns it off, for this test alone
         try:
             cli.main()
             code: Any = 0

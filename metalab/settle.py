@@ -1,0 +1,23 @@
+"""The root of a configuration, before any part of it is built: its keys, its seed, where its data lie."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from metalab.check import check, nearest
+from metalab.errors import UserError
+
+
+def settle(cfg: DictConfig) -> None:
+    """Check the root keys, and make data.root and data.cache absolute, so that they are found from any folder."""
+    known = {"algo", "data", "backbone", "reg", "attack", "engine", "optim", "task", "experiment"}
+    known |= {"train", "eval", "seed", "device", "resume", "run"}
+    for key in cfg:
+        if key not in known:
+            raise UserError(f"{key}: there is no such setting.{nearest(str(key), known)}")
+    if check(cfg.seed, int, "seed") < 0:
+        raise UserError(f"seed={cfg.seed}: expected a whole number, 0 or more")
+    for data in (cfg.data, *(cfg.data.get("members") or {}).values()):
+        for key in ("root", "cache"):
+            if data.get(key):
+                data[key] = str(Path(str(data[key])).expanduser().absolute())
