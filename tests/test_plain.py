@@ -17,7 +17,7 @@ from metalab.data.once import Once
 from metalab.errors import UserError
 from metalab.interfaces import Split
 from metalab.models.layers import running_statistics
-from tests.data.test_few_classes import idx
+from tests.data.few_classes import idx
 
 CPU = torch.device("cpu")
 TRAINING = (

@@ -16,6 +16,7 @@ from tiny_parts import Tiny  # type: ignore[import-not-found]  # conftest.py put
 
 from metalab import checkpoint, train
 from metalab.errors import UserError
+from tests.data.folder import tree
 
 LONG = ("train.steps=16", "train.val_every=6", "train.log_every=4", "engine=doomed")
 MAML = ("algo=maml", "train.meta_batch=2", "algo.test_steps=1", "reg=dropout", "reg.dropout.p=0.5")
@@ -202,56 +203,6 @@ def test_a_new_run_does_not_write_into_an_old_ones_folder(small, tmp_path, name)
     assert [file.name for file in tmp_path.iterdir()] == [name]
 
 
-def test_a_warm_start_takes_weights_and_class_ids(small, tmp_path, caplog):
-    train.run(small("data.seed=0"), tmp_path / "a")
-    caplog.set_level(logging.INFO, "metalab")
-    warm = (f"train.init={tmp_path / 'a'}", "data.seed=1", "optim.lr=1e-30", "seed=5")
-    train.run(small(*warm), tmp_path / "b")
-    first, second = (checkpoint.load(tmp_path / run / "best.pt") for run in "ab")
-    step = first["state"]["step"]
-    assert f"starts from {tmp_path / 'a'} after its step {step}\n" in caplog.text
-    running = [k for k in first["net"] if "running" not in k]
-    assert [k for k in running if not torch.equal(first["net"][k], second["net"][k])] == []
-    assert set(first["classes"]) < set(second["classes"])
-    cold = small("data.seed=1", "optim.lr=1e-30", "seed=5")
-    train.run(cold, tmp_path / "c")
-    assert not torch.equal(checkpoint.load(tmp_path / "c" / "best.pt")["net"][running[-1]], first["net"][running[-1]])
-
-
-def test_a_warm_start_names_what_starts_afresh_and_what_is_left(small, tmp_path, caplog):
-    caplog.set_level(logging.INFO, "metalab")
-    train.run(small("algo=anil", "train.meta_batch=1"), tmp_path / "anil")
-    train.run(small("train.steps=1", f"train.init={tmp_path / 'anil'}"), tmp_path / "proto")
-    assert re.search(r"starts from \S+anil after its step \d; not taken: head\n", caplog.text)
-    train.run(
-        small("algo=anil", "train.steps=1", "train.meta_batch=1", f"train.init={tmp_path / 'proto'}"), tmp_path / "b"
-    )
-    assert re.search(r"starts from \S+proto after its step 1; afresh: head\n", caplog.text)
-
-
-@pytest.mark.parametrize(
-    ("other", "tensor"), [("backbone.filters=5", "body.0.0.weight"), ("data.channels=3", "body.0.0.weight")]
-)
-def test_a_warm_start_that_does_not_fit(small, tmp_path, other, tensor):
-    train.run(small(), tmp_path / "a")
-    with pytest.raises(UserError) as error:
-        train.run(small(other, f"train.init={tmp_path / 'a'}"), tmp_path / "b")
-    text = str(error.value)
-    assert text.startswith(f"train.init={tmp_path / 'a'}: its backbone {{_target_:metalab.models.backbones.Conv4,")
-    assert "on images of shape [1, 16, 16] does not fit this one" in text
-    assert f"the first is {tensor}. Choose the same backbone, data.size and channels" in text
-    assert not (tmp_path / "b").exists()
-
-
-def test_a_warm_start_from_validation_classes_is_refused(small, tmp_path):
-    train.run(small(), tmp_path / "a")
-    with pytest.raises(
-        UserError, match=r"was trained on 6 of the 12 validation classes: tiny:\d+, .* and 1 more\. Give the"
-    ):
-        train.run(small(f"train.init={tmp_path / 'a'}", "data.seed=172"), tmp_path / "b")
-    assert not (tmp_path / "b").exists()
-
-
 def test_resume_refuses_data_that_changed(small, tmp_path, monkeypatch):
     train.run(small(), tmp_path)
     before = hashes(tmp_path)
@@ -271,3 +222,16 @@ def test_resume_checks_a_limit_before_it_compares_it(small, tmp_path):
     train.run(small(), tmp_path)
     with pytest.raises(UserError, match=r"^train\.steps=abc \(text\): expected a whole number"):
         train.run(small("train.steps=abc", f"resume={tmp_path}"), tmp_path)
+
+
+def test_a_run_on_images_that_were_moved_goes_on(small, tmp_path):
+    tree(tmp_path / "here", classes=40, images=6)
+    words = ("data=folder", "data.size=16", "data.channels=1", f"data.cache={tmp_path / 'cache'}", "task.query=3")
+    words += ("task.train_query=3", "task.train_way=5")
+    train.run(small(*words, f"data.root={tmp_path / 'here'}"), tmp_path / "run")
+    (tmp_path / "here").rename(tmp_path / "there")
+    again = (*words, f"resume={tmp_path / 'run'}", "train.steps=6")
+    with pytest.raises(UserError, match=r"here does not exist: expected a folder with one folder a class; type "):
+        train.run(small(*again, f"data.root={tmp_path / 'here'}"), tmp_path / "run")
+    train.run(small(*again, f"data.root={tmp_path / 'there'}"), tmp_path / "run")
+    assert checkpoint.load(tmp_path / "run" / "last.pt")["state"]["step"] == 6

@@ -1,92 +1,27 @@
 """CIFAR-FS and FC100: every copy of CIFAR-100 gives the same classes and images; numbers on the real data."""
 
 import hashlib
-import io
 import os
 import pickle
-import tarfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torchvision
-from PIL import Image
 
 from metalab.data import download
 from metalab.data.benchmark import Benchmark
-from metalab.data.cifar100 import ARCHIVE, CLASSES, DOWNLOAD, FC100, FOLDER, CifarFS
+from metalab.data.cifar100 import ARCHIVE, DOWNLOAD, FC100, FOLDER, CifarFS
 from metalab.data.download import Published
 from metalab.data.sources import SPLITS, class_list
 from metalab.errors import UserError
+from tests.data.cifar100 import archive, folders, packed, pixels, unpacked
 from tests.data.test_download import Server, send
 
 SHARED = os.environ.get("METALAB_SHARED_DATA")
 real = pytest.mark.skipif(not SHARED, reason="METALAB_SHARED_DATA is unset: there is no real CIFAR-100 to test on")
-NAMES = sorted(CLASSES)
-
-
-def pixels(name: str, i: int) -> np.ndarray:
-    """Return [32,32,3] of one colour, which tells class and image apart and survives JPEG, on a dark lower half."""
-    image = np.full((32, 32, 3), (2 * NAMES.index(name), 50 * i, 90), np.uint8)
-    image[16:, :, 2] = 0
-    return image
-
-
-def parts() -> dict[str, bytes]:
-    """Return the official archive's three pickles, two training images a class and one test image."""
-    files: dict[str, Any] = {"meta": {"fine_label_names": NAMES, "coarse_label_names": ["x"]}}
-    for part, shots in (("train", (0, 1)), ("test", (2,))):
-        every = [(name, i) for i in shots for name in NAMES]  # not class by class
-        files[part] = {
-            "data": np.stack([pixels(*each).transpose(2, 0, 1).ravel() for each in every]),
-            "fine_labels": [NAMES.index(name) for name, _ in every],
-            "filenames": [f"{name}_s_{i:06d}.png" for name, i in every],
-        }
-    return {name: pickle.dumps(held, 2) for name, held in files.items()}
-
-
-def archive(root: Path) -> None:
-    root.mkdir()
-    with tarfile.open(root / ARCHIVE, "w:gz") as tar:
-        for name, raw in parts().items():
-            entry = tarfile.TarInfo(f"{FOLDER}/{name}")
-            entry.size = len(raw)
-            tar.addfile(entry, io.BytesIO(raw))
-
-
-def unpacked(root: Path) -> None:
-    (root / FOLDER).mkdir(parents=True)
-    for name, raw in parts().items():
-        (root / FOLDER / name).write_bytes(raw)
-
-
-def folders(root: Path) -> None:
-    for name in NAMES:
-        for i in range(3):
-            place = root / ("train" if i < 2 else "test") / name
-            place.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels(name, i)).save(place / f"{i}.png")
-
-
-def packed(root: Path) -> None:
-    root.mkdir()
-    raws = []
-    for name in NAMES:
-        for i in range(3):
-            raw = io.BytesIO()
-            Image.fromarray(pixels(name, i)).save(raw, "JPEG", quality=95, subsampling=0)
-            raws.append(raw.getvalue())
-    np.savez(
-        root / "cifar100_jpeg95.npz",
-        blob=np.frombuffer(b"".join(raws), np.uint8),
-        offsets=np.cumsum([0, *map(len, raws)]),
-        labels=np.repeat(np.arange(100), 3).astype(np.int16),
-        class_names=np.array(NAMES),
-        files=np.array([f"{name}_{i}.png" for name in NAMES for i in range(3)]),
-    )
 
 
 @pytest.mark.parametrize("lay_out", [archive, unpacked, folders, packed])

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,13 @@ from metalab.config import build
 from metalab.data.folder import Folder
 from metalab.data.identity import known, marks, refuse_copies, refuse_twins
 from metalab.data.miniimagenet import MiniImageNet
+from metalab.data.omniglot import Omniglot
 from metalab.data.sources import class_list
 from metalab.data.union import Union
 from metalab.errors import UserError
 from metalab.interfaces import Split
-from tests.data.test_miniimagenet import csv_and_images, jpeg, learn2learn_pickles, packed_npz, pixels, split_folders
+from tests.data.miniimagenet import csv_and_images, jpeg, learn2learn_pickles, packed_npz, pixels, split_folders
+from tests.data.omniglot import CHARACTERS, write_zips
 
 PIXELS = (learn2learn_pickles,)
 
@@ -173,3 +176,21 @@ def test_a_folder_with_an_image_in_two_splits_is_refused_every_time_until_it_is_
     assert (
         build(small(*words, "data.allow_copies=true").data, "data").load("test").note == "1 images stand in two splits"
     )
+
+
+def test_drawings_given_as_a_folder_are_known_and_other_images_are_not(tmp_path):
+    write_zips(tmp_path, CHARACTERS)
+    train = Omniglot(str(tmp_path), str(tmp_path / "cache")).load("train")
+    assert len(train.image_ids) == len(train.images)
+    noise = np.random.default_rng(0)
+    for k, name in enumerate(sorted(set(train.ids))[:6]):
+        home = tmp_path / "mine" / ("train", "val", "test")[k // 2] / f"{k}"
+        home.mkdir(parents=True)
+        for file in (file for file in train.files if f"/{name.removeprefix('omniglot:')}/" in file):
+            with zipfile.ZipFile(tmp_path / f"{file.split('/')[0]}.zip") as archive:
+                (home / Path(file).name).write_bytes(archive.read(file))
+            if k % 2:  # images of nobody's
+                Image.fromarray(noise.integers(0, 256, (105, 105), dtype=np.uint8)).save(home / Path(file).name)
+        assert len(list(home.iterdir())) == 2
+    mine = Folder(str(tmp_path / "mine"), str(tmp_path / "cache"), 28, 1, [0.6, 0.2, 0.2], 0, True)
+    assert [known(mine.load(split), marks(train)) for split in ("train", "val", "test")] == [["0"], ["2"], ["4"]]

@@ -12,36 +12,15 @@ import torch
 from PIL import Image
 
 import metalab.data.omniglot as module
-from metalab.data.characters import MINIMAL, SPLITS, alphabet
+from metalab.data.characters import SPLITS, alphabet
 from metalab.data.episodes import Episodes
-from metalab.data.folder import Folder
-from metalab.data.identity import known, marks
 from metalab.data.omniglot import Omniglot
 from metalab.data.sources import class_list
 from metalab.errors import UserError
+from tests.data.omniglot import CHARACTERS, drawing, write_zips
 
 SHARED = os.environ.get("METALAB_SHARED_DATA")
 real = pytest.mark.skipif(not SHARED, reason="METALAB_SHARED_DATA is unset: there is no real Omniglot to test on")
-CHARACTERS = sorted(name for split in SPLITS for name in class_list(f"omniglot_vinyals_{split}"))
-
-
-def drawing(number: int, drawer: int) -> bytes:
-    """Return a PNG as the official ones: 105x105, 1 bit, ink black; a bar whose place tells the two numbers."""
-    ink = np.ones((105, 105), bool)
-    ink[number % 100 : number % 100 + 5, :60] = False
-    ink[60:, 10 * drawer : 10 * drawer + 8] = False
-    raw = io.BytesIO()
-    Image.fromarray(ink).save(raw, "PNG")
-    return raw.getvalue()
-
-
-def write_zips(root: Path, characters: list[str]) -> None:
-    for part, some in (("images_background", characters[:964]), ("images_evaluation", characters[964:])):
-        with zipfile.ZipFile(root / f"{part}.zip", "w") as archive:
-            for number, name in enumerate(some):
-                for drawer in (1, 2):
-                    file = f"{part}/{name}/{number + 1:04d}_{drawer:02d}.png"
-                    archive.writestr(zipfile.ZipInfo(file), drawing(number, drawer))
 
 
 @pytest.fixture(scope="module")
@@ -49,41 +28,6 @@ def root(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("omniglot")
     write_zips(folder, CHARACTERS)
     return folder
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-def test_drawings_given_as_a_folder_are_known_and_other_images_are_not(root, cache, tmp_path):
-    train = Omniglot(str(root), str(cache)).load("train")
-    assert len(train.image_ids) == len(train.images)
-    noise = np.random.default_rng(0)
-    for k, name in enumerate(sorted(set(train.ids))[:6]):
-        character = name.removeprefix("omniglot:")
-        part = next(file for file in train.files if character in file).split("/")[0]
-        for i in (1, 2):
-            home = tmp_path / "mine" / ("train", "val", "test")[k // 2] / f"{k}"
-            home.mkdir(parents=True, exist_ok=True)
-            file = next(each for each in train.files if character in each and each.endswith(f"_0{i}.png"))
-            with zipfile.ZipFile(root / f"{part}.zip") as archive:
-                drawn = archive.read(file)
-            if k % 2:  # images of nobody's
-                raw = io.BytesIO()
-                Image.fromarray(noise.integers(0, 256, (105, 105), dtype=np.uint8)).save(raw, "PNG")
-                drawn = raw.getvalue()
-            (home / f"{i}.png").write_bytes(drawn)
-    mine = Folder(str(tmp_path / "mine"), str(tmp_path / "cache"), 28, 1, [0.6, 0.2, 0.2], 0, True)
-    assert [known(mine.load(split), marks(train)) for split in ("train", "val", "test")] == [["0"], ["2"], ["4"]]
-
-
-@pytest.fixture
-def no_download(monkeypatch):
-    def fetch(*_):
-        raise AssertionError("a download was begun")
-
-    monkeypatch.setattr(module, "fetch", fetch)
 
 
 def characters_of(data: Omniglot) -> dict[str, set[str]]:
@@ -124,52 +68,6 @@ def test_random_split_goes_by_seed_and_draws_turns(root, cache):
     assert data.load("test").turns is None
     assert characters_of(data) == characters_of(Omniglot(str(root), str(cache), "random", seed=1))
     assert data.characters() != Omniglot(protocol="random", seed=2).characters()
-
-
-BACKGROUND = {"background": (30, 5, 964), "small1": (5, 1, 136), "small2": (5, 1, 156)}  # alphabets, held, characters
-
-
-@pytest.fixture(scope="module")
-def background(tmp_path_factory) -> Path:
-    """A folder with images_background.zip alone, as it is published: all characters of 30 alphabets."""
-    folder = tmp_path_factory.mktemp("background")
-    names = [name for name in CHARACTERS if alphabet(name) in class_list("omniglot_background")]
-    assert len(names) == 964
-    write_zips(folder, names)
-    (folder / "images_evaluation.zip").unlink()
-    return folder
-
-
-@pytest.mark.parametrize("protocol", list(BACKGROUND))
-def test_a_sixth_of_the_alphabets_at_least_one_is_held_out(background, cache, protocol):
-    alphabets, held, characters = BACKGROUND[protocol]
-    data = Omniglot(str(background), str(cache), protocol)
-    found = {split: {alphabet(name) for name in data.load(split).names} for split in ("train", "val")}
-    assert len(found["val"]) == held
-    assert len(found["train"]) == alphabets - held
-    assert not found["train"] & found["val"]
-    assert sum(len(data.load(split).ids) for split in ("train", "val")) == characters
-    assert data.load("train").turns is None
-    assert not data.load("train").random_turns
-    assert data.characters() == Omniglot(protocol=protocol).characters()
-    assert any(data.characters() != Omniglot(protocol=protocol, seed=seed).characters() for seed in range(1, 9))
-    with pytest.raises(UserError, match=r"has no test split: .* metalab eval run=RUN data=omniglot_challenge"):
-        data.load("test")
-
-
-def test_a_minimal_set_is_read_from_its_own_zip_first(tmp_path, no_download):
-    with pytest.raises(UserError, match=r"has neither images_background_small1\.zip nor a folder .*protocol=small1"):
-        Omniglot(str(tmp_path), str(tmp_path / "cache"), "small1").load("train")
-    names = [name for name in CHARACTERS if alphabet(name) in MINIMAL["small1"]]
-    with zipfile.ZipFile(tmp_path / "images_background_small1.zip", "w") as archive:
-        for name in names:
-            archive.writestr(f"images_background_small1/{name}/0001_01.png", drawing(1, 1))
-    (tmp_path / "images_background.zip").write_bytes(b"not read")
-    data = Omniglot(str(tmp_path), str(tmp_path / "cache"), "small1")
-    assert [len(data.load(split).ids) for split in ("train", "val")] == [
-        list(data.characters().values()).count(split) for split in ("train", "val")
-    ]
-    assert data.load("train").files[0].startswith("images_background_small1/")
 
 
 def test_episodes_within_an_alphabet_and_with_drawers_apart(root, cache):
@@ -268,15 +166,6 @@ def test_shipped_lists_are_the_published_ones():
         published = (Path(str(SHARED)) / "splits" / "omniglot_vinyals" / f"{split}.txt").read_text().split()
         shipped = class_list(f"omniglot_vinyals_{split}")
         assert {f"{name}/rot{turn}" for name in shipped for turn in ("000", "090", "180", "270")} == set(published)
-
-
-@real
-@pytest.mark.parametrize(("protocol", "characters"), [("background", 964), ("small1", 136), ("small2", 156)])
-def test_the_real_background_sets_are_whole(tmp_path, protocol, characters):
-    data = Omniglot(str(Path(str(SHARED)) / "omniglot"), str(tmp_path), protocol)
-    counts = [data.load(split).count for split in ("train", "val")]
-    assert sum(map(len, counts)) == characters
-    assert torch.cat(counts).tolist() == [20] * characters
 
 
 @real
