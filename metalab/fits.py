@@ -4,13 +4,16 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import torch
 from omegaconf import DictConfig
 from torch import nn
 
 from metalab.assemble import Method
 from metalab.config import Train
+from metalab.engines.auto import Auto
+from metalab.engines.vectorised import Vectorised
 from metalab.errors import UserError
-from metalab.interfaces import Algorithm
+from metalab.interfaces import Algorithm, Engine
 from metalab.models.backbones import DropBlock
 from metalab.regularisation import solves
 from metalab.regularisers import Terms
@@ -67,6 +70,21 @@ def check_head(terms: Terms, algorithm: Algorithm) -> None:
         raise UserError(
             f"algo.head_init={start} and an attack on the support in training: {why[start]}; type another "
             "algo.head_init, or the attack's on=query"
+        )
+
+
+def check_graphs(engine: Engine | Auto, where: torch.device, task: Task, how: Method) -> None:
+    """Raise UserError where engine.graphs=true is asked for and a meta-step cannot be one CUDA graph."""
+    if not isinstance(engine, Auto | Vectorised) or not engine.graphs:
+        return
+    if where.type != "cuda":
+        raise UserError(
+            f"engine.graphs=true needs a CUDA device, this is {where.type}: type engine.graphs=false, or device=cuda"
+        )
+    if not task.fixed and how.mini_batch is None:
+        raise UserError(
+            "engine.graphs=true: a graph has one shape, and with task=variable each episode has its own; type "
+            "engine.graphs=false"
         )
 
 

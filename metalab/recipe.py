@@ -18,7 +18,9 @@ from metalab.data.gather import resident
 from metalab.data.kin import most_classes
 from metalab.engines.auto import Work, chosen, filters
 from metalab.engines.each_image import EachImage
-from metalab.fits import check_together, refuse_evaluations
+from metalab.engines.graph import Graphed
+from metalab.engines.vectorised import Vectorised
+from metalab.fits import check_graphs, check_together, refuse_evaluations
 from metalab.interfaces import Algorithm, Engine, Loss, Objective, Split
 from metalab.optim import Clip, Rate
 from metalab.regularisation import regularisation
@@ -54,6 +56,11 @@ class Recipe:
     def bn(self) -> str:
         """The batch-norm statistics of validation."""
         return self.eval.bn or self.how.bn
+
+    @property
+    def stepping(self) -> Engine:
+        """What runs the meta-steps: the engine, as CUDA graphs where they are asked for."""
+        return Graphed(self.engine) if isinstance(self.engine, Vectorised) and self.engine.graphs else self.engine
 
     @property
     def measuring(self) -> Engine:
@@ -147,6 +154,7 @@ def recipe(cfg: DictConfig, engine: Mapping[str, Any] | None = None) -> Recipe:
         train = replace(train, val_episodes=evaluation.episodes)
     how, trained = method(cfg.algo, task.train_way or task.way, test=False)
     check_together(task, train, how, terms, trained)
+    check_graphs(runs, where, task, how)
     made = Recipe(
         task=task,
         train=train,

@@ -63,9 +63,9 @@ def run(cfg: DictConfig, out: Path) -> float:
     with Log(out, plan.steps, state.step) as log:
         _introduce(cfg, r, net, log, state.step)
         try:
-            count = r.train.val_episodes
+            look = partial(validate, r.train.val_episodes)
             with differentiated():
-                loop.fit(net, r.objective(), r.engine, episodes, outer, lambda: validate(count), save, log, plan, state)
+                loop.fit(net, r.objective(), r.stepping, episodes, outer, look, save, log, plan, state)
         finally:
             provenance.write(out, seconds=round(state.seconds, 1), steps=state.step)
         if r.rate.needs_steps and state.step < plan.steps:

@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_cases import ALGORITHMS, CASES, LOOP, SMOKE, USER, contestants, work
+from bench_cases import ALGORITHMS, CASES, FAST, LOOP, SMOKE, USER, contestants, work
 from bench_meters import amount, bandwidth, ceiling, clocked, peak, profiled
 from torch import Tensor
 
 from metalab.engines.auto import TABLE, Auto, Row, table
+from metalab.engines.graph import EAGER
 from metalab.engines.vectorised import Vectorised
 from metalab.provenance import processor
 
+ASKED = ("engine.precision", "engine.graphs")  # what engine=auto takes only where the user says so
 COLUMNS = ["case", "algo", "engine", "ms", "low", "high", "tasks_per_s", "peak_mb", "ceiling_share", "speed", "auto"]
 
 
@@ -48,6 +50,9 @@ def measured(given: argparse.Namespace, device: torch.device, top: float) -> tup
     for name, case in cases.items():
         for algo in given.algo or ALGORITHMS:
             runs = contestants(case, algo, device, precisions, given.evaluate)  # type: ignore[arg-type]
+            if set(given.engine or []) - set(runs):
+                raise SystemExit(f"--engine {given.engine}: this device races {', '.join(runs)}")
+            runs = {n: run for n, run in runs.items() if n == USER or n in (given.engine or runs)}
             operations, moved = amount(runs[USER])
             sizes.append(f"{name} {algo}: {operations / 1e9:.3g} GFLOP, {moved / 1e9:.3g} GB")
             print(sizes[-1], flush=True)
@@ -96,7 +101,7 @@ def shipped(rows: list[dict[str, Any]], device: torch.device, old: list[Row]) ->
         if row["engine"] == LOOP:
             alike = [r for r in rows if (r["case"], r["algo"]) == (row["case"], row["algo"])]
             best = min(
-                (r for r in alike if "vectorised" in r["engine"] and "precision" not in r["engine"]),
+                (r for r in alike if r["engine"].startswith(FAST) and not any(a in r["engine"] for a in ASKED)),
                 key=lambda r: r["ms"],
             )
             chunk = best["engine"].partition("engine.chunk=")[2]
@@ -118,6 +123,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", action="append", choices=CASES, help="one of the cases, may be repeated; all")
     parser.add_argument("--algo", action="append", choices=ALGORITHMS, help="may be repeated; all")
+    parser.add_argument("--engine", action="append", help=f"beside the loop by hand, as {LOOP}; may be repeated; all")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU")
     parser.add_argument("--repeats", type=int, default=20, help="that are counted")
@@ -130,8 +136,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--profile", action="store_true", help="where the time goes, in the place of how much it is")
     parser.add_argument("--smoke", action="store_true", help="a tiny case, once: does it run?")
     given = parser.parse_args()
-    if given.table and (given.evaluate or given.profile):
-        parser.error("--table holds meta-steps: leave out --evaluate and --profile")
+    if given.device.startswith("cuda"):
+        given.warm = max(given.warm, EAGER + 1)  # until a graph is recorded
+    if given.table and (given.evaluate or given.profile or given.engine):
+        parser.error("--table holds meta-steps of all engines: leave out --evaluate, --profile and --engine")
     if given.smoke:
         given.repeats, given.warm = 1, 0
     return given
@@ -141,7 +149,6 @@ def main() -> None:
     """Run it: python scripts/bench.py [--smoke] [--case NAME] [--algo NAME] [--table]."""
     given = arguments()
     torch.set_num_threads(given.threads)
-    torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     device = torch.device(given.device)
     top = ceiling(device, given.smoke)

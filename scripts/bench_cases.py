@@ -12,6 +12,7 @@ from metalab.algorithms.anil import ANIL
 from metalab.algorithms.maml import MAML
 from metalab.algorithms.protonet import ProtoNet
 from metalab.engines.auto import Work
+from metalab.engines.graph import Graphed
 from metalab.engines.learn2learn import Learn2Learn
 from metalab.engines.precision import Precision
 from metalab.engines.vectorised import Vectorised
@@ -22,7 +23,8 @@ from metalab.models.net import Net
 from metalab.objectives.judge import cross_entropy, together
 from metalab.objectives.query import QueryLoss
 
-USER, LOOP = "learn2learn, by hand", "engine=learn2learn"
+USER, LOOP, FAST = "learn2learn, by hand", "engine=learn2learn", "engine=vectorised"
+GRAPHS = f"{FAST} engine.graphs=true"
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ def contestants(
 
     def by(engine: Engine) -> Callable[[], Tensor]:
         def run() -> Tensor:
+            torch.backends.cudnn.benchmark = False  # as metalab leaves it, so that a run and its repetition are alike
             net.zero_grad()
             result = (
                 engine.evaluate(objective, net, batch) if evaluating else engine.grad(objective, net, batch, progress)
@@ -97,9 +100,13 @@ def contestants(
     found = {USER: user_loop(algo, theirs, batch, 0.01, case.steps, evaluating), LOOP: by(Learn2Learn())}
     chunks = [None] + ([4] if device.type == "cpu" and case.tasks > 4 else [])
     for chunk in chunks:
-        name = "engine=vectorised" + (f" engine.chunk={chunk}" if chunk else "")
+        name = FAST + (f" engine.chunk={chunk}" if chunk else "")
         found |= {name: by(Vectorised(chunk))}
-    return found | {f"engine=vectorised engine.precision={p}": by(Vectorised(None, p)) for p in precisions}
+    found |= {f"{FAST} engine.precision={p}": by(Vectorised(None, p)) for p in precisions}
+    if device.type == "cuda" and not evaluating:
+        in_full = {GRAPHS: by(Graphed(Vectorised(None)))}
+        found |= in_full | {f"{GRAPHS} engine.precision={p}": by(Graphed(Vectorised(None, p))) for p in precisions}
+    return found
 
 
 def work(case: Case, algo: str, device: torch.device) -> Work:

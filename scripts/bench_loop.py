@@ -67,6 +67,7 @@ def user_loop(algo: str, net: Any, episodes: Episode, lr: float, steps: int, eva
     one = {"anil": head, "protonet": metric}.get(algo, whole)
 
     def run() -> Tensor:
+        torch.backends.cudnn.benchmark = True
         net.zero_grad()
         losses = []
         for t in range(tasks):

@@ -75,7 +75,11 @@ def test_the_checkpoint_is_self_contained(trained, small):
     assert (last["state"]["step"], last["state"]["best"], chosen["state"]["best"]) == (10, best, best)
     assert len(last["classes"]) == 40
     assert all(name.startswith("tiny:") for name in last["classes"])
-    assert last["config"]["engine"] == {"_target_": "metalab.engines.auto.Auto", "precision": "float32"}
+    assert last["config"]["engine"] == {
+        "_target_": "metalab.engines.auto.Auto",
+        "precision": "float32",
+        "graphs": False,
+    }
     assert (last["train_way"], last["shape"]) == (5, [1, 16, 16])
     net = rebuilt(small(), last)
     assert all(torch.equal(v, last["net"][k]) for k, v in net.state_dict().items())

@@ -61,6 +61,7 @@ class Auto:
     """Take the engine that was faster where it was measured, and learn2learn's where nothing near was."""
 
     precision: Precision
+    graphs: bool = False  # see Vectorised
 
     def choose(self, work: Work) -> Engine:
         """Return the engine for this work and say which it is; the same work gives the same engine everywhere."""
@@ -69,7 +70,7 @@ class Auto:
                 "engine=auto takes vectorised: the table has no row measured on a GPU, where one task after another "
                 "is bound by the launches of its kernels"
             )
-            return Vectorised(None, self.precision)
+            return Vectorised(None, self.precision, self.graphs)
         if work.algo is None:
             logger.info("engine=auto takes learn2learn: on a CPU an evaluation gains nothing from vectorised")
             return Learn2Learn(self.precision)

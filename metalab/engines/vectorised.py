@@ -67,6 +67,7 @@ class Vectorised:
 
     chunk: int | None  # null: all tasks at once
     precision: Precision = "float32"
+    graphs: bool = False  # on a GPU: a meta-step is recorded once as a CUDA graph and replayed (graph.py)
 
     def __post_init__(self) -> None:
         if self.chunk is not None and self.chunk < 1:

@@ -1,8 +1,10 @@
 """Mixed queries: mixup and CutMix inside each episode, in training."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache
 
+import numpy as np
 import torch
 from scipy.stats import beta
 from torch import Tensor
@@ -15,9 +17,11 @@ from metalab.regularisers.terms import IMAGES, Terms
 POINTS = 4096  # of the table from which a Beta number is drawn: vmap has no rule for torch's own
 
 
-def table(alpha: float) -> Tensor:
+@cache  # once on a device, not once a task
+def table(alpha: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return the quantiles of Beta(alpha, alpha) at evenly spaced shares."""
-    return torch.from_numpy(beta(alpha, alpha).ppf((torch.arange(POINTS).numpy() + 0.5) / POINTS)).float()
+    quantiles = beta(alpha, alpha).ppf((np.arange(POINTS) + 0.5) / POINTS)
+    return torch.from_numpy(quantiles).to(device, dtype)
 
 
 def mixed(pair: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Callable[[Loss], Loss]:
@@ -36,10 +40,10 @@ def mixed(pair: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Callable[[
     return wrap
 
 
-def share_of(quantiles: Tensor, like: Tensor) -> Tensor:
-    """Draw one Beta number in the type and place of `like`."""
+def share_of(alpha: float, like: Tensor) -> Tensor:
+    """Draw one number of Beta(alpha, alpha) in the type and place of `like`."""
     place = (torch.rand_like(like[0, 0, 0, :1]) * POINTS).long().clamp(max=POINTS - 1)
-    return quantiles.to(like).gather(0, place)[0]  # under vmap a number of its own is no index
+    return table(alpha, like.dtype, like.device).gather(0, place)[0]  # under vmap a number of its own is no index
 
 
 @dataclass(frozen=True)
@@ -47,15 +51,13 @@ class Mixup:
     """Make the queries lam x + (1 - lam) x', and mix their losses alike, lam ~ Beta (Zhang et al. 2018, eq. 1)."""
 
     alpha: float
-    _table: Tensor = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         positive("reg.mixup.alpha", self.alpha)
-        object.__setattr__(self, "_table", table(self.alpha))
 
     def terms(self) -> Terms:
         def pair(x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-            share = share_of(self._table, x)
+            share = share_of(self.alpha, x)
             return share * x + (1 - share) * other, share
 
         return Terms(outer=mixed(pair), query=True, rank=IMAGES)
@@ -66,15 +68,13 @@ class CutMix:
     """Paste a box of another query, 1 - lam of the area; mix the losses by the true areas (Yun et al. 2019, eq. 1)."""
 
     alpha: float
-    _table: Tensor = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         positive("reg.cutmix.alpha", self.alpha)
-        object.__setattr__(self, "_table", table(self.alpha))
 
     def terms(self) -> Terms:
         def pair(x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-            half = (1 - share_of(self._table, x)).sqrt() / 2
+            half = (1 - share_of(self.alpha, x)).sqrt() / 2
 
             def along(length: int) -> Tensor:
                 middle = torch.rand_like(x[0, 0, 0, 0]) * length

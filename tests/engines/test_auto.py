@@ -93,7 +93,7 @@ def test_a_run_and_its_resumption_take_the_same(small, tmp_path, monkeypatch, ca
     caplog.set_level(logging.INFO, "metalab")
     train.run(small(*words), tmp_path)
     assert caplog.text.count("engine=auto takes vectorised, 2 tasks at once") == 1
-    taken = {"_target_": "metalab.engines.vectorised.Vectorised", "chunk": 2, "precision": "float32"}
+    taken = {"_target_": "metalab.engines.vectorised.Vectorised", "chunk": 2, "precision": "float32", "graphs": False}
     assert checkpoint.load(tmp_path / "last.pt")["engine"] == taken
     monkeypatch.setattr(auto, "table", lambda: [])  # another version's table
     train.run(small(*words, "train.steps=6", f"resume={tmp_path}"), tmp_path)

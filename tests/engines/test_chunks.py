@@ -116,7 +116,7 @@ def test_the_chunk_that_was_taken_is_saved_and_taken_again(small, tmp_path, monk
     with monkeypatch.context() as full:
         full.setattr(vectorised, "vmap", Full(2, FULL[0]))
         train.run(small(*words), tmp_path)
-    taken = {"_target_": "metalab.engines.vectorised.Vectorised", "chunk": 2, "precision": "float32"}
+    taken = {"_target_": "metalab.engines.vectorised.Vectorised", "chunk": 2, "precision": "float32", "graphs": False}
     assert checkpoint.load(tmp_path / "last.pt")["engine"] == taken
     memory = Full(99, FULL[0])
     monkeypatch.setattr(vectorised, "vmap", memory)
