@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from metalab import checkpoint, loop, provenance, resume
+from metalab.allocator import keep_freed_memory
 from metalab.any_way import check_any_way
 from metalab.assemble import at_way, by_way, image_shape, network, normalisation, pretrained, taken
 from metalab.data import identity
@@ -43,6 +44,8 @@ def run(cfg: DictConfig, out: Path) -> float:
     if saved is None:
         resume.refuse_used(out)
     r = recipe(cfg, None if saved is None else saved.get("engine"))
+    if r.device.type == "cpu":
+        keep_freed_memory()
     plan = loop.Plan(
         r.train.steps, r.train.minutes, r.train.val_every, r.train.log_every, r.train.monitor, r.train.patience
     )

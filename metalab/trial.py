@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from metalab import borrow, checkpoint, plain, protocol
+from metalab.allocator import keep_freed_memory
 from metalab.assemble import Method, device, method, network
 from metalab.attacks import records as robust
 from metalab.config import Eval, build, settings
@@ -130,6 +131,8 @@ def prepared(folder: Path, cfg: DictConfig) -> Trial:
     saved = checkpoint.load(folder / "best.pt")
     task, evaluation = settings(Task, cfg.task, "task"), settings(Eval, cfg.eval, "eval")
     where = device(cfg.device)
+    if where.type == "cpu":
+        keep_freed_memory()
     split = build(cfg.data, "data").load(evaluation.split)
     task, evaluation = protocol.settled(task, evaluation, split)
     how, tested = method(cfg.algo, task.way, test=True)

@@ -19,6 +19,7 @@ from bench_cases import ALGORITHMS, CASES, FAST, LOOP, SMOKE, USER, contestants,
 from bench_meters import amount, bandwidth, ceiling, clocked, peak, profiled
 from torch import Tensor
 
+from metalab.allocator import keep_freed_memory
 from metalab.engines.auto import TABLE, Auto, Row, table
 from metalab.engines.graph import EAGER
 from metalab.engines.vectorised import Vectorised
@@ -138,8 +139,10 @@ def arguments() -> argparse.Namespace:
     given = parser.parse_args()
     if given.device.startswith("cuda"):
         given.warm = max(given.warm, EAGER + 1)  # until a graph is recorded
-    if given.table and (given.evaluate or given.profile or given.engine):
-        parser.error("--table holds meta-steps of all engines: leave out --evaluate, --profile and --engine")
+    if given.table and (given.evaluate or given.profile):
+        parser.error("--table holds meta-steps: leave out --evaluate and --profile")
+    if given.table and given.engine and not (LOOP in given.engine and any(e.startswith(FAST) for e in given.engine)):
+        parser.error(f"--table compares the engines: give --engine {LOOP} and one of {FAST}, or leave --engine out")
     if given.smoke:
         given.repeats, given.warm = 1, 0
     return given
@@ -151,6 +154,8 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     device = torch.device(given.device)
+    if device.type == "cpu":
+        keep_freed_memory()  # for all of them
     top = ceiling(device, given.smoke)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{processor()}, {given.threads} threads"
     can = f"matmul {top / 1e9:.0f} GFLOP/s, copy {bandwidth(device, given.smoke) / 1e9:.1f} GB/s"

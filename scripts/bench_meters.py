@@ -1,8 +1,10 @@
 """What bench.py measures with: the clock, the memory, the operations, the bytes and the device's ceiling."""
 
+import os
 import statistics
 import time
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -11,6 +13,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else torch's profiler prints two lines at each use
 
 
 class Bytes(TorchDispatchMode):
@@ -52,13 +56,17 @@ def clocked(run: Callable[[], object], device: torch.device) -> float:
     return 1000 * (time.perf_counter() - began)
 
 
-def peak(run: Callable[[], object], device: torch.device) -> float | None:
-    """Return the most MB that one call held on a GPU; the CPU's allocator does not count."""
-    if device.type != "cuda":
-        return None
-    torch.cuda.reset_peak_memory_stats(device)
-    run()
-    return torch.cuda.max_memory_allocated(device) / 2**20
+def peak(run: Callable[[], object], device: torch.device) -> float:
+    """Return the most MB that one call held at once: all on a GPU, on a CPU what the call itself has asked for."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        run()
+    traced: Any = seen.profiler
+    changes = [e.nbytes() for e in traced.kineto_results.events() if e.name() == "[memory]"]
+    return max(accumulate(changes), default=0) / 2**20
 
 
 def ceiling(device: torch.device, smoke: bool) -> float:

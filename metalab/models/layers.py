@@ -5,9 +5,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metalab.models.norm import normalised
+from metalab.models.pooled import pooled
 
 _first: ContextVar[tuple[int, int | None] | None] = ContextVar("first", default=None)
 _running: ContextVar[bool] = ContextVar("running", default=False)
@@ -70,16 +72,18 @@ class BatchStatNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(features))
         self.register_buffer("running_var", torch.ones(features))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, then_pool: bool = False) -> Tensor:
+        """Return x normalised; then_pool: the ReLU of its 2x2 maxima, which takes one operation with the norm."""
         running, first = _running.get(), _first.get()
         if not running and first is None:
-            return normalised(x, self.weight, self.bias, self.eps)
+            return (pooled if then_pool else normalised)(x, self.weight, self.bias, self.eps)
         images, of = first or (None, None)
         rows = images if images is None or of is None else images * len(x) // of
         mean, var = (self.running_mean, self.running_var) if running else batch_statistics(x[:rows])
         scale = self.weight * torch.rsqrt(var + self.eps)
         shape = (1, -1) + (1,) * (x.dim() - 2)
-        return torch.addcmul((self.bias - mean * scale).view(shape), x, scale.view(shape))
+        y = torch.addcmul((self.bias - mean * scale).view(shape), x, scale.view(shape))
+        return F.max_pool2d(y, 2).relu() if then_pool else y
 
 
 class Centre(nn.Module):

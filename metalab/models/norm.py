@@ -110,14 +110,8 @@ class Twice(Function):
 
     @staticmethod
     def backward(ctx: Any, *given: Tensor) -> Any:
-        def first(gy: Tensor, x: Tensor, weight: Tensor) -> Any:
-            return torch.func.vjp(partial(written_out, eps=ctx.eps), x, weight, weight)[1](gy)
-
-        def twice(a: Tensor, to_weight: Tensor, to_bias: Tensor, *at: Tensor) -> Any:
-            return torch.func.vjp(first, *at)[1]((a, to_weight, to_bias))
-
-        back = torch.func.vjp(twice, *ctx.saved_tensors)[1]
-        return *back(given), None, None, None, None, None  # type: ignore[misc]
+        whole = partial(written_out, eps=ctx.eps)
+        return *thrice(whole, ctx.saved_tensors, given), None, None, None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
@@ -129,6 +123,18 @@ def written_out(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     over, like = [0, *range(2, x.dim())], (1, -1) + (1,) * (x.dim() - 2)
     var, mean = torch.var_mean(x, dim=over, correction=0, keepdim=True)
     return (x - mean) * torch.rsqrt(var + eps) * weight.view(like) + bias.view(like)
+
+
+def thrice(function: Callable, at: Any, given: Any) -> Any:
+    """Return the gradients of Twice's first six inputs, `at`, from those of its outputs; function: the norm."""
+
+    def first(gy: Tensor, x: Tensor, weight: Tensor) -> Any:
+        return torch.func.vjp(function, x, weight, weight)[1](gy)
+
+    def twice(a: Tensor, to_weight: Tensor, to_bias: Tensor, *where: Tensor) -> Any:
+        return torch.func.vjp(first, *where)[1]((a, to_weight, to_bias))
+
+    return torch.func.vjp(twice, *at)[1](given)
 
 
 def side_by_side(function: type[Function], tasks: int, in_dims: Any, args: Any) -> Any:

@@ -1,0 +1,114 @@
+"""Batch norm, 2x2 max-pooling and ReLU as one operation, with first and second derivatives of its own.
+
+The normalised map is not kept: pooling hands each gradient to one pixel, and the norm's derivatives need its input
+alone. Pooled before the ReLU, which commutes and has then a quarter of the work.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from metalab.models import norm
+from metalab.models.norm import side_by_side, signed
+
+ATEN = torch.ops.aten
+WINDOW = ([2, 2], [2, 2], [0, 0], [1, 1], False)
+
+
+def pooled(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Return the ReLU of 2x2 maxima of x [N,D,h,w], normalised over all but D, times weight [D] plus bias [D]."""
+    return Forward.apply(x, weight, bias, eps)[0]  # type: ignore[index]
+
+
+def spread(g: Tensor, like: Tensor, at: Tensor, alive: Tensor) -> Tensor:
+    """Return the gradient of a map [N,D,h,w] from that of its living maxima."""
+    return ATEN.max_pool2d_with_indices_backward(g * alive, like, *WINDOW, at)
+
+
+def taken(x: Tensor, at: Tensor, alive: Tensor) -> Tensor:
+    """Return the pixels of a map that were the maxima, 0 where the ReLU left nothing of them."""
+    return x.flatten(2).gather(2, at.flatten(2)).view_as(at) * alive
+
+
+class Forward(Function):
+    """x, weight, bias, eps -> y, mean, 1 / deviation, where the maxima were."""
+
+    @staticmethod
+    @signed
+    def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Any:
+        whole, mean, inverse = norm.Forward.forward(x, weight, bias, eps)
+        y, at = ATEN.max_pool2d_with_indices(whole, *WINDOW)
+        return y.relu_(), mean, inverse, at
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        (x, weight, _, ctx.eps), (y, mean, inverse, at) = inputs, output
+        ctx.mark_non_differentiable(mean, inverse, at)
+        ctx.save_for_backward(x, weight, mean, inverse, at, y > 0)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor, *_: Any) -> Any:
+        back = Backward.apply if torch.is_grad_enabled() else Backward.forward
+        return *back(g, *ctx.saved_tensors, ctx.eps), None  # type: ignore[misc]
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
+        return side_by_side(Forward, info.batch_size, in_dims, args)
+
+
+class Backward(Function):
+    """g, x, weight, mean, 1 / deviation, where, alive, eps -> the gradients of x, weight and bias."""
+
+    @staticmethod
+    @signed
+    def forward(
+        g: Tensor, x: Tensor, weight: Tensor, mean: Tensor, inverse: Tensor, at: Tensor, alive: Tensor, eps: float
+    ) -> Any:
+        return norm.Backward.forward(spread(g, x, at, alive), x, weight, mean, inverse, eps)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        *tensors, ctx.eps = inputs
+        ctx.save_for_backward(*tensors, *output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, *given: Tensor) -> Any:
+        twice = Twice.apply if torch.is_grad_enabled() else Twice.forward
+        g, x, weight = twice(*given, *ctx.saved_tensors, ctx.eps)  # type: ignore[misc]
+        return g, x, weight, None, None, None, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
+        return side_by_side(Backward, info.batch_size, in_dims, args)
+
+
+class Twice(Function):
+    """The gradients of Backward's outputs, its inputs and two of its outputs -> the gradients of its inputs."""
+
+    @staticmethod
+    @signed
+    def forward(a: Tensor, to_weight: Tensor, to_bias: Tensor, *rest: Any) -> Any:
+        g, x, weight, mean, inverse, at, alive, gw, gb, eps = rest
+        whole = spread(g, x, at, alive)
+        at_whole, *others = norm.Twice.forward(a, to_weight, to_bias, whole, x, weight, mean, inverse, gw, gb, eps)
+        return taken(at_whole, at, alive), *others
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        *tensors, ctx.eps = inputs
+        ctx.save_for_backward(*tensors[:6], *tensors[8:10])
+
+    @staticmethod
+    def backward(ctx: Any, *given: Tensor) -> Any:
+        a, to_weight, to_bias, g, x, weight, at, alive = ctx.saved_tensors
+
+        def whole(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            return taken(norm.written_out(x, weight, bias, ctx.eps), at, alive)
+
+        return *norm.thrice(whole, (a, to_weight, to_bias, g, x, weight), given), *(None,) * 7
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
+        return side_by_side(Twice, info.batch_size, in_dims, args)
