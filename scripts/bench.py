@@ -135,12 +135,13 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--evaluate", action="store_true", help="without an outer gradient, as metalab eval does")
     parser.add_argument("--profile", action="store_true", help="where the time goes, in the place of how much it is")
+    parser.add_argument("--give-back", action="store_true", help="freed memory to the system, which metalab does not")
     parser.add_argument("--smoke", action="store_true", help="a tiny case, once: does it run?")
     given = parser.parse_args()
     if given.device.startswith("cuda"):
         given.warm = max(given.warm, EAGER + 1)  # until a graph is recorded
-    if given.table and (given.evaluate or given.profile):
-        parser.error("--table holds meta-steps: leave out --evaluate and --profile")
+    if given.table and (given.evaluate or given.profile or given.give_back):
+        parser.error("--table holds meta-steps as metalab takes them: leave out --evaluate, --profile and --give-back")
     if given.table and given.engine and not (LOOP in given.engine and any(e.startswith(FAST) for e in given.engine)):
         parser.error(f"--table compares the engines: give --engine {LOOP} and one of {FAST}, or leave --engine out")
     if given.smoke:
@@ -154,7 +155,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     device = torch.device(given.device)
-    if device.type == "cpu":
+    if device.type == "cpu" and not given.give_back:
         keep_freed_memory()  # for all of them
     top = ceiling(device, given.smoke)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{processor()}, {given.threads} threads"

@@ -48,7 +48,9 @@ def test_smoke(tmp_path):
     found = {(row["algo"], row["engine"]) for row in rows}
     engines = ("learn2learn, by hand", "engine=learn2learn", "engine=vectorised")
     assert found == {(a, e) for a in ("maml", "fomaml", "anil", "protonet") for e in engines}
-    assert all(float(row[key]) > 0 for row in rows for key in ("ms", "tasks_per_s", "ceiling_share", "speed"))
+    assert all(
+        float(row[key]) > 0 for row in rows for key in ("ms", "tasks_per_s", "peak_mb", "ceiling_share", "speed")
+    )
     assert [row["auto"] for row in rows].count("auto") == 4
     assert "GFLOP/s" in (tmp_path / "bench.md").read_text()
     assert [row.work for row in table(tmp_path / "measured.csv")] == [

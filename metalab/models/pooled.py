@@ -22,6 +22,23 @@ def pooled(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     return Forward.apply(x, weight, bias, eps)[0]  # type: ignore[index]
 
 
+def maxima(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the 2x2 maxima of a map and where they are, as max_pool2d_with_indices does, and on a CPU in a third of
+    its time where the map is not channels-last: there torch's goes pixel by pixel.
+    """
+    if x.device.type != "cpu" or not x.is_contiguous():
+        return ATEN.max_pool2d_with_indices(x, *WINDOW)
+    width, h, w = x.shape[3], x.shape[2] // 2, x.shape[3] // 2
+    left, right = x[:, :, : 2 * h, 0 : 2 * w : 2], x[:, :, : 2 * h, 1 : 2 * w : 2]
+    best, second = torch.maximum(left, right), right > left
+    (upper, lower), (up, low) = ((t[:, :, 0::2], t[:, :, 1::2]) for t in (best, second))
+    below = lower > upper
+    column = up ^ (below & (up ^ low))  # of equal ones the first, row by row, as torch has it
+    first = 2 * width * torch.arange(h)[:, None] + 2 * torch.arange(w)
+    at = below.to(torch.int16).mul_(width).add_(column).long().flatten(2).add_(first.flatten()).view_as(below)
+    return torch.maximum(upper, lower), at
+
+
 def spread(g: Tensor, like: Tensor, at: Tensor, alive: Tensor) -> Tensor:
     """Return the gradient of a map [N,D,h,w] from that of its living maxima."""
     return ATEN.max_pool2d_with_indices_backward(g * alive, like, *WINDOW, at)
@@ -39,7 +56,7 @@ class Forward(Function):
     @signed
     def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Any:
         whole, mean, inverse = norm.Forward.forward(x, weight, bias, eps)
-        y, at = ATEN.max_pool2d_with_indices(whole, *WINDOW)
+        y, at = maxima(whole)
         return y.relu_(), mean, inverse, at
 
     @staticmethod

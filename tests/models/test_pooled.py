@@ -9,7 +9,7 @@ from torch.func import grad, vmap
 from metalab.models.backbones import ConvBlock
 from metalab.models.layers import BatchStatNorm, running_statistics, statistics_of_first
 from metalab.models.norm import written_out
-from metalab.models.pooled import pooled
+from metalab.models.pooled import maxima, pooled
 from tests.models.test_norm import EPS, again, assert_near, tensors
 
 SHAPES = [(3, 2, 4, 4), (3, 2, 5, 7)]  # the last row and column of an odd map are in no window
@@ -57,6 +57,17 @@ def test_equal_pixels_hand_their_gradient_to_the_first_as_torchs_pooling_does():
     x[0, 0, 3, 3] = 1.0
     at = [x, torch.tensor([-2.0], dtype=torch.float64), torch.tensor([0.5], dtype=torch.float64)]
     assert_near(*(grad(lambda *a, f=f: (f(*a) ** 3).sum(), (0, 1, 2))(*at) for f in (ours, plain)))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 6), (2, 3, 5, 7), (1, 2, 2, 3), (1, 1, 300, 2)])
+def test_maxima_and_their_places_are_torchs(shape):
+    torch.manual_seed(0)
+    for x in (torch.randn(shape), torch.randint(0, 2, shape).float()):  # of two numbers most are equal
+        expected = F.max_pool2d(x, 2, return_indices=True)
+        for layout in (torch.contiguous_format, torch.channels_last):
+            y, at = maxima(x.contiguous(memory_format=layout))
+            assert torch.equal(y, expected[0])
+            assert torch.equal(at, expected[1])
 
 
 def test_a_number_that_is_none_stays_one():
