@@ -141,7 +141,10 @@ def recipe(cfg: DictConfig, engine: Mapping[str, Any] | None = None) -> Recipe:
     evaluation = settings(Eval, cfg.eval, "eval")
     where = device(cfg.device)
     optimiser, rate, clip = _outer(cfg.optim)
-    runs = build(cfg.engine if engine is None else engine, "engine")
+    graphs = {
+        k: v for k, v in cfg.engine.items() if k == "graphs" and k in (engine or {})
+    }  # may change: no result does
+    runs = build(cfg.engine if engine is None else {**engine, **graphs}, "engine")
     how, _ = method(cfg.algo, task.way, test=False)
     at_test, tested = method(cfg.algo, task.way, test=True)
     terms = regularisation(cfg.reg, how.steps, how)

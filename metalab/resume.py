@@ -17,7 +17,7 @@ from metalab.errors import UserError
 from metalab.interfaces import Split
 from metalab.optim import Rate
 
-MAY_CHANGE = ("train.steps", "train.minutes", "train.patience", "device", "data.root", "data.cache")
+MAY_CHANGE = ("train.steps", "train.minutes", "train.patience", "device", "data.root", "data.cache", "engine.graphs")
 logger = logging.getLogger("metalab")
 
 

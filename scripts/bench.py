@@ -9,6 +9,7 @@ take most of each meta-step's time.
 import argparse
 import csv
 import statistics
+import sys
 from collections.abc import Callable
 from dataclasses import astuple, replace
 from pathlib import Path
@@ -178,6 +179,10 @@ def main() -> None:
     lines = [head, "", *sizes, "", "| " + " | ".join(COLUMNS) + " |"]
     lines += ["|---" * len(COLUMNS) + "|", *map(shown, rows)]
     (given.out / "bench.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if sys.platform == "linux":
+        import resource
+
+        print(f"the process took {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB at most")
     print(f"wrote {given.out / 'bench.md'}" + (f" and {given.table}" if given.table else ""))
 
 

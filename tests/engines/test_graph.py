@@ -11,7 +11,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from metalab import train
+from metalab import checkpoint, train
 from metalab.engines import graph
 from metalab.engines.graph import EAGER, Graphed
 from metalab.engines.learn2learn import Learn2Learn
@@ -150,6 +150,17 @@ def test_metalab_train_takes_it(small, tmp_path, recorder, monkeypatch):
     assert (recorder.recorded, recorder.replayed) == (1, 3)
     plain, mine = (torch.load(tmp_path / name / "last.pt", weights_only=True)["net"] for name in ("plain", "graphs"))
     assert farthest(mine, plain) == 0
+
+
+def test_a_run_goes_on_without_them(small, tmp_path, recorder):
+    words = ("algo=maml", "engine=vectorised", "train.meta_batch=2", "algo.test_steps=1")
+    with pytest.MonkeyPatch.context() as there:
+        there.setattr("metalab.recipe.check_graphs", lambda *_: None)  # there is no GPU
+        train.run(small(*words, "engine.graphs=true"), tmp_path)
+    train.run(small(*words, "train.steps=8", f"resume={tmp_path}"), tmp_path)
+    assert recorder.recorded == 1
+    assert checkpoint.load(tmp_path / "last.pt")["engine"]["graphs"] is False
+    assert checkpoint.load(tmp_path / "last.pt")["state"]["step"] == 8
 
 
 @pytest.mark.parametrize("engine", ["auto", "vectorised"])
