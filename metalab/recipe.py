@@ -141,9 +141,8 @@ def recipe(cfg: DictConfig, engine: Mapping[str, Any] | None = None) -> Recipe:
     evaluation = settings(Eval, cfg.eval, "eval")
     where = device(cfg.device)
     optimiser, rate, clip = _outer(cfg.optim)
-    graphs = {
-        k: v for k, v in cfg.engine.items() if k == "graphs" and k in (engine or {})
-    }  # may change: no result does
+    # graphs may change in a resumed run, as no result does
+    graphs = {key: value for key, value in cfg.engine.items() if key == "graphs" and key in (engine or {})}
     runs = build(cfg.engine if engine is None else {**engine, **graphs}, "engine")
     how, _ = method(cfg.algo, task.way, test=False)
     at_test, tested = method(cfg.algo, task.way, test=True)

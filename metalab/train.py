@@ -44,8 +44,7 @@ def run(cfg: DictConfig, out: Path) -> float:
     if saved is None:
         resume.refuse_used(out)
     r = recipe(cfg, None if saved is None else saved.get("engine"))
-    if r.device.type == "cpu":
-        keep_freed_memory()
+    keep_freed_memory(r.device.type)
     plan = loop.Plan(
         r.train.steps, r.train.minutes, r.train.val_every, r.train.log_every, r.train.monitor, r.train.patience
     )

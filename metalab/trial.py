@@ -131,8 +131,7 @@ def prepared(folder: Path, cfg: DictConfig) -> Trial:
     saved = checkpoint.load(folder / "best.pt")
     task, evaluation = settings(Task, cfg.task, "task"), settings(Eval, cfg.eval, "eval")
     where = device(cfg.device)
-    if where.type == "cpu":
-        keep_freed_memory()
+    keep_freed_memory(where.type)
     split = build(cfg.data, "data").load(evaluation.split)
     task, evaluation = protocol.settled(task, evaluation, split)
     how, tested = method(cfg.algo, task.way, test=True)

@@ -156,8 +156,8 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     device = torch.device(given.device)
-    if device.type == "cpu" and not given.give_back:
-        keep_freed_memory()  # for all of them
+    if not given.give_back:
+        keep_freed_memory(device.type)  # for all of them
     top = ceiling(device, given.smoke)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{processor()}, {given.threads} threads"
     can = f"matmul {top / 1e9:.0f} GFLOP/s, copy {bandwidth(device, given.smoke) / 1e9:.1f} GB/s"

@@ -40,8 +40,7 @@ def main(argv: list[str] | None = None) -> dict[str, tuple[float, float]]:
     parser.add_argument("--smoke", action="store_true", help="tiny and once: does it run?")
     given = parser.parse_args(argv)
     device, case = torch.device(given.device), SMOKE if given.smoke else CASE
-    if device.type == "cpu":
-        keep_freed_memory()
+    keep_freed_memory(device.type)
     costs = {}
     print("| method | engine | ms natural | ms attacked | ms needed | time / needed | operations / needed |")
     for algo in ("maml", "protonet"):

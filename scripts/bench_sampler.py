@@ -78,8 +78,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def cases(given: argparse.Namespace) -> list[Case]:
     """Return the four methods."""
     device = torch.device(given.device)
-    if device.type == "cpu":
-        keep_freed_memory()  # for both
+    keep_freed_memory(device.type)  # for both
     counts = torch.full((given.classes,), given.images)
 
     def ours(images: Tensor) -> Episodes:

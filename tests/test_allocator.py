@@ -38,3 +38,8 @@ def test_another_c_library_is_left_alone(monkeypatch):
     monkeypatch.setattr(platform, "libc_ver", lambda: ("musl", "1.2"))
     monkeypatch.setattr(allocator.ctypes, "CDLL", None)
     assert not allocator.keep_freed_memory()
+
+
+def test_a_gpus_memory_is_none_of_its_business(monkeypatch):
+    monkeypatch.setattr(allocator.ctypes, "CDLL", None)
+    assert not allocator.keep_freed_memory("cuda")
