@@ -1,7 +1,9 @@
 """Time a meta-step: learn2learn as a user would write it, engine=learn2learn and engine=vectorised, side by side.
 
 One process, the same weights and episodes, turn by turn, medians after a warm-up, full float32 without TF32; on a GPU
-other precisions are rows of their own. Writes bench.md and bench.csv; --table also what engine=auto goes by.
+other precisions are rows of their own, and their speed is that against the loop by hand with TF32.
+
+Writes bench.md and bench.csv; --table also what engine=auto goes by.
 --evaluate times an evaluation of as many episodes in the place of a meta-step. --profile says instead which operations
 take most of each meta-step's time.
 """
@@ -16,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_cases import ALGORITHMS, CASES, FAST, LOOP, SMOKE, USER, contestants, work
+from bench_cases import ALGORITHMS, CASES, FAST, LOOP, SMOKE, USER, USER_TF32, contestants, work
 from bench_meters import amount, bandwidth, ceiling, clocked, peak, profiled
 from torch import Tensor
 
 from metalab.allocator import keep_freed_memory
 from metalab.engines.auto import TABLE, Auto, Row, table
 from metalab.engines.graph import EAGER
+from metalab.engines.precision import tf32
 from metalab.engines.vectorised import Vectorised
 from metalab.provenance import processor
 
@@ -54,7 +57,7 @@ def measured(given: argparse.Namespace, device: torch.device, top: float) -> tup
             runs = contestants(case, algo, device, precisions, given.evaluate)  # type: ignore[arg-type]
             if set(given.engine or []) - set(runs):
                 raise SystemExit(f"--engine {given.engine}: this device races {', '.join(runs)}")
-            runs = {n: run for n, run in runs.items() if n == USER or n in (given.engine or runs)}
+            runs = {n: run for n, run in runs.items() if n in (USER, USER_TF32) or n in (given.engine or runs)}
             operations, moved = amount(runs[USER])
             sizes.append(f"{name} {algo}: {operations / 1e9:.3g} GFLOP, {moved / 1e9:.3g} GB")
             print(sizes[-1], flush=True)
@@ -69,7 +72,8 @@ def measured(given: argparse.Namespace, device: torch.device, top: float) -> tup
                 low, _, high = statistics.quantiles(spent, n=4) if len(spent) > 1 else (middle,) * 3
                 numbers = (middle, low, high, 1000 * case.tasks / middle, peak(runs[engine], device))
                 share = operations / (middle / 1000) / top
-                speed = statistics.median(times[USER]) / middle
+                other = any(word in engine for word in ("tf32", "TF32", "bf16"))
+                speed = statistics.median(times[USER_TF32 if other else USER]) / middle
                 values = [name, algo, engine, *numbers, share, speed, ""]
                 rows.append(dict(zip(COLUMNS, values, strict=True)))
                 print(shown(rows[-1]), flush=True)
@@ -154,11 +158,11 @@ def main() -> None:
     """Run it: python scripts/bench.py [--smoke] [--case NAME] [--algo NAME] [--table]."""
     given = arguments()
     torch.set_num_threads(given.threads)
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     device = torch.device(given.device)
     if not given.give_back:
         keep_freed_memory(device.type)  # for all of them
-    top = ceiling(device, given.smoke)
+    with tf32(False):
+        top = ceiling(device, given.smoke)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{processor()}, {given.threads} threads"
     can = f"matmul {top / 1e9:.0f} GFLOP/s, copy {bandwidth(device, given.smoke) / 1e9:.1f} GB/s"
     head = f"{name}, torch {torch.__version__}, {can}, {given.repeats} repeats"

@@ -14,7 +14,7 @@ from metalab.algorithms.protonet import ProtoNet
 from metalab.engines.auto import Work
 from metalab.engines.graph import Graphed
 from metalab.engines.learn2learn import Learn2Learn
-from metalab.engines.precision import Precision
+from metalab.engines.precision import Precision, tf32
 from metalab.engines.vectorised import Vectorised
 from metalab.interfaces import Batch, Engine, Episode
 from metalab.models.backbones import Conv4
@@ -24,6 +24,7 @@ from metalab.objectives.judge import cross_entropy, together
 from metalab.objectives.query import QueryLoss
 
 USER, LOOP, FAST = "learn2learn, by hand", "engine=learn2learn", "engine=vectorised"
+USER_TF32 = f"{USER}, TF32"  # about torch's own default, which has TF32 in convolutions alone
 GRAPHS = f"{FAST} engine.graphs=true"
 
 
@@ -97,7 +98,18 @@ def contestants(
 
         return run
 
-    found = {USER: user_loop(algo, theirs, batch, 0.01, case.steps, evaluating), LOOP: by(Learn2Learn())}
+    hand = user_loop(algo, theirs, batch, 0.01, case.steps, evaluating)
+
+    def by_hand(allowed: bool) -> Callable[[], Tensor]:
+        def run() -> Tensor:
+            with tf32(allowed):
+                return hand()
+
+        return run
+
+    found = {USER: by_hand(False), LOOP: by(Learn2Learn())}
+    if "tf32" in precisions:
+        found |= {USER_TF32: by_hand(True)}
     chunks = [None] + ([4] if device.type == "cpu" and case.tasks > 4 else [])
     for chunk in chunks:
         name = FAST + (f" engine.chunk={chunk}" if chunk else "")

@@ -22,9 +22,11 @@ class Gather:
     augment: Augment | None
     _images: Tensor = field(init=False, repr=False)
     _table: Tensor | None = field(init=False, repr=False)  # int64 [4,H*W]; None: nothing is ever turned
+    _white: Tensor = field(init=False, repr=False)  # a tensor, as a GPU divides by a number only nearly
 
     def __post_init__(self) -> None:
         self._images = resident(self.split.images, self.device)
+        self._white = torch.tensor(255.0, device=self.device)
         turned = self.split.random_turns or self.split.turns is not None
         self._table = _turn_table(self.split.images).to(self._images.device) if turned else None
 
@@ -40,7 +42,7 @@ class Gather:
             source = self._table[draw.turn.flatten()]  # [T*N,H*W]
             flat = x.flatten(2)
             x = flat.gather(2, source[:, None].expand_as(flat)).view_as(x)
-        x = x.to(self.device).float().div_(255).unflatten(0, draw.image.shape)
+        x = x.to(self.device).float().div_(self._white).unflatten(0, draw.image.shape)
         return x if self.augment is None else self.augment(x, numbers.to(self.device))
 
 

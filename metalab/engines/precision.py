@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -19,13 +19,26 @@ def computing(precision: Precision, device: torch.device) -> Iterator[None]:
     """
     if precision != "float32" and device.type != "cuda":
         raise UserError(f"engine.precision={precision} needs a CUDA device, this is {device.type}: type float32")
-    backends = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [b.allow_tf32 for b in backends]
+    with tf32(precision == "tf32"), torch.autocast("cuda", torch.bfloat16) if precision == "bf16" else nullcontext():
+        yield
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Let matrix products and convolutions of float32 on a GPU use TF32, or not, and put back what was set before.
+
+    torch has two ways to say so and raises where both were used: the newer one wherever it is there (torch 2.9).
+    """
+    places: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
+    name, value = "allow_tf32", allowed
+    if torch.__version__ >= "2.9":
+        places = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn]  # type: ignore[attr-defined]
+        name, value = "fp32_precision", "tf32" if allowed else "ieee"
+    before = [getattr(place, name) for place in places]
     try:
-        for b in backends:
-            b.allow_tf32 = precision == "tf32"  # type: ignore[attr-defined]
-        with torch.autocast("cuda", dtype=torch.bfloat16) if precision == "bf16" else nullcontext():
-            yield
+        for place in places:
+            setattr(place, name, value)
+        yield
     finally:
-        for b, allowed in zip(backends, before, strict=True):
-            b.allow_tf32 = allowed  # type: ignore[attr-defined]
+        for place, was in zip(places, before, strict=True):
+            setattr(place, name, was)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metalab.errors import UserError
+from metalab.models.conv import Conv2d
 from metalab.models.layers import BatchStatNorm, convert
 
 
@@ -29,7 +30,7 @@ class ConvBlock(nn.Sequential):
     """3x3 convolution, batch norm, ReLU, and 2x2 max-pooling or a stride of 2 in its place."""
 
     def __init__(self, inputs: int, filters: int, stride: int, pool: bool) -> None:
-        conv = nn.Conv2d(inputs, filters, 3, stride=stride, padding=1)
+        conv = Conv2d(inputs, filters, 3, stride=stride, padding=1)
         nn.init.xavier_uniform_(conv.weight)
         nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
         super().__init__(conv, BatchStatNorm(filters))
@@ -102,7 +103,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
 
         def conv(i: int, kernel: int) -> nn.Sequential:
-            layer = nn.Conv2d(i, filters, kernel, padding=kernel // 2, bias=False)
+            layer = Conv2d(i, filters, kernel, padding=kernel // 2, bias=False)
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="leaky_relu")
             return nn.Sequential(layer, BatchStatNorm(filters))
 

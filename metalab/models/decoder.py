@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metalab.errors import UserError
+from metalab.models.conv import Conv2d
 
 BASE = 7  # side of the map that the features are spread to
 
@@ -17,7 +18,7 @@ class Decoder(nn.Module):
     def __init__(self, features: int, width: int, channels: int) -> None:
         super().__init__()
         self.spread = nn.Linear(features, width * BASE**2)
-        self.convs = nn.ModuleList(nn.Conv2d(width, out, 3, padding=1) for out in (width, width, channels))
+        self.convs = nn.ModuleList(Conv2d(width, out, 3, padding=1) for out in (width, width, channels))
 
     def forward(self, features: Tensor, like: Tensor) -> Tensor:
         maps = self.spread(features).unflatten(1, (-1, BASE, BASE))

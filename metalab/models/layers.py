@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metalab.models.conv import Conv2d, converted
 from metalab.models.norm import normalised
 from metalab.models.pooled import pooled
 
@@ -107,7 +108,7 @@ def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def convert(module: nn.Module) -> nn.Module:
-    """Replace every batch norm of a net that is meta-learned from scratch by BatchStatNorm; return the net.
+    """Replace every batch norm and convolution of a net that is meta-learned from scratch by ours; return the net.
 
     A pretrained or frozen net is not converted: it keeps its running statistics.
     """
@@ -116,6 +117,8 @@ def convert(module: nn.Module) -> nn.Module:
         if module.affine:
             norm.weight, norm.bias = module.weight, module.bias
         return norm
+    if isinstance(module, nn.Conv2d) and not isinstance(module, Conv2d):
+        return converted(module)
     for name, child in module.named_children():
         setattr(module, name, convert(child))
     return module

@@ -4,13 +4,11 @@ import logging
 from dataclasses import replace
 
 import pytest
-import torch
 
 from metalab import checkpoint, train
 from metalab.engines import auto
 from metalab.engines.auto import Auto, Row, Work, chosen, filters, table
 from metalab.engines.learn2learn import Learn2Learn
-from metalab.engines.precision import computing
 from metalab.engines.vectorised import Vectorised
 from metalab.errors import UserError
 from tests.test_conf import composed
@@ -107,11 +105,3 @@ def test_a_precision_that_needs_a_gpu_is_refused_without_one(engine, precision, 
     with pytest.raises(UserError, match=expected):
         train.run(small(f"engine={engine}", f"engine.precision={precision}"), tmp_path)
     assert not list(tmp_path.iterdir())
-
-
-def test_full_float32_is_set_and_what_was_set_comes_back(monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    with computing("float32", torch.device("cpu")):
-        assert not torch.backends.cudnn.allow_tf32
-        assert not torch.backends.cuda.matmul.allow_tf32
-    assert torch.backends.cudnn.allow_tf32

@@ -76,14 +76,17 @@ def batches(count: int) -> list[Episode]:
     return [Episode(*map(other, episodes())) for _ in range(count)]
 
 
-def trained(engine: Engine, net: Net, what: Any, given: list[Episode]) -> list[TaskResult]:
+def trained(
+    engine: Engine, net: Net, what: Any, given: list[Episode], optimiser: type[torch.optim.Optimizer] = torch.optim.Adam
+) -> list[TaskResult]:
     """Return the results of meta-steps with each of the meta-batches; the net is trained by them."""
-    optimiser = torch.optim.Adam(net.parameters(), lr=0.01)
+    outer = optimiser(net.parameters(), lr=0.01)  # type: ignore[call-arg]
     results = []
     for i, batch in enumerate(given):
-        optimiser.zero_grad()
-        results.append(engine.grad(what, net, batch, torch.full((), i / len(given), dtype=torch.float64)))
-        optimiser.step()
+        outer.zero_grad()
+        progress = torch.full((), i / len(given), dtype=torch.float64, device=batch.query.x.device)
+        results.append(engine.grad(what, net, batch, progress))
+        outer.step()
     return results
 
 
