@@ -59,10 +59,44 @@ def test_eval_knows_all_that_train_knows():
     assert all(evaluation[key] == train[key] for key in train)
 
 
+@pytest.mark.parametrize(
+    ("experiment", "rate", "way"),
+    [
+        ("omniglot_maml", 0.4, 5),
+        ("omniglot_maml_20way", 0.1, 20),
+        ("omniglot_fomaml", 0.4, 5),
+        ("omniglot_anil", 0.1, 20),
+        ("omniglot_metacurvature", 0.4, 5),
+        ("miniimagenet_maml", 0.01, 5),
+        ("miniimagenet_maml_5shot", 0.01, 5),
+    ],
+)
+def test_a_rate_copied_without_its_unit(experiment, rate, way):
+    """MAML's code has way times our loss in its inner steps, as tests/algorithms/test_maml.py has it by hand."""
+    cfg = composed(f"experiment={experiment}")
+    assert (cfg.task.way, cfg.algo.lr) == (way, pytest.approx(rate * way))
+    assert cfg.algo.get("head_std") == (1.0 if "omniglot" in experiment else None)
+
+
+@pytest.mark.parametrize("experiment", ["miniimagenet_maml", "miniimagenet_maml_5shot"])
+def test_a_clip_copied_without_its_unit(experiment):
+    """MAML's code clips the meta-gradient of the sum over all queries divided by the shots at 10."""
+    cfg = composed(f"experiment={experiment}")
+    assert cfg.optim.clip_value == pytest.approx(10 * cfg.task.shot / (cfg.task.way * cfg.task.train_query), rel=1e-3)
+
+
 def test_miniimagenet_maml_is_its_papers_and_codes():
-    cfg = composed("experiment=miniimagenet_maml")
-    assert (cfg.algo.lr, cfg.algo.steps, cfg.algo.test_steps, cfg.backbone.filters) == (0.01, 5, 10, 32)
-    assert (cfg.optim.lr, cfg.optim.clip_value, cfg.train.meta_batch, cfg.train.steps) == (0.001, 10, 4, 60000)
+    for shot, tasks in {1: 4, 5: 2}.items():
+        cfg = composed(f"experiment=miniimagenet_maml{'' if shot == 1 else '_5shot'}")
+        assert (cfg.task.way, cfg.task.shot, cfg.task.train_query, cfg.train.meta_batch) == (5, shot, 15, tasks)
+        assert (cfg.algo.steps, cfg.algo.test_steps, cfg.backbone.filters) == (5, 10, 32)
+        assert (cfg.optim.lr, cfg.train.steps) == (0.001, 60000)
+
+
+def test_omniglot_maml_20way_is_its_papers():
+    cfg = composed("experiment=omniglot_maml_20way")
+    assert (cfg.algo.steps, cfg.algo.test_steps, cfg.train.meta_batch, cfg.train.steps) == (5, 5, 16, 60000)
+    assert (cfg.task.shot, cfg.task.train_query, cfg.backbone.strided, cfg.optim.clip_value) == (1, 1, True, None)
 
 
 def test_task_presets():

@@ -25,12 +25,13 @@ class ANIL:
     head_init: HeadInit
     inner: Inner = "sgd"
     neighbours: int = 5
+    head_std: float | None = None
 
     def __post_init__(self) -> None:
         positive("algo.lr", self.lr)
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
-        return {"head": task_head(features, self.way, self.head_init, self.neighbours)}
+        return {"head": task_head(features, self.way, self.head_init, self.neighbours, self.head_std)}
 
     def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
         learner = start_head(learner, support, self.way, self.head_init)

@@ -25,12 +25,13 @@ class MetaCurvature:
     first_order: bool
     head_init: HeadInit = "learned"
     neighbours: int = 5
+    head_std: float | None = None
 
     def __post_init__(self) -> None:
         positive("algo.lr", self.lr)
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
-        head = task_head(features, self.way, self.head_init, self.neighbours)
+        head = task_head(features, self.way, self.head_init, self.neighbours, self.head_std)
         adapts = of_class(nn.ModuleDict({"body": body, "head": head}), self.head_init)
         curvature = {n.replace(".", "/"): MetaCurvatureTransform(p) for n, p in adapts.items()}
         return {"head": head, "curvature": nn.ModuleDict(curvature)}

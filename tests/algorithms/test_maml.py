@@ -1,6 +1,7 @@
 """MAML's heads and steps by hand."""
 
 import torch
+import torch.nn.functional as F
 
 from metalab.algorithms.maml import MAML
 from metalab.engines.learn2learn import TaskLearner
@@ -70,3 +71,17 @@ def test_the_episodes_loss_is_that_of_inner_steps_and_training_and_results_are_c
     assert torch.allclose(tested, cross_entropy(adapted, query), rtol=1e-6)
     plain = recipe(small(*words)).measured()(start, episode, progress).loss
     assert (plain - tested).abs() > 1e-3
+
+
+def test_a_step_of_way_times_the_authors_rate_is_theirs_on_the_sum_over_the_shots():
+    """MAML's code has sums over the support divided by the shots (cbfinn/maml, utils.py:58), here there are means."""
+    way, shot, rate = 3, 2, 0.4
+    _, start = learner(way, "learned")
+    support = batch(way, shot)
+    names = [n for n in start.parameters() if n.startswith(("body.", "head."))]
+    gradient = start.grad(lambda at: F.cross_entropy(at(support.x), support.y, reduction="sum") / shot, names)
+    theirs = start.replace({n: start.parameters()[n] - rate * g for n, g in gradient.items()})
+    *_, ours = MAML(way, rate * way, False, "learned").adapt(start, support, cross_entropy, 1)
+    assert (ours(support.x) - theirs(support.x)).abs().max() < 1e-5
+    *_, literal = MAML(way, rate, False, "learned").adapt(start, support, cross_entropy, 1)
+    assert (literal(support.x) - theirs(support.x)).abs().max() > 0.01
