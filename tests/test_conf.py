@@ -76,6 +76,7 @@ def test_a_rate_copied_without_its_unit(experiment, rate, way):
     cfg = composed(f"experiment={experiment}")
     assert (cfg.task.way, cfg.algo.lr) == (way, pytest.approx(rate * way))
     assert cfg.algo.get("head_std") == (1.0 if "omniglot" in experiment else None)
+    assert not cfg.algo.adapt_norm  # with the head at N(0, 1) a first step of 2.0 that moves the norms throws the net
 
 
 @pytest.mark.parametrize("experiment", ["miniimagenet_maml", "miniimagenet_maml_5shot"])

@@ -14,7 +14,10 @@ from metalab.interfaces import Batch, Learner, Loss, Model
 
 @dataclass(frozen=True)
 class BOIL:
-    """Adapt the body alone by gradient descent on the support; the outer loop trains body and head."""
+    """Adapt the body alone by gradient descent on the support; the outer loop trains body and head.
+
+    adapt_norm: whether the gains and shifts of batch norm are adapted too.
+    """
 
     way: int
     lr: float
@@ -23,6 +26,7 @@ class BOIL:
     inner: Inner = "sgd"
     neighbours: int = 5
     head_std: float | None = None
+    adapt_norm: bool = True
 
     def __post_init__(self) -> None:
         positive("algo.lr", self.lr)
@@ -34,7 +38,7 @@ class BOIL:
 
     def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
         learner = start_head(learner, support, self.way, self.head_init)
-        names = adapted(learner, ("body.",))
+        names = adapted(learner, ("body.",), self.adapt_norm)
         how = Descent(self.inner, self.lr)
         yield learner
         for _ in range(steps):

@@ -7,11 +7,13 @@ from metalab.algorithms.maml import MAML
 from metalab.engines.learn2learn import TaskLearner
 from metalab.interfaces import Batch, Episode
 from metalab.models.backbones import Conv4
-from metalab.models.layers import Normalise
+from metalab.models.layers import BatchStatNorm, Normalise
 from metalab.models.net import Net
 from metalab.objectives.judge import cross_entropy
 from metalab.objectives.losses import binary_cross_entropy
 from metalab.recipe import recipe
+
+PARTS = ("weight", "bias")
 
 
 def learner(way: int, init: str, filters: int = 4) -> tuple[MAML, TaskLearner]:
@@ -53,6 +55,19 @@ def test_maml_yields_the_model_after_every_step_and_adapts_norm_gains_and_shifts
     assert losses == sorted(losses, reverse=True)
     before, after = start.parameters(), models[-1].parameters()  # type: ignore[attr-defined]
     assert all(not torch.equal(before[n], after[n]) for n in before if ".1." in n)
+
+
+def test_norm_gains_and_shifts_may_stay_as_in_the_papers_code():
+    _, start = learner(3, "learned")
+    algorithm = MAML(3, 0.1, False, "learned", adapt_norm=False)
+    *_, last = algorithm.adapt(start, batch(3), cross_entropy, 2)
+    before, after = start.parameters(), last.parameters()  # type: ignore[attr-defined]
+    changed = {n for n in before if not torch.equal(before[n], after[n])}
+    body = Conv4(4, pooled=2, strided=False, mean=True).build(1, 8)
+    norms = {f"body.{n}.{p}" for n, m in body.named_modules() if isinstance(m, BatchStatNorm) for p in PARTS}
+    assert len(norms) == 8
+    # the bias of a convolution before a batch norm has no gradient but rounding's
+    assert {n for n in before if n not in norms and not n.endswith(".0.bias")} <= changed <= set(before) - norms
 
 
 def test_the_episodes_loss_is_that_of_inner_steps_and_training_and_results_are_cross_entropies(small):
