@@ -100,6 +100,58 @@ def test_omniglot_maml_20way_is_its_papers():
     assert (cfg.task.shot, cfg.task.train_query, cfg.backbone.strided, cfg.optim.clip_value) == (1, 1, True, None)
 
 
+AS_THEIR_CODES: dict[str, dict[str, object]] = {  # what was called a paper's and was not; the line is in each YAML
+    "omniglot_reptile": {"backbone.strided": True, "backbone.mean": False},
+    "omniglot_imaml": {"backbone.strided": True, "backbone.mean": False, "optim.eps": 0.001 * 2 / 11},
+    "omniglot_mamlpp": {
+        "backbone.pooled": 4,
+        "algo.first_order_share": 0.0,
+        "algo.adapt_norm": False,
+        "algo.lr": 0.1,
+        "train.steps": 50000,
+        "optim.final": 0.01,
+    },
+    "omniglot_mann": {"optim.lr": 1e-4, "optim.alpha": 0.95, "optim.momentum": 0.9, "reg.augment.rotation": 30.0},
+    "omniglot_protonet": {
+        "train.steps": 10000 * 100,
+        "train.val_every": 100,
+        "train.patience": 200,
+        "optim.every": 2000,
+    },
+    "omniglot_relation": {"backbone.unpadded": 2, "optim.clip_apart": True, "optim.clip_norm": 0.5},
+    "omniglot_covamnet": {"algo.unit": "channel"},
+    "omniglot_r2d2": {
+        "algo.lam": 50.0,
+        "algo.learn_lam": False,
+        "algo.mean": True,
+        "algo.ones": True,
+        "optim.lr": 5e-3,
+    },
+    "omniglot_baseline": {"algo.mini_batch": 16, "train.steps": 5 * 4112 * 20 // 16},
+    "omniglot_baselinepp": {"algo.mini_batch": 16, "train.steps": 5 * 4112 * 20 // 16, "algo.scale": 10.0},
+    "aq": {
+        "algo.temperature": 64 * 5 * 5,
+        "algo.learned_temperature": True,
+        "optim.lr": 0.1,
+        "optim.nesterov": True,
+        "optim.weight_decay": 5e-4,
+        "optim.milestones": [20000, 40000, 50000],
+        "reg.augment.crop": 8,
+    },
+    "rmaml": {"algo.lr": 0.01, "algo.first_order": True, "train.steps": 15000},
+    "adml": {"algo.lr": 0.01},
+    "omniglot_boil": {"algo.lr": 0.5},
+}
+
+
+@pytest.mark.parametrize("experiment", AS_THEIR_CODES)
+def test_as_its_paper_has_it_where_it_was_not(experiment):
+    cfg = composed(f"experiment={experiment}")
+    for key, value in AS_THEIR_CODES[experiment].items():
+        got = OmegaConf.select(cfg, key)
+        assert got == (pytest.approx(value, rel=0.02) if isinstance(value, float) else value), key
+
+
 def test_task_presets():
     sizes = {name: composed(f"task={name}").task for name in ("fixed", "5way5shot", "20way1shot", "20way5shot")}
     got = {name: (task.way, task.shot, task.query, task.train_way) for name, task in sizes.items()}
