@@ -9,26 +9,37 @@ from torch import Tensor
 
 from metalab.errors import UserError
 
-Schedule = Literal["constant", "step", "linear", "cosine"]
+Schedule = Literal["constant", "step", "milestones", "linear", "cosine"]
 
 
 @dataclass(frozen=True)
 class Rate:
     """The learning rate over training, as a factor of optim.lr.
 
-    step: times `factor` every `every` meta-steps. linear, cosine: from 1 to `final` over all of train.steps.
+    step: times `factor` every `every` meta-steps. milestones: shares[i] from milestones[i] finished meta-steps on.
+    linear, cosine: from 1 to `final` over all of train.steps.
     """
 
     schedule: Schedule
     every: int
     factor: float
     final: float
+    milestones: tuple[int, ...] = ()
+    shares: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.every < 1:
             raise UserError(f"optim.every={self.every}: expected 1 or more meta-steps, as in optim.every=2000")
         _within("factor", self.factor, "above 0, at most 1", 0 < self.factor <= 1)
         _within("final", self.final, "0 to 1", 0 <= self.final <= 1)
+        ordered = all(a < b for a, b in zip((0, *self.milestones), self.milestones, strict=False))
+        if len(self.milestones) != len(self.shares) or not ordered or any(share <= 0 for share in self.shares):
+            raise UserError(
+                f"optim.milestones={list(self.milestones)} with optim.shares={list(self.shares)}: expected rising "
+                "meta-steps and as many shares above 0, as in optim.milestones=[2000,4000] optim.shares=[0.1,0.01]"
+            )
+        if self.schedule == "milestones" and not self.milestones:
+            raise UserError("optim.schedule=milestones: type when, as optim.milestones=[2000] optim.shares=[0.1]")
 
     def at(self, step: int, steps: int) -> float:
         """Return the factor for the meta-step after `step` finished ones, of `steps` in all."""
@@ -36,6 +47,8 @@ class Rate:
             return 1.0
         if self.schedule == "step":
             return self.factor ** (step // self.every)
+        if self.schedule == "milestones":
+            return (1.0, *self.shares)[sum(step >= at for at in self.milestones)]
         done = min(step / steps, 1.0)
         left = 1 - done if self.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
         return self.final + (1 - self.final) * left
@@ -48,44 +61,54 @@ class Rate:
 
 @dataclass(frozen=True)
 class Clip:
-    """Limits on the meta-gradient: each element to ±value (MAML's code on miniImageNet: 10), its norm; null: none."""
+    """Limits on the meta-gradient: each element to ±value, its norm; null: none.
+
+    clip_apart: limit the norm of each part of the net alone, of body, head, relation module ... (Relation networks).
+    """
 
     clip_value: float | None
     clip_norm: float | None
+    clip_apart: bool = False
 
     def __post_init__(self) -> None:
         for key, value in {"clip_value": self.clip_value, "clip_norm": self.clip_norm}.items():
             if value is not None:
                 _within(key, value, "a number above 0, or null for no limit", value > 0)
 
-    def __call__(self, parameters: list[Tensor]) -> Tensor:
-        """Clip the gradients in place; return their norm before."""
+    def __call__(self, parameters: list[Tensor], parts: list[list[Tensor]] | None = None) -> Tensor:
+        """Clip the gradients in place; return their norm before. parts: the same parameters, part by part."""
         before = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if self.clip_value is not None:
             torch.nn.utils.clip_grad_value_(parameters, self.clip_value)
         if self.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)  # of what the other limit has left
+            for group in parts if self.clip_apart and parts else [parameters]:
+                torch.nn.utils.clip_grad_norm_(group, self.clip_norm)  # of what the other limit has left
         return before
 
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam (Kingma & Ba 2015), or AdamW (Loshchilov & Hutter 2019) where weight_decay is above 0."""
+    """Adam (Kingma & Ba 2015), or AdamW (Loshchilov & Hutter 2019) where weight_decay is above 0.
+
+    eps: what is added to the root of the mean square; a gradient that is small beside it moves the weights less.
+    """
 
     lr: float
     beta1: float
     beta2: float
     weight_decay: float
+    eps: float = 1e-8
 
     def __post_init__(self) -> None:
         _within("lr", self.lr, "a number above 0", 0 < self.lr < math.inf)
         _within("weight_decay", self.weight_decay, "0 or more", self.weight_decay >= 0)
+        _within("eps", self.eps, "a number above 0", self.eps > 0)
         for key, beta in {"beta1": self.beta1, "beta2": self.beta2}.items():
             _within(key, beta, "0 up to but not including 1", 0 <= beta < 1)
 
     def build(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
         betas = (self.beta1, self.beta2)
-        return torch.optim.AdamW(parameters, lr=self.lr, betas=betas, weight_decay=self.weight_decay)
+        return torch.optim.AdamW(parameters, lr=self.lr, betas=betas, eps=self.eps, weight_decay=self.weight_decay)
 
 
 @dataclass(frozen=True)
@@ -147,16 +170,23 @@ class Adagrad:
 
 
 class Outer:
-    """The outer optimiser with its schedule and clipping."""
+    """The outer optimiser with its schedule and clipping; parts: its parameters, part by part of the net."""
 
-    def __init__(self, optimiser: torch.optim.Optimizer, rate: Rate, clip: Clip, steps: int) -> None:
-        self.optimiser, self.rate, self.clip, self.steps = optimiser, rate, clip, steps
+    def __init__(
+        self,
+        optimiser: torch.optim.Optimizer,
+        rate: Rate,
+        clip: Clip,
+        steps: int,
+        parts: list[list[Tensor]] | None = None,
+    ) -> None:
+        self.optimiser, self.rate, self.clip, self.steps, self.parts = optimiser, rate, clip, steps, parts
         self.lr = optimiser.defaults["lr"]
 
     def step(self, step: int) -> tuple[Tensor, float]:
         """Take the meta-step after `step` finished ones; return the gradient's norm before clipping, and the rate."""
         groups = self.optimiser.param_groups
-        norm = self.clip([p for group in groups for p in group["params"]])
+        norm = self.clip([p for group in groups for p in group["params"]], self.parts)
         lr = self.lr * self.rate.at(step, self.steps)
         for group in groups:
             group["lr"] = lr

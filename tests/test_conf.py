@@ -59,10 +59,97 @@ def test_eval_knows_all_that_train_knows():
     assert all(evaluation[key] == train[key] for key in train)
 
 
+@pytest.mark.parametrize(
+    ("experiment", "rate", "way"),
+    [
+        ("omniglot_maml", 0.4, 5),
+        ("omniglot_maml_20way", 0.1, 20),
+        ("omniglot_fomaml", 0.4, 5),
+        ("omniglot_anil", 0.1, 20),
+        ("omniglot_metacurvature", 0.4, 5),
+        ("miniimagenet_maml", 0.01, 5),
+        ("miniimagenet_maml_5shot", 0.01, 5),
+    ],
+)
+def test_a_rate_copied_without_its_unit(experiment, rate, way):
+    """MAML's code has way times our loss in its inner steps, as tests/algorithms/test_maml.py has it by hand."""
+    cfg = composed(f"experiment={experiment}")
+    assert (cfg.task.way, cfg.algo.lr) == (way, pytest.approx(rate * way))
+    assert cfg.algo.get("head_std") == (1.0 if "omniglot" in experiment else None)
+    assert not cfg.algo.adapt_norm  # with the head at N(0, 1) a first step of 2.0 that moves the norms throws the net
+
+
+@pytest.mark.parametrize("experiment", ["miniimagenet_maml", "miniimagenet_maml_5shot"])
+def test_a_clip_copied_without_its_unit(experiment):
+    """MAML's code clips the meta-gradient of the sum over all queries divided by the shots at 10."""
+    cfg = composed(f"experiment={experiment}")
+    assert cfg.optim.clip_value == pytest.approx(10 * cfg.task.shot / (cfg.task.way * cfg.task.train_query), rel=1e-3)
+
+
 def test_miniimagenet_maml_is_its_papers_and_codes():
-    cfg = composed("experiment=miniimagenet_maml")
-    assert (cfg.algo.lr, cfg.algo.steps, cfg.algo.test_steps, cfg.backbone.filters) == (0.01, 5, 10, 32)
-    assert (cfg.optim.lr, cfg.optim.clip_value, cfg.train.meta_batch, cfg.train.steps) == (0.001, 10, 4, 60000)
+    for shot, tasks in {1: 4, 5: 2}.items():
+        cfg = composed(f"experiment=miniimagenet_maml{'' if shot == 1 else '_5shot'}")
+        assert (cfg.task.way, cfg.task.shot, cfg.task.train_query, cfg.train.meta_batch) == (5, shot, 15, tasks)
+        assert (cfg.algo.steps, cfg.algo.test_steps, cfg.backbone.filters) == (5, 10, 32)
+        assert (cfg.optim.lr, cfg.train.steps) == (0.001, 60000)
+
+
+def test_omniglot_maml_20way_is_its_papers():
+    cfg = composed("experiment=omniglot_maml_20way")
+    assert (cfg.algo.steps, cfg.algo.test_steps, cfg.train.meta_batch, cfg.train.steps) == (5, 5, 16, 60000)
+    assert (cfg.task.shot, cfg.task.train_query, cfg.backbone.strided, cfg.optim.clip_value) == (1, 1, True, None)
+
+
+AS_THEIR_CODES: dict[str, dict[str, object]] = {  # what was called a paper's and was not; the line is in each YAML
+    "omniglot_reptile": {"backbone.strided": True, "backbone.mean": False},
+    "omniglot_imaml": {"backbone.strided": True, "backbone.mean": False, "optim.eps": 0.001 * 2 / 11},
+    "omniglot_mamlpp": {
+        "backbone.pooled": 4,
+        "algo.first_order_share": 0.0,
+        "algo.adapt_norm": False,
+        "algo.lr": 0.1,
+        "train.steps": 50000,
+        "optim.final": 0.01,
+    },
+    "omniglot_mann": {"optim.lr": 1e-4, "optim.alpha": 0.95, "optim.momentum": 0.9, "reg.augment.rotation": 30.0},
+    "omniglot_protonet": {
+        "train.steps": 10000 * 100,
+        "train.val_every": 100,
+        "train.patience": 200,
+        "optim.every": 2000,
+    },
+    "omniglot_relation": {"backbone.unpadded": 2, "optim.clip_apart": True, "optim.clip_norm": 0.5},
+    "omniglot_covamnet": {"algo.unit": "channel"},
+    "omniglot_r2d2": {
+        "algo.lam": 50.0,
+        "algo.learn_lam": False,
+        "algo.mean": True,
+        "algo.ones": True,
+        "optim.lr": 5e-3,
+    },
+    "omniglot_baseline": {"algo.mini_batch": 16, "train.steps": 5 * 4112 * 20 // 16},
+    "omniglot_baselinepp": {"algo.mini_batch": 16, "train.steps": 5 * 4112 * 20 // 16, "algo.scale": 10.0},
+    "aq": {
+        "algo.temperature": 64 * 5 * 5,
+        "algo.learned_temperature": True,
+        "optim.lr": 0.1,
+        "optim.nesterov": True,
+        "optim.weight_decay": 5e-4,
+        "optim.milestones": [20000, 40000, 50000],
+        "reg.augment.crop": 8,
+    },
+    "rmaml": {"algo.lr": 0.01, "algo.first_order": True, "train.steps": 15000},
+    "adml": {"algo.lr": 0.01},
+    "omniglot_boil": {"algo.lr": 0.5},
+}
+
+
+@pytest.mark.parametrize("experiment", AS_THEIR_CODES)
+def test_as_its_paper_has_it_where_it_was_not(experiment):
+    cfg = composed(f"experiment={experiment}")
+    for key, value in AS_THEIR_CODES[experiment].items():
+        got = OmegaConf.select(cfg, key)
+        assert got == (pytest.approx(value, rel=0.02) if isinstance(value, float) else value), key
 
 
 def test_task_presets():

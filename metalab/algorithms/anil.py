@@ -16,7 +16,8 @@ from metalab.interfaces import Batch, Learner, Loss, Model
 class ANIL:
     """Adapt the head alone by gradient descent on the support; the outer loop trains body and head.
 
-    The support passes through the body once a task, whatever the number of steps.
+    The support passes through the body once a task, whatever the number of steps. adapt_norm changes nothing here, for
+    the norms are the body's.
     """
 
     way: int
@@ -25,12 +26,14 @@ class ANIL:
     head_init: HeadInit
     inner: Inner = "sgd"
     neighbours: int = 5
+    head_std: float | None = None
+    adapt_norm: bool = True
 
     def __post_init__(self) -> None:
         positive("algo.lr", self.lr)
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
-        return {"head": task_head(features, self.way, self.head_init, self.neighbours)}
+        return {"head": task_head(features, self.way, self.head_init, self.neighbours, self.head_std)}
 
     def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
         learner = start_head(learner, support, self.way, self.head_init)

@@ -14,7 +14,10 @@ from metalab.interfaces import Batch, Learner, Loss, Model
 
 @dataclass(frozen=True)
 class BOIL:
-    """Adapt the body alone by gradient descent on the support; the outer loop trains body and head."""
+    """Adapt the body alone by gradient descent on the support; the outer loop trains body and head.
+
+    adapt_norm: whether the gains and shifts of batch norm are adapted too.
+    """
 
     way: int
     lr: float
@@ -22,6 +25,8 @@ class BOIL:
     head_init: HeadInit
     inner: Inner = "sgd"
     neighbours: int = 5
+    head_std: float | None = None
+    adapt_norm: bool = True
 
     def __post_init__(self) -> None:
         positive("algo.lr", self.lr)
@@ -29,11 +34,11 @@ class BOIL:
             raise UserError("algo=boil with algo.head_init=zero: a zero head that stays gives the body no gradient")
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
-        return {"head": task_head(features, self.way, self.head_init, self.neighbours)}
+        return {"head": task_head(features, self.way, self.head_init, self.neighbours, self.head_std)}
 
     def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
         learner = start_head(learner, support, self.way, self.head_init)
-        names = adapted(learner, ("body.",))
+        names = adapted(learner, ("body.",), self.adapt_norm)
         how = Descent(self.inner, self.lr)
         yield learner
         for _ in range(steps):

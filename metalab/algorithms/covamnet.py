@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,12 +19,14 @@ class CovaMNet:
     """Classify by how well the query's local descriptors follow each class's covariance (sec. 3).
 
     The descriptors are the h x w vectors of a feature map, so a map of one position says nothing in one shot. A class's
-    covariance is that of all its supports' descriptors; a query's similarity to it is x^T cov x for each of its unit
-    descriptors x, and a learned weight for each position, 1 to start with, joins them to a logit. Their code has
-    dropout before that, and a leaky ReLU, which changes nothing: the similarity is never negative.
+    covariance is that of all its supports' descriptors; a query's similarity to it is x^T cov x for each of its
+    descriptors x, and a learned weight for each position, 1 to start with, joins them to a logit. unit: what of a query
+    has length 1, each descriptor, or, as in their code (models/network.py:234), each channel over all positions. Their
+    code has dropout before the joining, and a leaky ReLU, which changes nothing: the similarity is never negative.
     """
 
     way: int
+    unit: Literal["descriptor", "channel"] = "descriptor"
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
         _, side = map_shape(body, features)
@@ -45,7 +48,8 @@ class CovaMNet:
         covariance = torch.einsum("mkpd,mkpe->kde", centred, centred) / (count - 1).clamp(min=1)
 
         def model(x: Tensor) -> Tensor:
-            asked = F.normalize(learner.features(x).flatten(2).mT, dim=-1)  # [N,P,D]
+            over = -1 if self.unit == "descriptor" else 1
+            asked = F.normalize(learner.features(x).flatten(2).mT, dim=over)  # [N,P,D]
             alike = torch.einsum("npd,kde,npe->nkp", asked, covariance, asked)
             return learner.part("joined", alike)[..., 0]
 

@@ -15,7 +15,8 @@ from metalab.interfaces import Batch, Learner, Loss, Model
 class MAML:
     """Adapt all of the net by gradient descent on the support.
 
-    The gains and shifts of batch norm are adapted too, as learn2learn does; the paper's code leaves them out.
+    adapt_norm: whether the gains and shifts of batch norm are adapted too, as learn2learn does; the paper's code leaves
+    them out (cbfinn/maml: maml.py:90), has no gains, and adds 1e-3 to the variances, where 1e-5 is added here.
     first_order: treat the inner gradients as constants of the outer loop (FOMAML).
     """
 
@@ -25,16 +26,18 @@ class MAML:
     head_init: HeadInit
     inner: Inner = "sgd"
     neighbours: int = 5
+    head_std: float | None = None
+    adapt_norm: bool = True
 
     def __post_init__(self) -> None:
         positive("algo.lr", self.lr)
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
-        return {"head": task_head(features, self.way, self.head_init, self.neighbours)}
+        return {"head": task_head(features, self.way, self.head_init, self.neighbours, self.head_std)}
 
     def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
         learner = start_head(learner, support, self.way, self.head_init)
-        names = adapted(learner)
+        names = adapted(learner, norms=self.adapt_norm)
         how = Descent(self.inner, self.lr)
         yield learner
         for _ in range(steps):

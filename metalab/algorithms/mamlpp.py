@@ -8,7 +8,7 @@ from torch import nn
 
 from metalab.errors import UserError
 from metalab.ingredients.heads import HeadInit, start_head, task_head
-from metalab.ingredients.inner import adapted, positive
+from metalab.ingredients.inner import adapted, positive, without_norms
 from metalab.interfaces import Batch, Learner, Loss, Model
 
 
@@ -20,6 +20,7 @@ class MAMLPP:
     share of training over which the loss after every step counts, less and less (MSL). first_order_share: share of
     training, from its start, whose inner gradients are constants (DA). Both shares are the objective's
     (metalab.objectives.multi_step); the cosine schedule is optim's. The paper's batch norm a step is left out.
+    adapt_norm: whether the gains and shifts of batch norm are adapted too; not in the paper's experiments.
     """
 
     way: int
@@ -29,6 +30,7 @@ class MAMLPP:
     first_order_share: float
     head_init: HeadInit = "learned"
     neighbours: int = 5
+    adapt_norm: bool = True
 
     def __post_init__(self) -> None:
         positive("algo.lr", self.lr)
@@ -40,12 +42,14 @@ class MAMLPP:
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
         head = task_head(features, self.way, self.head_init, self.neighbours)
         adapts = nn.ModuleDict({"body": body, "head": head})
-        rates = {n.replace(".", "/"): torch.full((self.rate_steps,), self.lr) for n, _ in adapts.named_parameters()}
+        named = dict(adapts.named_parameters())
+        names = list(named) if self.adapt_norm else without_norms(named)
+        rates = {n.replace(".", "/"): torch.full((self.rate_steps,), self.lr) for n in names}
         return {"head": head, "rates": nn.ParameterDict(rates)}
 
     def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
         learner = start_head(learner, support, self.way, self.head_init)
-        names = adapted(learner)
+        names = adapted(learner, norms=self.adapt_norm)
         yield learner
         for step in range(steps):
             gradient, theta = learner.grad(lambda at: loss(at, support), names), learner.parameters()

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from metalab._learn2learn import MetaCurvatureTransform
 from metalab.ingredients.heads import HeadInit, of_class, start_head, task_head
-from metalab.ingredients.inner import adapted, positive
+from metalab.ingredients.inner import adapted, positive, without_norms
 from metalab.interfaces import Batch, Learner, Loss, Model
 
 
@@ -18,6 +18,7 @@ class MetaCurvature:
     One matrix for each of a convolution's outputs, inputs and positions, two for a linear layer, a factor an element
     for biases and norms; all start as the identity, which is MAML. The matrices are learn2learn's. A learned head's
     have its shape, so the way of training is the way of the test; a head made for each task has one class's for all.
+    adapt_norm: whether the gains and shifts of batch norm are adapted too.
     """
 
     way: int
@@ -25,19 +26,22 @@ class MetaCurvature:
     first_order: bool
     head_init: HeadInit = "learned"
     neighbours: int = 5
+    head_std: float | None = None
+    adapt_norm: bool = True
 
     def __post_init__(self) -> None:
         positive("algo.lr", self.lr)
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
-        head = task_head(features, self.way, self.head_init, self.neighbours)
+        head = task_head(features, self.way, self.head_init, self.neighbours, self.head_std)
         adapts = of_class(nn.ModuleDict({"body": body, "head": head}), self.head_init)
-        curvature = {n.replace(".", "/"): MetaCurvatureTransform(p) for n, p in adapts.items()}
+        names = list(adapts) if self.adapt_norm else without_norms(adapts)
+        curvature = {n.replace(".", "/"): MetaCurvatureTransform(adapts[n]) for n in names}
         return {"head": head, "curvature": nn.ModuleDict(curvature)}
 
     def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
         learner = start_head(learner, support, self.way, self.head_init)
-        names = adapted(learner)
+        names = adapted(learner, norms=self.adapt_norm)
         yield learner
         for _ in range(steps):
             gradient = learner.grad(lambda at: loss(at, support), names, self.first_order)

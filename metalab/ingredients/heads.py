@@ -16,16 +16,23 @@ from metalab.interfaces import Batch, Learner
 HeadInit = Literal["learned", "zero", "random", "prototype", "knn"]
 
 
-def task_head(features: int, way: int, init: HeadInit, neighbours: int) -> nn.Module:
+def task_head(features: int, way: int, init: HeadInit, neighbours: int, std: float | None = None) -> nn.Module:
     """Return the classifier that start_head starts: linear, or for knn the vote of so many neighbours."""
     positive("algo.neighbours", neighbours)
-    return Neighbours(features, way, neighbours) if init == "knn" else linear_head(features, way)
+    return Neighbours(features, way, neighbours) if init == "knn" else linear_head(features, way, std)
 
 
-def linear_head(features: int, way: int) -> nn.Linear:
-    """Return the classifier a gradient-based algorithm adapts: Xavier weights and no bias, as the body's."""
+def linear_head(features: int, way: int, std: float | None = None) -> nn.Linear:
+    """Return the classifier a gradient-based algorithm adapts: no bias, and Xavier weights as the body's.
+
+    std: deviation of normal weights in their place; MAML's code starts its head on Omniglot at N(0, 1) (maml.py:206).
+    """
     head = nn.Linear(features, way)
-    nn.init.xavier_uniform_(head.weight)
+    if std is None:
+        nn.init.xavier_uniform_(head.weight)
+    else:
+        positive("algo.head_std", std)
+        nn.init.normal_(head.weight, std=std)
     nn.init.zeros_(head.bias)
     return head
 

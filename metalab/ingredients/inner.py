@@ -15,9 +15,19 @@ def positive(key: str, value: float) -> None:
         raise UserError(f"{key}={value:g}: expected a number above 0")
 
 
-def adapted(learner: Learner, prefixes: tuple[str, ...] = ("body.", "head.")) -> list[str]:
-    """Return the names of the parameters that the inner loop changes; learned rates and the like stay."""
-    return [name for name in learner.parameters() if name.startswith(prefixes)]
+def adapted(learner: Learner, prefixes: tuple[str, ...] = ("body.", "head."), norms: bool = True) -> list[str]:
+    """Return the names of the parameters that the inner loop changes; learned rates and the like stay.
+
+    norms: whether gains and shifts of batch norm are among them.
+    """
+    parameters = {n: p for n, p in learner.parameters().items() if n.startswith(prefixes)}
+    return list(parameters) if norms else without_norms(parameters)
+
+
+def without_norms(parameters: dict[str, Tensor]) -> list[str]:
+    """Return the names of all but the norms' parameters: a weight of one dimension and the bias beside it."""
+    norms = {n.removesuffix("weight") for n, p in parameters.items() if n.endswith(".weight") and p.dim() == 1}
+    return [n for n in parameters if f"{n.rpartition('.')[0]}." not in norms]
 
 
 NO_WEIGHTS = ("rates.", "curvature.", "ridge.", "svm.", "sharpness.", "memory.")  # learned, but not to be small

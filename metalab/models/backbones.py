@@ -29,8 +29,8 @@ def between(key: str, values: Sequence[float], low: float, high: float = math.in
 class ConvBlock(nn.Sequential):
     """3x3 convolution, batch norm, ReLU, and 2x2 max-pooling or a stride of 2 in its place."""
 
-    def __init__(self, inputs: int, filters: int, stride: int, pool: bool) -> None:
-        conv = Conv2d(inputs, filters, 3, stride=stride, padding=1)
+    def __init__(self, inputs: int, filters: int, stride: int, pool: bool, padding: int = 1) -> None:
+        conv = Conv2d(inputs, filters, 3, stride=stride, padding=padding)
         nn.init.xavier_uniform_(conv.weight)
         nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
         super().__init__(conv, BatchStatNorm(filters))
@@ -47,16 +47,19 @@ class Conv4:
 
     pooled: how many of the four blocks, from the first, max-pool (ProtoNet, Matching and MAML on miniImageNet 4,
     Relation 2). strided: stride 2 in the place of pooling (MAML on Omniglot). mean: average over what is left.
+    unpadded: how many of them, from the first, convolve without padding (Relation networks' code: 2).
     """
 
     filters: int
     pooled: int
     strided: bool
     mean: bool
+    unpadded: int = 0
 
     def __post_init__(self) -> None:
         between("filters", [self.filters], 1)
         between("pooled", [self.pooled], 0, 4)
+        between("unpadded", [self.unpadded], 0, 4)
         if self.strided and self.pooled:
             raise UserError(
                 f"backbone.strided=true with backbone.pooled={self.pooled}: a block pools or strides, not both; "
@@ -64,14 +67,28 @@ class Conv4:
             )
 
     def build(self, channels: int, size: int) -> nn.Module:
-        halvings = 4 if self.strided else self.pooled
-        if not self.strided and size < 2**halvings:
-            raise UserError(f"images of {size}x{size} vanish after {halvings} poolings; give at least {2**halvings}")
+        if size < self._least():
+            raise UserError(
+                f"images of {size}x{size} vanish after {self.pooled} poolings"
+                f"{f' and {self.unpadded} unpadded convolutions' if self.unpadded else ''}; "
+                f"give at least {self._least()}"
+            )
+        stride = 2 if self.strided else 1
         blocks = [
-            ConvBlock(channels if i == 0 else self.filters, self.filters, 2 if self.strided else 1, i < self.pooled)
+            ConvBlock(
+                channels if i == 0 else self.filters, self.filters, stride, i < self.pooled, int(i >= self.unpadded)
+            )
             for i in range(4)
         ]
         return nn.Sequential(*blocks, *([nn.AdaptiveAvgPool2d(1)] if self.mean else []))
+
+    def _least(self) -> int:
+        """Return the least side of an image of which a position is left, block by block from the last one."""
+        side = 1
+        for i in reversed(range(4)):
+            side = 2 * side if i < self.pooled else 2 * side - 1 if self.strided else side
+            side += 2 * (i < self.unpadded)
+        return side
 
 
 class DropBlock(nn.Module):
@@ -118,9 +135,10 @@ class ResidualBlock(nn.Module):
 
 @dataclass(frozen=True)
 class ResNet12:
-    """ResNet-12 as MetaOptNet has it (Lee et al. 2019, sec. 4.1): DropBlock in the last two blocks, average pooling.
+    """ResNet-12 of MetaOptNet (Lee et al. 2019, sec. 4.1): DropBlock in the last two blocks.
 
-    The drop rates are constant; MetaOptNet's code ramps them up over its first 40,000 batches.
+    mean: average over the positions that are left, as most others do; MetaOptNet's code takes all of them as features
+    (16,000 at 84x84). The drop rates are constant; its code ramps them up over its first 40,000 batches.
     """
 
     filters: tuple[int, int, int, int]
@@ -128,6 +146,7 @@ class ResNet12:
     dropout: float
     dropblock: float
     block: int
+    mean: bool = True
 
     def __post_init__(self) -> None:
         between("filters", self.filters, 1)
@@ -141,7 +160,7 @@ class ResNet12:
         drops = [nn.Dropout(self.dropout) for _ in range(2)] + [DropBlock(self.dropblock, self.block) for _ in range(2)]
         inputs = [channels, *self.filters]
         blocks = [ResidualBlock(i, f, self.slope, d) for i, f, d in zip(inputs, self.filters, drops, strict=False)]
-        return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1))
+        return nn.Sequential(*blocks, *([nn.AdaptiveAvgPool2d(1)] if self.mean else []))
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,30 @@ def test_closed_form_heads_are_float32_even_under_autocast(algorithm):
     assert torch.equal(mixed, model(query.x))  # of the same features
 
 
+@pytest.mark.parametrize("shot", [1, 4], ids=["fewer images than features", "more"])
+def test_r2d2_can_be_its_codes_ridge(shot):
+    """A column of ones, rows of features and labels over sqrt(N), a fixed lambda: the normal equations by hand."""
+    algorithm = R2D2(WAY, 5.0, 2.0, learn_lam=False, ones=True, mean=True)
+    net = net_of(algorithm)
+    assert {n for n, _ in net.named_parameters() if n.startswith("ridge.")} == {"ridge.scale", "ridge.bias"}
+    episode = task(episodes(), 0)
+    x, y = episode.support.x.repeat(shot, 1, 1, 1), episode.support.y.repeat(shot)
+    x = x + 0.01 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype)
+    support = Batch(x, y, x[:0])
+
+    def rows(images: Tensor) -> Tensor:
+        f = net("features", images).flatten(1)
+        return torch.cat([f, torch.ones(len(f), 1, dtype=f.dtype)], 1)
+
+    f, onto = rows(x) / len(x) ** 0.5, torch.eye(WAY, dtype=x.dtype)[y] / len(x) ** 0.5
+    weight = torch.linalg.solve(f.T @ f + 5.0 * torch.eye(f.shape[1], dtype=f.dtype), f.T @ onto)
+    with torch.no_grad():
+        net.get_parameter("ridge.bias").add_(0.5)
+    (model,) = algorithm.adapt(TaskLearner(net, False), support, cross_entropy, 0)
+    asked = episode.query.x
+    assert (model(asked) - (2 * rows(asked) @ weight + 0.5)).abs().max() < 1e-10
+
+
 def test_r2d2_has_a_learned_lambda_scale_and_bias_and_lambda_stays_positive():
     algorithm = R2D2(WAY, 1.0, 10.0)
     net = net_of(algorithm)

@@ -1,16 +1,19 @@
 """MAML's heads and steps by hand."""
 
 import torch
+import torch.nn.functional as F
 
 from metalab.algorithms.maml import MAML
 from metalab.engines.learn2learn import TaskLearner
 from metalab.interfaces import Batch, Episode
 from metalab.models.backbones import Conv4
-from metalab.models.layers import Normalise
+from metalab.models.layers import BatchStatNorm, Normalise
 from metalab.models.net import Net
 from metalab.objectives.judge import cross_entropy
 from metalab.objectives.losses import binary_cross_entropy
 from metalab.recipe import recipe
+
+PARTS = ("weight", "bias")
 
 
 def learner(way: int, init: str, filters: int = 4) -> tuple[MAML, TaskLearner]:
@@ -54,6 +57,19 @@ def test_maml_yields_the_model_after_every_step_and_adapts_norm_gains_and_shifts
     assert all(not torch.equal(before[n], after[n]) for n in before if ".1." in n)
 
 
+def test_norm_gains_and_shifts_may_stay_as_in_the_papers_code():
+    _, start = learner(3, "learned")
+    algorithm = MAML(3, 0.1, False, "learned", adapt_norm=False)
+    *_, last = algorithm.adapt(start, batch(3), cross_entropy, 2)
+    before, after = start.parameters(), last.parameters()  # type: ignore[attr-defined]
+    changed = {n for n in before if not torch.equal(before[n], after[n])}
+    body = Conv4(4, pooled=2, strided=False, mean=True).build(1, 8)
+    norms = {f"body.{n}.{p}" for n, m in body.named_modules() if isinstance(m, BatchStatNorm) for p in PARTS}
+    assert len(norms) == 8
+    # the bias of a convolution before a batch norm has no gradient but rounding's
+    assert {n for n in before if n not in norms and not n.endswith(".0.bias")} <= changed <= set(before) - norms
+
+
 def test_the_episodes_loss_is_that_of_inner_steps_and_training_and_results_are_cross_entropies(small):
     """Here the cross-entropy of each class on its own, yes or no, in a step by hand."""
     _, start = learner(5, "learned")
@@ -70,3 +86,17 @@ def test_the_episodes_loss_is_that_of_inner_steps_and_training_and_results_are_c
     assert torch.allclose(tested, cross_entropy(adapted, query), rtol=1e-6)
     plain = recipe(small(*words)).measured()(start, episode, progress).loss
     assert (plain - tested).abs() > 1e-3
+
+
+def test_a_step_of_way_times_the_authors_rate_is_theirs_on_the_sum_over_the_shots():
+    """MAML's code has sums over the support divided by the shots (cbfinn/maml, utils.py:58), here there are means."""
+    way, shot, rate = 3, 2, 0.4
+    _, start = learner(way, "learned")
+    support = batch(way, shot)
+    names = [n for n in start.parameters() if n.startswith(("body.", "head."))]
+    gradient = start.grad(lambda at: F.cross_entropy(at(support.x), support.y, reduction="sum") / shot, names)
+    theirs = start.replace({n: start.parameters()[n] - rate * g for n, g in gradient.items()})
+    *_, ours = MAML(way, rate * way, False, "learned").adapt(start, support, cross_entropy, 1)
+    assert (ours(support.x) - theirs(support.x)).abs().max() < 1e-5
+    *_, literal = MAML(way, rate, False, "learned").adapt(start, support, cross_entropy, 1)
+    assert (literal(support.x) - theirs(support.x)).abs().max() > 0.01

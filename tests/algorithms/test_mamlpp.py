@@ -7,6 +7,7 @@ from metalab.algorithms.maml import MAML
 from metalab.algorithms.mamlpp import MAMLPP
 from metalab.engines.learn2learn import Learn2Learn, TaskLearner, task
 from metalab.interfaces import TaskResult
+from metalab.models.layers import BatchStatNorm
 from metalab.models.net import Net
 from metalab.objectives.judge import cross_entropy
 from metalab.objectives.multi_step import MultiStep, step_weights
@@ -47,6 +48,20 @@ def test_mamlpps_rates_are_one_a_tensor_and_step_and_the_last_serves_later_steps
     assert torch.equal(models[0](batch.x), models[1](batch.x))
     for ours, theirs in zip(models[1:], plain, strict=True):
         assert (ours(batch.x) - theirs(batch.x)).abs().max() < 1e-12
+
+
+def test_mamlpp_leaves_norms_and_rates_of_norms_out_where_it_is_told():
+    algorithm = MAMLPP(WAY, 0.125, 2, 0.0, 0.0, adapt_norm=False)
+    net = net_of(algorithm)
+    norms = {f"{n}.{p}" for n, m in net.named_modules() if isinstance(m, BatchStatNorm) for p in ("weight", "bias")}
+    rates = {n.replace("/", ".") for n, _ in net.get_submodule("rates").named_parameters()}
+    assert norms
+    assert rates == {n for n, _ in net.named_parameters() if n.startswith(("body.", "head."))} - norms
+    batch = task(episodes(), 0).support
+    mine = [m(batch.x) for m in algorithm.adapt(TaskLearner(net, False), batch, cross_entropy, 2)]
+    plain = MAML(WAY, 0.125, False, "learned", adapt_norm=False)
+    theirs = [m(batch.x) for m in plain.adapt(TaskLearner(net, False), batch, cross_entropy, 2)]
+    assert all((a - b).abs().max() < 1e-12 for a, b in zip(mine, theirs, strict=True))
 
 
 def test_mamlpps_multi_step_weights_are_annealed_as_the_papers_code_does():

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from metalab.algorithms.anil import ANIL
+from metalab.algorithms.boil import BOIL
 from metalab.algorithms.maml import MAML
+from metalab.algorithms.metacurvature import MetaCurvature
 from metalab.engines.learn2learn import Learn2Learn, TaskLearner
 from metalab.engines.vectorised import Vectorised
 from metalab.errors import UserError
@@ -108,3 +110,18 @@ def test_a_random_head_has_xavier_weights_and_no_bias():
 def episodes_of(way: int) -> Batch:
     x = torch.rand(way, *episodes().query.x.shape[2:], dtype=torch.float64)
     return Batch(x, torch.arange(way), x[:0])
+
+
+@pytest.mark.parametrize("algorithm", [MAML, ANIL, BOIL, MetaCurvature])
+def test_a_learned_head_may_start_normal_as_in_mamls_code(algorithm):
+    torch.manual_seed(0)
+    body = torch.nn.Conv2d(1, 64, 3)
+    heads = [algorithm(40, 0.1, False, "learned", head_std=std).parts(body, 64)["head"] for std in (None, 1.0, 0.5)]
+    xavier, normal, half = (head.weight.detach() for head in heads)
+    assert xavier.abs().max() <= (6 / (64 + 40)) ** 0.5
+    assert normal.std().item() == pytest.approx(1, abs=0.05)
+    assert half.std().item() == pytest.approx(0.5, abs=0.025)
+    assert normal.abs().max() > 2.5
+    assert all(torch.equal(head.bias, torch.zeros(40)) for head in heads)
+    with pytest.raises(UserError, match=r"algo.head_std=-1: expected a number above 0"):
+        algorithm(40, 0.1, False, "learned", head_std=-1.0).parts(body, 64)

@@ -28,13 +28,18 @@ def backbone(name: str, **changes: object) -> object:
         ("conv4_strided", 1, 28, (64, 1, 1), 111936),  # MAML on Omniglot
         ("conv4_32", 3, 84, (32, 5, 5), 28896),  # MAML on miniImageNet
         ("conv4_relation", 3, 84, (64, 21, 21), 113088),
+        ("conv4_relation unpadded=2", 1, 28, (64, 5, 5), 111936),  # Relation networks' code
+        ("conv4_relation unpadded=2", 3, 84, (64, 19, 19), 113088),
+        ("conv4_strided mean=false", 1, 28, (64, 2, 2), 111936),  # Reptile, iMAML: 256 features
         ("resnet12", 3, 84, (640, 1, 1), 12424320),
+        ("resnet12 mean=false", 3, 84, (640, 5, 5), 12424320),  # MetaOptNet
         ("resnet18", 1, 32, (512, 1, 1), 11170240),
         ("fc", 1, 28, (64, 1, 1), 247296),
     ],
 )
 def test_a_backbone_has_its_papers_shape_and_size(name, channels, size, shape, parameters):
-    body = backbone(name).build(channels, size)  # type: ignore[attr-defined]
+    name, *changes = name.split()
+    body = backbone(name, **OmegaConf.from_dotlist(changes)).build(channels, size)  # type: ignore[attr-defined]
     assert body(torch.rand(2, channels, size, size)).shape == (2, *shape)
     assert sum(p.numel() for p in body.parameters()) == parameters
     assert not any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in body.modules())
@@ -54,13 +59,26 @@ def test_a_seed_gives_the_same_weights():
     ("name", "size", "message"),
     [
         ("conv4", 15, "15x15 vanish after 4 poolings; give at least 16"),
+        ("conv4_relation unpadded=2", 9, "9x9 vanish after 2 poolings and 2 unpadded convolutions; give at least 10"),
+        ("conv4_strided unpadded=4", 30, "30x30 vanish after 0 poolings and 4 unpadded convolutions; give at least 31"),
         ("resnet12", 12, "backbone=resnet12 needs at least 16"),
         ("resnet18", 28, "28x28 is too small, give at least 32"),
     ],
 )
 def test_an_image_that_is_too_small_is_refused_with_the_size_that_is_not(name, size, message):
+    name, *changes = name.split()
+    made = backbone(name, **OmegaConf.from_dotlist(changes))
     with pytest.raises(UserError, match=message):
-        backbone(name).build(1, size)  # type: ignore[attr-defined]
+        made.build(1, size)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("changes", [{}, {"unpadded": 2}, {"pooled": 2, "unpadded": 4}, {"strided": True, "pooled": 0}])
+def test_the_least_size_that_is_named_is_the_least_that_works(changes):
+    made = backbone("conv4", filters=2, **changes)
+    least = made._least()  # type: ignore[attr-defined]
+    assert made.build(1, least)(torch.rand(2, 1, least, least)).shape[-2:] == (1, 1)  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=f"give at least {least}"):
+        made.build(1, least - 1)  # type: ignore[attr-defined]
 
 
 def test_pooling_and_striding_at_once_is_refused():

@@ -26,6 +26,15 @@ def value(part: Regulariser) -> Tensor:
     return part.terms().outer(cross_entropy)(lambda x: LOGITS, BATCH)
 
 
+def test_metaoptnets_label_smoothing_spreads_over_the_other_classes():
+    """Its code's target is 1 - eps and eps / (way - 1) for each other class: here eps way / (way - 1)."""
+    way, eps = LOGITS.shape[1], 0.1
+    onehot = nn.functional.one_hot(Y, way).to(LOGITS)
+    theirs = onehot * (1 - eps) + (1 - onehot) * eps / (way - 1)
+    expected = -(theirs * LOGITS.log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(value(LabelSmoothing(eps * way / (way - 1), 0.0)), expected)
+
+
 def test_label_smoothing_is_torchs():
     expected = nn.functional.cross_entropy(LOGITS, Y, label_smoothing=0.1)
     torch.testing.assert_close(value(LabelSmoothing(0.1, 0.0)), expected)
