@@ -1,0 +1,159 @@
+"""Make the tables of docs/results.md and docs/robustness.md: train, evaluate and collect every row.
+
+python scripts/reproduce.py --root DATA --minutes 60 --jobs 6     all rows of reproduce.yaml, side by side, in an hour
+python scripts/reproduce.py --root DATA --table omniglot          those of one table, each to its end
+python scripts/reproduce.py --root DATA --only maml protonet_5shot
+python scripts/reproduce.py --tables                              train nothing, write the tables from the jsons
+
+DATA holds omniglot/, miniimagenet/, cifar100/ as metalab reads them. A run lies in --out/TABLE/ROW/seedS: where it was
+begun it is resumed, a finished row is not trained again, also where only its json is here. Each row and seed leaves
+--results/TABLE/ROW.seedS.json, and the tables are made of these alone, wherever and whenever they were measured.
+SIGTERM or Ctrl-C: trainings save, what there is is evaluated and the jsons are written.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from math import inf
+from pathlib import Path
+
+import reproduce_record as records
+import reproduce_tables
+from reproduce_queue import Job, Queue
+from reproduce_rows import Mistake, Row, chosen, data_root, eval_words, load, train_words
+
+STARTING = 0.3  # minutes of a row that are no training
+MARGIN = 3.0  # seconds at the end of the budget, for what is written
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Return the parsed command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", nargs="+", metavar="TABLE", help="rows of these tables; all")
+    parser.add_argument("--only", nargs="+", metavar="ROW", help="these rows, as NAME or TABLE/NAME; all")
+    parser.add_argument("--minutes", type=float, default=inf, help="for everything; trainings are cut to it")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings side by side")
+    parser.add_argument("--seeds", type=int, default=1, help="of each row, from 0, where the row wants as many; 1")
+    parser.add_argument("--root", nargs="+", metavar="DATA", help="or omniglot=FOLDER ...; else $METALAB_SHARED_DATA")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N; else metalab's own choice")
+    parser.add_argument("--extra", default="", help="further settings of every training, as one word in quotes")
+    parser.add_argument("--slower", type=float, default=1.0, help="than one H100, for the time that evaluations get")
+    parser.add_argument("--grace", type=float, default=30.0, help="seconds after a signal, to save and evaluate")
+    parser.add_argument("--smoke", action="store_true", help="two steps a row, on glyphs where there is no --root")
+    parser.add_argument("--tables", action="store_true", help="write the tables from the jsons, and end")
+    parser.add_argument("--out", type=Path, default=None, help="of the runs; outputs/reproduce")
+    parser.add_argument("--results", type=Path, default=None, help="of the jsons; docs/results")
+    parser.add_argument("--docs", type=Path, default=None, help="of the documents; docs")
+    given = parser.parse_args(argv)
+    home = Path(__file__).resolve().parents[1] / "docs"
+    given.out = given.out or Path("outputs/smoke" if given.smoke else "outputs/reproduce")
+    given.results = given.results or (given.out / "results" if given.smoke else home / "results")
+    given.docs = given.docs or home
+    if given.jobs < 1 or given.seeds < 1 or not given.minutes > 0:
+        parser.error("--jobs, --seeds and --minutes are above 0")
+    if given.smoke and given.results.resolve() == home / "results":
+        parser.error("--smoke measures nothing: give it --results of its own, or leave that out")
+    return given
+
+
+def asked(rows: list[Row], given: argparse.Namespace) -> list[tuple[Row, int]]:
+    """Return the rows and seeds that are still to do, seed 0 of all first, with those that others go on from."""
+    every = {row.full: row for row in rows}
+    wanted: list[tuple[Row, int]] = []
+    for seed in range(given.seeds):
+        for row in chosen(rows, given.table, given.only):
+            if seed >= row.seeds or records.finished(records.read(records.path_of(given.results, row, seed)), row):
+                continue
+            start = every.get(f"{row.table}/{row.init}")
+            if start is not None and (start, seed) not in wanted and not _trained(start, seed, given):
+                wanted.append((start, seed))
+            wanted += [(row, seed)] if (row, seed) not in wanted else []
+    return wanted
+
+
+def _trained(row: Row, seed: int, given: argparse.Namespace) -> bool:
+    """Whether the weights that others go on from are here, of a whole training."""
+    found = records.collected(row, seed, records.folder_of(given.out, row, seed))
+    return found is not None and found["steps"] >= found["planned"]
+
+
+def job(row: Row, seed: int, given: argparse.Namespace, folder: str | None) -> Job:
+    """Return what trains and evaluates a row, and writes its json."""
+    root = data_root(given.root, folder)
+    run = records.folder_of(given.out, row, seed)
+    device = [f"device={given.device}"] if given.device else []
+    train = [*train_words(row, seed, root, given.smoke), *device, *shlex.split(given.extra)]
+    if row.init:
+        start = records.folder_of(given.out, row, seed).parents[1] / row.init / run.name
+        train.append(f"train.init={start}")
+    evals = [
+        {
+            "words": [*eval_words(number, root, given.smoke), *device],
+            "out": str(records.eval_folder(run, key)),
+            "seconds": given.slower * number.seconds,
+        }
+        for key, number in row.evaluations.items()
+    ]
+
+    def spec(until: float | None) -> Path:
+        resume = [*([f"data.root={root}"] if root else []), *device]
+        held = {"folder": str(run), "train": train, "resume": resume, "evals": evals, "until": until}
+        path = run.with_name(f"{run.name}.spec.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(held | {"grace": 0.8 * given.grace}, indent=1), encoding="utf-8")
+        return path
+
+    def ended() -> str:
+        found = records.collected(row, seed, run)
+        if found is None:
+            return "nothing was trained"
+        said = f"{found['steps']} of {found['planned']} steps, {found['seconds'] / 60:.1f} min"
+        if not records.write(records.path_of(given.results, row, seed), found):
+            return f"{said}; its json, of a longer training, is kept"
+        return f"{said}; " + ("; ".join(reproduce_tables.told(row, found)) or "not evaluated")
+
+    weight = row.minutes + STARTING + sum(number.seconds for number in row.evaluations.values()) / 60
+    return Job(f"{row.full} seed {seed}", weight, spec, run.with_name(f"{run.name}.log"), ended)
+
+
+def worked(jobs: list[Job], given: argparse.Namespace, began: float) -> int:
+    """Run the jobs, and say what became of each; the exit code."""
+    queue = Queue(jobs, min(given.jobs, len(jobs)), began + 60 * given.minutes - MARGIN, given.grace)
+    queue.run()
+    waiting = [job.name for job in jobs if job.code is None]
+    if waiting:
+        print(f"no time was left for {', '.join(waiting)}; the same command goes on")
+    failed = [job for job in jobs if job.code]
+    for each in failed:
+        last = each.log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:] if each.log.is_file() else []
+        print("\n".join([f"\n{each.name} failed (exit code {each.code}; {each.log}): {each.said}", *last]))
+    return 1 if failed else 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train, evaluate and write the jsons, or write the tables; the exit code."""
+    began = time.time()
+    given = arguments(argv)
+    try:
+        tables, rows = load()
+        wrong = set(given.table or ()) - set(tables)
+        if wrong:
+            raise Mistake(f"--table {' '.join(sorted(wrong))}: there are {', '.join(tables)}")
+        if given.tables:
+            return reproduce_tables.write(tables, rows, given.results, given.docs)
+        made: dict[tuple[str, int], Job] = {}
+        for row, seed in asked(rows, given):
+            made[row.full, seed] = job(row, seed, given, tables[row.table].get("data"))
+            made[row.full, seed].after = made.get((f"{row.table}/{row.init}", seed))
+    except Mistake as error:
+        sys.exit(f"reproduce: {error}")
+    if not made:
+        print("everything that is asked for is finished; python scripts/reproduce.py --tables writes the tables")
+        return 0
+    return worked(list(made.values()), given, began)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
