@@ -14,16 +14,19 @@ SIGTERM or Ctrl-C: trainings save, what there is is evaluated and the jsons are 
 import argparse
 import json
 import shlex
+import shutil
 import sys
 import time
+from functools import partial
 from math import inf
 from pathlib import Path
 
 import reproduce_record as records
 import reproduce_tables
 from reproduce_queue import Job, Queue
-from reproduce_rows import Mistake, Row, chosen, data_root, eval_words, load, train_words
+from reproduce_rows import ROWS, Mistake, Row, chosen, data_root, eval_words, load, train_words
 
+HOME = Path(__file__).resolve().parents[1] / "docs"
 STARTING = 0.3  # minutes of a row that are no training
 MARGIN = 3.0  # seconds at the end of the budget, for what is written
 
@@ -42,18 +45,19 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--slower", type=float, default=1.0, help="than one H100, for the time that evaluations get")
     parser.add_argument("--grace", type=float, default=30.0, help="seconds after a signal, to save and evaluate")
     parser.add_argument("--smoke", action="store_true", help="two steps a row, on glyphs where there is no --root")
+    parser.add_argument("--commit", help="of the code, where it is no checkout that says it")
+    parser.add_argument("--rows", type=Path, default=ROWS, help="the rows, as reproduce.yaml has them")
     parser.add_argument("--tables", action="store_true", help="write the tables from the jsons, and end")
     parser.add_argument("--out", type=Path, default=None, help="of the runs; outputs/reproduce")
     parser.add_argument("--results", type=Path, default=None, help="of the jsons; docs/results")
     parser.add_argument("--docs", type=Path, default=None, help="of the documents; docs")
     given = parser.parse_args(argv)
-    home = Path(__file__).resolve().parents[1] / "docs"
     given.out = given.out or Path("outputs/smoke" if given.smoke else "outputs/reproduce")
-    given.results = given.results or (given.out / "results" if given.smoke else home / "results")
-    given.docs = given.docs or home
+    given.results = given.results or (given.out / "results" if given.smoke else HOME / "results")
+    given.docs = given.docs or (given.out / "docs" if given.smoke else HOME)
     if given.jobs < 1 or given.seeds < 1 or not given.minutes > 0:
         parser.error("--jobs, --seeds and --minutes are above 0")
-    if given.smoke and given.results.resolve() == home / "results":
+    if given.smoke and given.results.resolve() == HOME / "results":
         parser.error("--smoke measures nothing: give it --results of its own, or leave that out")
     return given
 
@@ -79,15 +83,13 @@ def _trained(row: Row, seed: int, given: argparse.Namespace) -> bool:
     return found is not None and found["steps"] >= found["planned"]
 
 
-def job(row: Row, seed: int, given: argparse.Namespace, folder: str | None) -> Job:
-    """Return what trains and evaluates a row, and writes its json."""
+def job(row: Row, seed: int, given: argparse.Namespace, folder: str | None, start: Row | None) -> Job:
+    """Return what trains and evaluates a row, goes on from the start's weights if it has one, and writes its json."""
     root = data_root(given.root, folder)
     run = records.folder_of(given.out, row, seed)
     device = [f"device={given.device}"] if given.device else []
     train = [*train_words(row, seed, root, given.smoke), *device, *shlex.split(given.extra)]
-    if row.init:
-        start = records.folder_of(given.out, row, seed).parents[1] / row.init / run.name
-        train.append(f"train.init={start}")
+    train += [f"train.init={records.folder_of(given.out, start, seed)}"] if start else []
     evals = [
         {
             "words": [*eval_words(number, root, given.smoke), *device],
@@ -96,26 +98,34 @@ def job(row: Row, seed: int, given: argparse.Namespace, folder: str | None) -> J
         }
         for key, number in row.evaluations.items()
     ]
+    resume = [*([f"data.root={root}"] if root else []), *device]
+    held = {"folder": str(run), "train": train, "resume": resume, "evals": evals, "grace": 0.8 * given.grace}
 
     def spec(until: float | None) -> Path:
-        resume = [*([f"data.root={root}"] if root else []), *device]
-        held = {"folder": str(run), "train": train, "resume": resume, "evals": evals, "until": until}
         path = run.with_name(f"{run.name}.spec.json")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(held | {"grace": 0.8 * given.grace}, indent=1), encoding="utf-8")
+        path.write_text(json.dumps(held | {"until": until}, indent=1), encoding="utf-8")
         return path
 
-    def ended() -> str:
-        found = records.collected(row, seed, run)
-        if found is None:
-            return "nothing was trained"
-        said = f"{found['steps']} of {found['planned']} steps, {found['seconds'] / 60:.1f} min"
-        if not records.write(records.path_of(given.results, row, seed), found):
-            return f"{said}; its json, of a longer training, is kept"
-        return f"{said}; " + ("; ".join(reproduce_tables.told(row, found)) or "not evaluated")
+    made = records.collected(row, seed, run)
+    left = 1.0 if made is None else max(0.0, 1 - made["steps"] / made["planned"])
+    weight = left * row.minutes + STARTING + sum(number.seconds for number in row.evaluations.values()) / 60
+    log, ended = run.with_name(f"{run.name}.log"), partial(_ended, row, seed, run, given)
+    found = Job(f"{row.full} seed {seed}", weight, spec, log, ended)
+    if start is not None:
+        found.ready = partial(_trained, start, seed, given)
+    return found
 
-    weight = row.minutes + STARTING + sum(number.seconds for number in row.evaluations.values()) / 60
-    return Job(f"{row.full} seed {seed}", weight, spec, run.with_name(f"{run.name}.log"), ended)
+
+def _ended(row: Row, seed: int, run: Path, given: argparse.Namespace) -> str:
+    """Write a row's json, and say what it holds."""
+    found = records.collected(row, seed, run, given.commit)
+    if found is None:
+        return "nothing was trained"
+    said = f"{found['steps']} of {found['planned']} steps, {found['seconds'] / 60:.1f} min"
+    if not records.write(records.path_of(given.results, row, seed), found):
+        return f"{said}; its json, of a longer training, is kept"
+    return f"{said}; " + ("; ".join(reproduce_tables.told(row, found)) or "not evaluated")
 
 
 def worked(jobs: list[Job], given: argparse.Namespace, began: float) -> int:
@@ -124,7 +134,8 @@ def worked(jobs: list[Job], given: argparse.Namespace, began: float) -> int:
     queue.run()
     waiting = [job.name for job in jobs if job.code is None]
     if waiting:
-        print(f"no time was left for {', '.join(waiting)}; the same command goes on")
+        why = "no time was left, or what they go on from is not at its end"
+        print(f"not begun, as {why}: {', '.join(waiting)}; the same command goes on")
     failed = [job for job in jobs if job.code]
     for each in failed:
         last = each.log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:] if each.log.is_file() else []
@@ -137,22 +148,28 @@ def main(argv: list[str] | None = None) -> int:
     began = time.time()
     given = arguments(argv)
     try:
-        tables, rows = load()
+        tables, rows = load(given.rows)
         wrong = set(given.table or ()) - set(tables)
         if wrong:
             raise Mistake(f"--table {' '.join(sorted(wrong))}: there are {', '.join(tables)}")
         if given.tables:
             return reproduce_tables.write(tables, rows, given.results, given.docs)
+        every = {row.full: row for row in rows}
         made: dict[tuple[str, int], Job] = {}
         for row, seed in asked(rows, given):
-            made[row.full, seed] = job(row, seed, given, tables[row.table].get("data"))
-            made[row.full, seed].after = made.get((f"{row.table}/{row.init}", seed))
+            start = every.get(f"{row.table}/{row.init}")
+            made[row.full, seed] = job(row, seed, given, tables[row.table].get("data"), start)
+            made[row.full, seed].after = made.get((start.full, seed)) if start else None
+        if not made:
+            print("everything that is asked for is finished; python scripts/reproduce.py --tables writes the tables")
+            return 0
+        code = worked(list(made.values()), given, began)
+        if given.smoke:
+            shutil.copytree(HOME, given.docs, ignore=shutil.ignore_patterns("results"), dirs_exist_ok=True)
+            reproduce_tables.write(tables, rows, given.results, given.docs)
+        return code
     except Mistake as error:
         sys.exit(f"reproduce: {error}")
-    if not made:
-        print("everything that is asked for is finished; python scripts/reproduce.py --tables writes the tables")
-        return 0
-    return worked(list(made.values()), given, began)
 
 
 if __name__ == "__main__":

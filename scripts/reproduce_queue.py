@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+WORKER = Path(__file__).with_name("reproduce_run.py")
 LATE = 10.0  # seconds behind its time after which a row is killed
 LEAST = 15.0  # seconds below which nothing is begun
 
@@ -26,7 +27,8 @@ class Job:
     spec: Callable[[float | None], Path]  # until when, in seconds of time.time() -> the file for reproduce_run.py
     log: Path  # of what it prints
     ended: Callable[[], str]  # writes its json, and says what there is
-    after: "Job | None" = None  # whose best weights it goes on from
+    after: "Job | None" = None  # whose best weights it goes on from, if that is still to do
+    ready: Callable[[], bool] = lambda: True  # whether those are there
     done: threading.Event = field(default_factory=threading.Event)
     code: int | None = None  # exit code; None: not begun
     said: str = ""
@@ -43,11 +45,11 @@ def packed(weights: list[float], slots: int) -> list[list[int]]:
 class Queue:
     """Runs jobs in slots; each slot shares the time that is left among its jobs by their weights."""
 
-    def __init__(self, jobs: list[Job], slots: int, deadline: float, grace: float) -> None:
+    def __init__(self, jobs: list[Job], slots: int, deadline: float, grace: float, worker: Path = WORKER) -> None:
         ordered = sorted(jobs, key=lambda job: job.after is not None)  # what others go on from comes first
         plan = packed([job.weight for job in ordered], slots)
         self.slots = [[ordered[i] for i in taken] for taken in plan]
-        self.deadline, self.grace = deadline, grace  # seconds of time.time(); seconds
+        self.deadline, self.grace, self.worker = deadline, grace, worker  # seconds of time.time(); seconds; a script
         self.children: list[subprocess.Popen[bytes]] = []
         self.stopping = False
         self.lock = threading.RLock()
@@ -102,7 +104,7 @@ class Queue:
 
     def _one(self, job: Job, share: float) -> None:
         left = self.deadline - time.time()
-        if self.stopping or left < LEAST:
+        if self.stopping or left < LEAST or not job.ready():
             return
         until = None if left == inf else time.time() + share * left
         spec = job.spec(until)
@@ -111,7 +113,7 @@ class Queue:
             if self.stopping:
                 return
             child = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("reproduce_run.py")), str(spec)],
+                [sys.executable, str(self.worker), str(spec)],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment(len(self.slots)),

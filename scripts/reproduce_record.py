@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,11 @@ def finished(held: dict[str, Any] | None, row: Row) -> bool:
     return not set(row.evaluations) - set(held["evaluations"])
 
 
-def collected(row: Row, seed: int, folder: Path) -> dict[str, Any] | None:
-    """Return what a run's folder holds for the tables; None where nothing was trained."""
+def collected(row: Row, seed: int, folder: Path, commit: str | None = None) -> dict[str, Any] | None:
+    """Return what a run's folder holds for the tables; None where nothing was trained.
+
+    commit: of the code, where it is no checkout that could say it.
+    """
     made = read(folder / "run.json")
     if made is None or "steps" not in made:
         return None
@@ -64,7 +68,7 @@ def collected(row: Row, seed: int, folder: Path) -> dict[str, Any] | None:
         "seed": seed,
         "origin": "measured",
         "date": (resumes or [made])[-1]["started"][:10],
-        "commit": [_commit(each) for each in starts],
+        "commit": list(dict.fromkeys(_commit(each) or commit for each in starts)),
         "device": list(dict.fromkeys(each["gpu"] or each["processor"] for each in starts)),
         "threads": made["threads"],
         "versions": starts[-1]["versions"],
@@ -91,8 +95,14 @@ def write(path: Path, record: dict[str, Any]) -> bool:
 
 
 def _commit(made: dict[str, Any]) -> str | None:
+    """Return the commit of a run's code; jsons and runs beside it, which make a checkout dirty, are no change to it."""
     git = made["git"]
-    return None if git is None else git["commit"] + (", with changes" if git["dirty"] else "")
+    return None if git is None else git["commit"] + (", with changes" if git["dirty"] and _changed() else "")
+
+
+def _changed() -> bool:
+    code = ["git", "-C", str(Path(__file__).parents[1]), "status", "--porcelain", "--", "metalab", "conf", "scripts"]
+    return bool(subprocess.run(code, capture_output=True, text=True).stdout)
 
 
 def _experiment(made: dict[str, Any]) -> list[str]:

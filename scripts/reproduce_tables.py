@@ -172,5 +172,5 @@ def write(tables: dict[str, dict[str, Any]], rows: list[Row], results: Path, doc
         before, _, rest = text.partition(start)
         after = rest.partition(end)[2]
         path.write_text(f"{before}{start}\n" + "\n".join(lines) + f"\n{end}{after}", encoding="utf-8")
-        print("\n".join(["", f"{path}, {name}:", *lines]))
+        print(f"wrote the table {name} of {path}")
     return 0
