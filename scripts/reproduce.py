@@ -20,11 +20,12 @@ import time
 from functools import partial
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import reproduce_record as records
 import reproduce_tables
 from reproduce_queue import Job, Queue
-from reproduce_rows import ROWS, Mistake, Row, chosen, data_root, eval_words, load, train_words
+from reproduce_rows import ROWS, Mistake, Row, chosen, data_root, eval_words, load, prepare_words, train_words
 
 HOME = Path(__file__).resolve().parents[1] / "docs"
 STARTING = 0.3  # minutes of a row that are no training
@@ -42,7 +43,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--root", nargs="+", metavar="DATA", help="or omniglot=FOLDER ...; else $METALAB_SHARED_DATA")
     parser.add_argument("--device", help="cpu, cuda or cuda:N; else metalab's own choice")
     parser.add_argument("--extra", default="", help="further settings of every training, as one word in quotes")
-    parser.add_argument("--slower", type=float, default=1.0, help="than one H100, for the time that evaluations get")
+    parser.add_argument("--slower", type=float, default=1.0, help="than one H100, for the time kept for evaluations")
     parser.add_argument("--grace", type=float, default=30.0, help="seconds after a signal, to save and evaluate")
     parser.add_argument("--smoke", action="store_true", help="two steps a row, on glyphs where there is no --root")
     parser.add_argument("--commit", help="of the code, where it is no checkout that says it")
@@ -83,9 +84,9 @@ def _trained(row: Row, seed: int, given: argparse.Namespace) -> bool:
     return found is not None and found["steps"] >= found["planned"]
 
 
-def job(row: Row, seed: int, given: argparse.Namespace, folder: str | None, start: Row | None) -> Job:
+def job(row: Row, seed: int, given: argparse.Namespace, table: dict[str, Any], start: Row | None) -> Job:
     """Return what trains and evaluates a row, goes on from the start's weights if it has one, and writes its json."""
-    root = data_root(given.root, folder)
+    root = data_root(given.root, table["root"])
     run = records.folder_of(given.out, row, seed)
     device = [f"device={given.device}"] if given.device else []
     train = [*train_words(row, seed, root, given.smoke), *device, *shlex.split(given.extra)]
@@ -100,6 +101,7 @@ def job(row: Row, seed: int, given: argparse.Namespace, folder: str | None, star
     ]
     resume = [*([f"data.root={root}"] if root else []), *device]
     held = {"folder": str(run), "train": train, "resume": resume, "evals": evals, "grace": 0.8 * given.grace}
+    held |= {"data": prepare_words(row, table["data"], root, given.smoke), "slower": given.slower}
 
     def spec(until: float | None) -> Path:
         path = run.with_name(f"{run.name}.spec.json")
@@ -158,7 +160,7 @@ def main(argv: list[str] | None = None) -> int:
         made: dict[tuple[str, int], Job] = {}
         for row, seed in asked(rows, given):
             start = every.get(f"{row.table}/{row.init}")
-            made[row.full, seed] = job(row, seed, given, tables[row.table].get("data"), start)
+            made[row.full, seed] = job(row, seed, given, tables[row.table], start)
             made[row.full, seed].after = made.get((start.full, seed)) if start else None
         if not made:
             print("everything that is asked for is finished; python scripts/reproduce.py --tables writes the tables")

@@ -136,6 +136,13 @@ def train_words(row: Row, seed: int, root: str | None, smoke: bool) -> list[str]
     return [*words, *([f"data.root={root}"] if root else []), f"seed={seed}"]
 
 
+def prepare_words(row: Row, data: str, root: str | None, smoke: bool) -> list[str]:
+    """Return what is typed behind `metalab data prepare` for the data of a row."""
+    if smoke and root is None:
+        return ["glyphs"]
+    return [data, *(word for word in row.train if word.startswith("data.")), *([f"data.root={root}"] if root else [])]
+
+
 def eval_words(number: Number, root: str | None, smoke: bool) -> list[str]:
     """Return what is typed behind `metalab eval run=RUN` for an evaluation."""
     words = list(number.eval)

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-START = 20.0  # seconds that a training takes before its first step and behind its last, at most
+START = 20.0  # seconds that a training takes before its first step and behind its last on one H100, at most
 STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT, 130)  # exit codes of a training that has saved
 
 
@@ -67,30 +67,43 @@ def train(spec: dict[str, Any], clock: Clock) -> int:
     """Train, or go on, so that the evaluations have their time; the exit code."""
     from metalab import checkpoint
 
-    folder = Path(spec["folder"])
-    reserve = min(sum(each["seconds"] for each in spec["evals"]), 0.5 * clock.left) if clock.left < inf else 0.0
-    left, done, words = clock.left - reserve, 0.0, [*spec["train"], f"hydra.run.dir={folder}"]
+    folder, done, words = Path(spec["folder"]), 0.0, [*spec["train"], f"hydra.run.dir={spec['folder']}"]
     if (folder / "last.pt").is_file():
         saved = checkpoint.load(folder / "last.pt")
         if saved["state"]["step"] >= saved["config"]["train"]["steps"]:
             return 0
         done, words = saved["state"]["seconds"], [f"resume={folder}", *spec["resume"], "train.minutes=null"]
-    if left < inf:
-        left -= min(START, 0.2 * left)
-        if left <= 1:
-            return 0
+    metalab("data", "prepare", *spec["data"])  # once for all who begin; what is wrong with it, the training says
+    if clock.left < inf:
+        left = clock.left - min(sum(each["seconds"] for each in spec["evals"]), 0.5 * clock.left)
+        signal.setitimer(signal.ITIMER_REAL, max(left, 0.1))
+        left -= min(START * spec["slower"], 0.2 * left)
         words = [word for word in words if not word.startswith("train.minutes=")]
-        words.append(f"train.minutes={(done + left) / 60:.3f}")
-        signal.setitimer(signal.ITIMER_REAL, clock.left - reserve)
-    clock.training = True
-    try:
-        code = metalab("train", *words)
-    finally:
-        clock.training = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        words.append(f"train.minutes={(done + max(left, 1)) / 60:.4f}")
+    code = _training(clock, *words)
     if code in STOPPED and not clock.over:
         clock.hurry()
     return code
+
+
+def validate(spec: dict[str, Any], clock: Clock) -> None:
+    """Give a training that was stopped before its first validation one, by a step more."""
+    from metalab import checkpoint
+
+    folder = Path(spec["folder"])
+    if (folder / "best.pt").is_file() or not (folder / "last.pt").is_file() or clock.left < 5:
+        return
+    seconds = checkpoint.load(folder / "last.pt")["state"]["seconds"]
+    _training(clock, f"resume={folder}", *spec["resume"], f"train.minutes={(seconds + 0.01) / 60:.6f}")
+
+
+def _training(clock: Clock, *words: str) -> int:
+    clock.training = True
+    try:
+        return metalab("train", *words)
+    finally:
+        clock.training = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def evaluate(spec: dict[str, Any], clock: Clock) -> bool:
@@ -121,6 +134,7 @@ def main() -> None:
     code = train(spec, clock)
     if code not in (0, *STOPPED):
         sys.exit(code)
+    validate(spec, clock)
     sys.exit(0 if evaluate(spec, clock) else 1)
 
 

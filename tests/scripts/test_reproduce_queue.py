@@ -176,7 +176,14 @@ def worker(monkeypatch):
 
 def spec_of(folder: Path, seconds: float = 10.0) -> dict:
     evals = [{"words": ["task.query=1"], "out": str(folder / "eval"), "seconds": seconds}]
-    return {"folder": str(folder), "train": ["seed=0"], "resume": ["device=cpu"], "evals": evals}
+    return {
+        "folder": str(folder),
+        "train": ["seed=0"],
+        "resume": ["device=cpu"],
+        "evals": evals,
+        "data": ["glyphs"],
+        "slower": 1,
+    }
 
 
 def saved(folder: Path, monkeypatch, step: int, steps: int = 100, seconds: float = 60.0) -> None:
@@ -195,7 +202,8 @@ def test_a_training_is_cut_so_that_its_evaluations_have_their_time(worker, tmp_p
     monkeypatch.setattr(worker, "metalab", lambda *words: typed.append(words) or 0)
     clock = worker.Clock(time.time() + 210, 10)
     assert worker.train(spec_of(tmp_path / "run"), clock) == 0
-    verb, *words = typed[0]
+    assert typed[0] == ("data", "prepare", "glyphs")
+    verb, *words = typed[1]
     minutes = float(words.pop().removeprefix("train.minutes="))
     assert (verb, words) == ("train", ["seed=0", f"hydra.run.dir={tmp_path / 'run'}"])
     assert 60 * minutes == pytest.approx(210 - 10 - worker.START, abs=2)
@@ -206,15 +214,31 @@ def test_an_unfinished_run_is_resumed_for_as_long_again_and_a_finished_one_left_
     monkeypatch.setattr(worker, "metalab", lambda *words: typed.append(words) or 0)
     saved(tmp_path, monkeypatch, step=40, seconds=60)
     assert worker.train(spec_of(tmp_path), worker.Clock(time.time() + 90, 10)) == 0
-    verb, resume, device, minutes = typed[0]
+    verb, resume, device, minutes = typed[1]
     assert (verb, resume, device) == ("train", f"resume={tmp_path}", "device=cpu")
     left = 80 - 0.2 * 80  # a fifth for start and end
     assert 60 * float(minutes.removeprefix("train.minutes=")) == pytest.approx(60 + left, abs=2)
     assert worker.train(spec_of(tmp_path), worker.Clock(None, 10)) == 0
-    assert typed[1][-1] == "train.minutes=null"  # an earlier limit is lifted
+    assert typed[3][-1] == "train.minutes=null"  # an earlier limit is lifted
     saved(tmp_path, monkeypatch, step=100)
     assert worker.train(spec_of(tmp_path), worker.Clock(None, 10)) == 0
-    assert len(typed) == 2
+    assert len(typed) == 4
+
+
+def test_what_was_stopped_before_its_first_validation_gets_one(worker, tmp_path, monkeypatch):
+    typed: list[tuple[str, ...]] = []
+    monkeypatch.setattr(worker, "metalab", lambda *words: typed.append(words) or 0)
+    saved(tmp_path, monkeypatch, step=40, seconds=60)
+    worker.validate(spec_of(tmp_path), worker.Clock(None, 10))
+    assert typed == []  # it had one
+    (tmp_path / "best.pt").unlink()
+    worker.validate(spec_of(tmp_path), worker.Clock(None, 10))
+    verb, resume, _, minutes = typed[0]
+    assert (verb, resume) == ("train", f"resume={tmp_path}")
+    assert 60 < 60 * float(minutes.removeprefix("train.minutes=")) < 60.1
+    (tmp_path / "last.pt").unlink()
+    worker.validate(spec_of(tmp_path), worker.Clock(None, 10))
+    assert len(typed) == 1  # nothing was trained
 
 
 def test_an_evaluation_is_made_once_for_each_best_checkpoint(worker, tmp_path, monkeypatch):
@@ -243,12 +267,10 @@ def test_a_signal_ends_a_training_and_leaves_an_evaluation_its_grace(worker):
     clock = worker.Clock(None, 10)
     clock.training = True
     with pytest.raises(SystemExit, match=str(128 + signal.SIGTERM)):
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(1)
+        signal.raise_signal(signal.SIGTERM)
     clock.training = False
     assert clock.left == inf
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(0.1)
+    signal.raise_signal(signal.SIGTERM)
     assert 5 < clock.left <= 10
 
 
