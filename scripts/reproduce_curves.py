@@ -58,7 +58,7 @@ def auto(record: Record) -> str:
 
 def origin(record: Record) -> str:
     """Say where a row was measured."""
-    commits = [each[:7] for each in record["commit"] if each]
+    commits = [each.partition(",")[0][:7] for each in record["commit"] if each]
     return ", ".join([*record["device"], *([record["date"]] if record["date"] else []), *commits[-1:]])
 
 

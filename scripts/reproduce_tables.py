@@ -138,11 +138,17 @@ def trained(records: list[Record]) -> str:
     minutes = mean(record["minutes"] if "minutes" in record else record["seconds"] / 60 for record in records)
     devices = list(dict.fromkeys(device for record in records for device in record["device"]))
     dates = sorted({record["date"] for record in records if record["date"]})
-    commits = list(dict.fromkeys(each[:7] for record in records for each in record["commit"] if each))
+    commits = list(dict.fromkeys(short(each) for record in records for each in record["commit"] if each))
     each = " each" if len(records) > 1 else ""
     return ", ".join(
         [f"{minutes:.0f} min{each}" if minutes >= 1 else f"{60 * minutes:.0f} s{each}", *devices, *dates, *commits]
     )
+
+
+def short(commit: str) -> str:
+    """Return the first digits of a commit, and whether the code differed from it."""
+    digits, _, changes = commit.partition(", ")
+    return f"{digits[:7]} {changes}".rstrip()
 
 
 def settings(words: list[str], number: Number) -> str:

@@ -134,6 +134,11 @@ def test_a_row_has_what_was_measured_and_what_was_published(scripts, tmp_path):
     assert (docs / "results.md").read_text().splitlines() == lines  # the same again
 
 
+def test_code_that_differs_from_its_commit_is_said_to(scripts):
+    assert scripts.tables.short("0123456789abcdef") == "0123456"
+    assert scripts.tables.short("0123456789abcdef, with changes") == "0123456 with changes"
+
+
 def test_a_resumes_settings_come_last(scripts):
     assert scripts.record.further(MADE) == ["optim.lr=0.1", "train.steps=70", "seed=1"]
 
@@ -244,9 +249,9 @@ def test_the_data_are_found_below_one_folder_or_each_by_name(scripts, tmp_path, 
 
 
 def test_a_smoke_keeps_a_rows_choices_and_cuts_its_lengths(scripts):
-    row = scripts.rows.Row("t", "n", "m", ("experiment=x", "data=omniglot", "train.steps=9", "task.way=7"), ())
+    row = scripts.rows.Row("t", "n", "m", ("experiment=x", "data=omniglot", "train.steps=9", "reg=l2"), ())
     words = scripts.rows.train_words(row, 3, None, smoke=True)
-    assert words[:2] == ["experiment=x", "task.way=7"]
+    assert words[:2] == ["experiment=x", "reg=l2"]
     assert {"data=glyphs", "train.steps=2", "seed=3"} <= set(words)
     assert sum(word.startswith("train.steps=") for word in words) == 1
     assert scripts.rows.prepare_words(row, "omniglot", None, smoke=True) == ["glyphs"]
