@@ -81,6 +81,7 @@ def test_no_experiment_is_left_out(scripts):
     assert {f"experiment={name}" for name in [*there, "miniimagenet_maml", "aq"]} <= words
 
 
+@pytest.mark.slow
 def test_every_row_composes(scripts, command_line):
     seen = set()
     for row in scripts.rows.load()[1]:
