@@ -4,10 +4,10 @@ python scripts/plain_loops.py --root DATA/omniglot --seeds 0,1,2 --jobs 8 --out 
 python scripts/plain_loops.py --root DATA/omniglot plain metalab plain:init=metalab metalab:init=torch,normalise=none
 python scripts/plain_loops.py --root DATA/omniglot --method maml --steps 100
 
-A variant is a side, plain or metalab, with the ingredients (OWN, below) in which it differs from the side's own; without
-any named, all of one change each are trained. The plain loops know no engine, net, norm or objective of metalab's, only
-its images, its episodes and the settings of experiment=omniglot_protonet or omniglot_maml. Both sides start from the
-same weights where init is the same, and are tested by the same lines on the same test episodes.
+A variant is a side, plain or metalab, with the ingredients (OWN, below) in which it differs from the side's own;
+without any named, all of one change each are trained. The plain loops know no engine, net, norm or objective of
+metalab's, only its images, its episodes and the settings of experiment=omniglot_protonet or omniglot_maml. Both sides
+start from the same weights where init is the same, and are tested by the same lines on the same test episodes.
 """
 
 import argparse
@@ -122,9 +122,10 @@ def protonet_loss(net: nn.Module, how: dict[str, str], cfg: Any, episodes: Any) 
     return F.cross_entropy(logits(support, ys[0], query, cfg.task.train_way), yq[0])
 
 
-def descended(
-    call: Callable, params: dict[str, Tensor], x: Tensor, y: Tensor, lr: float, steps: int
-) -> dict[str, Tensor]:
+Params = dict[str, Tensor]
+
+
+def descended(call: Callable, params: Params, x: Tensor, y: Tensor, lr: float, steps: int) -> Params:
     """Return the parameters after steps of gradient descent (Finn et al. 2017, eq. 1), with their graph."""
     for _ in range(steps):
         grads = torch.autograd.grad(F.cross_entropy(call(params, x), y), list(params.values()), create_graph=True)
@@ -194,7 +195,6 @@ def changed(how: dict[str, str], seed: int, make: Callable, *given: Any) -> nn.M
 def train_metalab(how: dict[str, str], cfg: Any) -> tuple[nn.Module, list[float]]:
     """Train as `metalab train` does, but for what the variant changes; return the net and the losses it has logged."""
     cfg.train.weights = how["init"] if how["init"] in ("he", "orthogonal") else None
-    cfg.engine._target_ = "metalab.engines.learn2learn.Learn2Learn"
     with tempfile.TemporaryDirectory() as out, ExitStack() as stack:
         stack.enter_context(patch.object(train, "network", partial(changed, how, cfg.seed, train.network)))
         if how["normalise"] == "none":
@@ -247,9 +247,10 @@ def job(variant: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
     logging.disable(logging.INFO)
     torch.set_num_threads(given.threads)
     began, (side, how) = time.perf_counter(), ingredients(variant)
-    cache = Path(given.cache or tempfile.gettempdir()) / f"plain_loops-{how['resize']}"
-    words = [f"experiment=omniglot_{given.method}", f"data.root={given.root}", f"data.cache={cache}", f"seed={seed}"]
+    words = [f"experiment=omniglot_{given.method}", f"data.root={given.root}", f"seed={seed}"]
     words += [f"train.steps={given.steps}", f"device={given.device}", *given.set]
+    words += [f"data.cache={tempfile.gettempdir()}/omniglot-{how['resize']}"] * (how["resize"] != "box")
+    words += ["engine=learn2learn"] * (how["running"] == "ema")  # whose batches the hooks see as they are
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
         cfg = compose("train", words + ["train.val_episodes=4"] * given.smoke)
     device = torch.device(given.device)
@@ -281,7 +282,6 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("variants", nargs="*", help="plain, metalab, plain:init=metalab ...; none: one change each")
     parser.add_argument("--root", required=True, help="the folder with Omniglot's zips")
-    parser.add_argument("--cache", help="a folder for prepared images; none: the system's for temporary files")
     parser.add_argument("--method", choices=("protonet", "maml"), default="protonet")
     parser.add_argument("--seeds", default="0,1,2", help="numbers with commas between")
     parser.add_argument("--steps", type=int, default=600, help="meta-steps of each training")
@@ -308,8 +308,10 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
         ingredients(variant)
     with ProcessPoolExecutor(given.jobs, get_context("spawn")) as pool:
         for running in as_completed([pool.submit(job, variant, seed, given) for variant, seed in todo]):
-            rows.append(running.result())
-            row = rows[-1]
+            if running.exception():
+                print("failed:", running.exception(), flush=True)
+                continue
+            rows.append(row := running.result())
             text = "  ".join(f"{mode} {mean:.2f} +- {ci:.2f} %" for mode, (mean, ci) in row["results"].items())
             print(f"{row['variant']:64} seed {row['seed']}  {text}  {row['seconds']:.0f} s", flush=True)
             if given.out:
