@@ -94,15 +94,15 @@ class Standardise(nn.Module):
         return (x - self.mean) / self.std
 
 
-def plain_net(how: dict[str, str], way: int | None, images: Tensor) -> nn.Sequential:
-    """Return four blocks of 64 filters, max-pooled; given a way, MAML's: strided, averaged, and a linear head."""
+def plain_net(how: dict[str, str], filters: int, way: int | None, images: Tensor) -> nn.Sequential:
+    """Return four blocks of filters, max-pooled; given a way, MAML's: strided, averaged, and a linear head."""
     layers: list[nn.Module] = [Standardise(images)] if how["normalise"] == "metalab" else []
     for i in range(4):
-        conv = nn.Conv2d(64 if i else 1, 64, 3, stride=2 if way else 1, padding=1)
-        norm = nn.BatchNorm2d(64, float(how["eps"]), affine=how["affine"] == "yes", track_running_stats=not way)
+        conv = nn.Conv2d(filters if i else 1, filters, 3, stride=2 if way else 1, padding=1)
+        norm = nn.BatchNorm2d(filters, float(how["eps"]), affine=how["affine"] == "yes", track_running_stats=not way)
         layers += [started(conv, how["init"]), norm, nn.ReLU(), nn.Identity() if way else nn.MaxPool2d(2)]
     if way:
-        layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), started(nn.Linear(64, way), how["init"])]
+        layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), started(nn.Linear(filters, way), how["init"])]
     return nn.Sequential(*layers, nn.Flatten()).to(images.device)
 
 
@@ -151,7 +151,7 @@ def train_plain(how: dict[str, str], cfg: Any, splits: Any, device: torch.device
     sizes = (task.train_way or way, task.train_shot or task.shot, task.train_query or task.query)
     draw = Episodes(splits["train"], *sizes, cfg.train.meta_batch or 1, cfg.seed, "train", device)
     torch.manual_seed(cfg.seed)
-    net = plain_net(how, way if maml else None, splits["train"].images).to(device)
+    net = plain_net(how, cfg.backbone.filters, way if maml else None, splits["train"].images).to(device)
     adam, losses = torch.optim.Adam(net.parameters(), lr=cfg.optim.lr), []
     for step in range(cfg.train.steps):
         adam.zero_grad()
