@@ -32,7 +32,7 @@ class Train:
     bn: Literal["batch", "support"] | None
     log_every: int
     workers: int | None = None
-    weights: Literal["xavier", "he", "orthogonal"] | None = None
+    weights: Literal["xavier", "he", "orthogonal", "torch"] | None = None
 
     def __post_init__(self) -> None:
         least = {

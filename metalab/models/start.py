@@ -8,8 +8,8 @@ from torch import nn
 
 from metalab.errors import UserError
 
-Start = Literal["xavier", "he", "orthogonal"]
-RULES: dict[Start, Callable[..., Any]] = {
+Start = Literal["xavier", "he", "orthogonal", "torch"]
+RULES: dict[str, Callable[..., Any]] = {
     "xavier": nn.init.xavier_uniform_,  # Glorot and Bengio 2010
     "he": partial(nn.init.kaiming_normal_, nonlinearity="relu"),  # He et al. 2015
     "orthogonal": nn.init.orthogonal_,  # Saxe et al. 2014
@@ -27,9 +27,15 @@ def start(net: nn.Module, rule: Start, loaded: str | None) -> None:
 
 
 def start_weights(net: nn.Module, rule: Start) -> None:
-    """Draw the weights of all convolutions and linear layers of a net anew; their biases start at 0."""
+    """Draw the weights of all convolutions and linear layers of a net anew; their biases start at 0.
+
+    torch: as torch.nn does where nobody says otherwise, weights and biases uniform within 1 / sqrt(inputs).
+    """
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
+            if rule == "torch":
+                module.reset_parameters()
+                continue
             RULES[rule](module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

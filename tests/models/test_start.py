@@ -38,6 +38,21 @@ def test_orthogonal_rows_are_orthonormal():
         assert (weight @ weight.T - torch.eye(len(weight))).abs().max() < 1e-5
 
 
+def test_torch_is_what_its_layers_start_from():
+    """Uniform within 1 / sqrt(inputs), the biases too."""
+    torch.manual_seed(0)
+    layers = nn.Conv2d(32, 64, 3), nn.Linear(64, 40)
+    expected = [p.clone() for layer in layers for p in layer.parameters()]
+    net = nn.Sequential(*layers)
+    start_weights(net, "xavier")
+    torch.manual_seed(0)
+    start_weights(net, "torch")
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), expected, strict=True))
+    assert abs(layers[0].weight.abs().max().item() * math.sqrt(32 * 9) - 1) < 0.01
+    assert layers[0].bias is not None
+    assert layers[0].bias.any()
+
+
 def test_a_run_starts_from_it_body_and_head(small):
     def begun(*words):
         cfg = small("algo=maml", *words)
