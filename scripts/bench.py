@@ -38,11 +38,12 @@ def race(
 ) -> dict[str, list[float]]:
     """Return the milliseconds of each repeat, the contestants taking turns."""
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(warm + repeats):
+    for name, run in runs.items():
+        for _ in range(max(warm, EAGER + 1) if "graphs" in name else warm):  # until a graph is recorded
+            run()
+    for _ in range(repeats):
         for name, run in runs.items():
-            spent = clocked(run, device)
-            if repeat >= warm:
-                times[name].append(spent)
+            times[name].append(clocked(run, device))
     return times
 
 
@@ -143,8 +144,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--give-back", action="store_true", help="freed memory to the system, which metalab does not")
     parser.add_argument("--smoke", action="store_true", help="a tiny case, once: does it run?")
     given = parser.parse_args()
-    if given.device.startswith("cuda"):
-        given.warm = max(given.warm, EAGER + 1)  # until a graph is recorded
     if given.table and (given.evaluate or given.profile or given.give_back):
         parser.error("--table holds meta-steps as metalab takes them: leave out --evaluate, --profile and --give-back")
     if given.table and given.engine and not (LOOP in given.engine and any(e.startswith(FAST) for e in given.engine)):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from metalab.models import columns
 from metalab.models.norm import signed
 
 Pair = tuple[int, int]
@@ -68,6 +69,8 @@ class Output(Function):
     @staticmethod
     @signed
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, groups: int) -> Any:
+        if columns.pay(x, x.shape, weight.shape, stride, padding, groups):
+            return columns.output(x, weight, bias, stride, padding, groups)
         return torch.ops.aten.convolution(x, weight, bias, stride, padding, [1, 1], False, [0, 0], groups)
 
     @staticmethod
@@ -106,6 +109,8 @@ class OfImages(Function):
     @staticmethod
     @signed
     def forward(g: Tensor, weight: Tensor, shape: Any, stride: Pair, padding: Pair, groups: int) -> Any:
+        if columns.pay(g, shape, weight.shape, stride, padding, groups):
+            return columns.of_images(g, weight, shape, stride, padding, groups)
         x = unread(shape, g)
         return derivatives(g, x, weight, False, (stride, padding, groups), [True, False])[0]
 
@@ -144,6 +149,9 @@ class OfKernels(Function):
     @staticmethod
     @signed
     def forward(g: Tensor, x: Tensor, shape: Any, bias: bool, stride: Pair, padding: Pair, groups: int) -> Any:
+        if columns.pay(x, x.shape, shape, stride, padding, groups):
+            of_bias = g.sum((0, 2, 3)) if bias else g.new_empty(0)
+            return columns.of_kernels(g, x, shape, stride, padding, groups), of_bias
         weight = unread(shape, x)
         _, of_weight, of_bias = derivatives(g, x, weight, bias, (stride, padding, groups), [False, True])
         return of_weight, of_bias if bias else g.new_empty(0)

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models import resnet18
 
 from metalab.engines.vectorised import Vectorised
+from metalab.models import columns
 from metalab.models.conv import Conv2d, converted, convolution
 from metalab.models.layers import convert
 from tests.engines import tasks
@@ -128,3 +129,37 @@ def test_a_net_is_given_them_and_keeps_its_tensors():
     assert all(torch.equal(value, state[name]) for name, value in made.state_dict().items())
     other = nn.Conv2d(2, 2, 3, dilation=2)
     assert converted(other) is other
+
+
+@pytest.mark.parametrize(
+    ("stride", "padding", "kernel"), [((1, 1), (1, 1), 3), ((2, 2), (1, 1), 3), ((1, 2), (0, 1), 2)]
+)
+def test_products_over_columns_are_the_convolution_and_its_derivatives(stride, padding, kernel):
+    """What a GPU takes for small convolutions in groups."""
+    generator = torch.Generator().manual_seed(0)
+
+    def made(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    x, weight, bias = made(3, 4, 5, 7), made(6, 2, kernel, kernel), made(6)
+    expected = F.conv2d(x, weight, bias, stride, padding, groups=2)
+    g = made(*expected.shape)
+    mask = [True, True, False]
+    images, kernels, _ = torch.ops.aten.convolution_backward(
+        g, x, weight, None, stride, padding, [1, 1], False, [0, 0], 2, mask
+    )
+    assert_near([columns.output(x, weight, bias, stride, padding, 2)], [expected])
+    assert_near([columns.output(x, weight, None, stride, padding, 2)], [expected - bias.view(1, -1, 1, 1)])
+    assert_near([columns.of_images(g, weight, x.shape, stride, padding, 2)], [images])
+    assert_near([columns.of_kernels(g, x, weight.shape, stride, padding, 2)], [kernels])
+    assert_near([columns.output(x.to(memory_format=torch.channels_last), weight, bias, stride, padding, 2)], [expected])
+
+
+def test_a_meta_step_by_columns_is_the_meta_step(monkeypatch):
+    algorithm, steps = tasks.ALGORITHMS["maml"]
+    made = []
+    for always in (False, True):
+        monkeypatch.setattr(columns, "pay", lambda *_, on=always: on)
+        net, what = tasks.net_of(algorithm), tasks.objective(algorithm, steps)
+        made.append(tasks.gradient(Vectorised(None), net, what, tasks.episodes())[1])
+    assert tasks.farthest(*made) < 1e-10
