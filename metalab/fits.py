@@ -11,6 +11,7 @@ from torch import nn
 from metalab.assemble import Method
 from metalab.config import Train
 from metalab.engines.auto import Auto
+from metalab.engines.learn2learn import Learn2Learn
 from metalab.engines.vectorised import Vectorised
 from metalab.errors import UserError
 from metalab.interfaces import Algorithm, Engine
@@ -20,6 +21,9 @@ from metalab.regularisers import Terms
 from metalab.task import Task
 
 logger = logging.getLogger("metalab")
+# inner steps through the body: in bfloat16 their meta-gradients are others (tests/engines/test_precision.py)
+COARSE = ("boil", "fomaml", "imaml", "maml", "mamlpp", "metacurvature", "metasgd", "reptile")
+ON_THE_HOST = ("metaoptnet",)  # a meta-step of theirs leaves the device
 SHARES = {nn.Dropout: "p", DropBlock: "rate"}  # what drops at random, and the name of the share that it drops
 
 
@@ -81,10 +85,24 @@ def check_graphs(engine: Engine | Auto, where: torch.device, task: Task, how: Me
         raise UserError(
             f"engine.graphs=true needs a CUDA device, this is {where.type}: type engine.graphs=false, or device=cuda"
         )
+    if how.name in ON_THE_HOST:
+        raise UserError(
+            f"engine.graphs=true: algo={how.name} solves on the processor within a meta-step, which no CUDA graph can "
+            "hold; type engine.graphs=false"
+        )
     if not task.fixed and how.mini_batch is None:
         raise UserError(
             "engine.graphs=true: a graph has one shape, and with task=variable each episode has its own; type "
             "engine.graphs=false"
+        )
+
+
+def check_precision(engine: Engine | Auto, how: Method) -> None:
+    """Raise UserError for bfloat16 where inner steps go through the body: it has too few digits for them."""
+    if isinstance(engine, Auto | Learn2Learn | Vectorised) and engine.precision == "bf16" and how.name in COARSE:
+        raise UserError(
+            f"engine.precision=bf16: algo={how.name} takes inner steps through the body, and in bfloat16 its "
+            "meta-gradients point elsewhere (docs/performance.md); type engine.precision=tf32 or float32"
         )
 
 

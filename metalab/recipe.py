@@ -20,7 +20,7 @@ from metalab.engines.auto import Work, chosen, filters
 from metalab.engines.each_image import EachImage
 from metalab.engines.graph import Graphed
 from metalab.engines.vectorised import Vectorised
-from metalab.fits import check_graphs, check_together, refuse_evaluations
+from metalab.fits import check_graphs, check_precision, check_together, refuse_evaluations
 from metalab.interfaces import Algorithm, Engine, Loss, Objective, Split
 from metalab.optim import Clip, Rate
 from metalab.regularisation import regularisation
@@ -157,6 +157,7 @@ def recipe(cfg: DictConfig, engine: Mapping[str, Any] | None = None) -> Recipe:
     how, trained = method(cfg.algo, task.train_way or task.way, test=False)
     check_together(task, train, how, terms, trained)
     check_graphs(runs, where, task, how)
+    check_precision(runs, how)
     made = Recipe(
         task=task,
         train=train,

@@ -121,13 +121,15 @@ def fit_head(
 ) -> Head:
     """Return the head after so many epochs of SGD on frozen features [N,D], in batches in the order given.
 
-    logits(head, features) is [N,K]. The update is torch.optim.SGD's, weight decay and dampening included.
+    logits(head, features) is [N,K]. The update is torch.optim.SGD's, weight decay and dampening included. It is made
+    in the features' type, also where the net computes in a smaller one.
     """
     slope = torch.func.grad(lambda at, f, t: F.cross_entropy(logits(at, f), t))
     velocity: Head | None = None
     for _ in range(epochs):
         for f, t in zip(features.split(batch), y.split(batch), strict=True):
-            gradient = slope(head, f, t)
+            with torch.autocast(features.device.type, enabled=False):
+                gradient = slope(head, f, t)
             gradient = {n: g + by.weight_decay * head[n] for n, g in gradient.items()}
             if velocity is None:
                 velocity = gradient

@@ -1,5 +1,6 @@
 """The net that is meta-learned: normalisation, body, and the named parts that the algorithm adds."""
 
+import torch
 from torch import Tensor, nn
 
 
@@ -7,7 +8,8 @@ class Net(nn.Module):
     """A body and an algorithm's parts behind one forward, so that one functional call reaches each of them.
 
     forward("features", x) gives [N,D,h,w], forward("logits", x) [N,K] through the part `head`, and forward(name, ...)
-    calls the part of that name.
+    calls the part of that name. Features have float32 or more, also of a body that computes in bfloat16: what is made
+    of them, heads, means and fits, would else be of a type in which a small inner step changes nothing.
     """
 
     def __init__(self, normalise: nn.Module, body: nn.Module, drop: nn.Module, parts: dict[str, nn.Module]) -> None:
@@ -18,7 +20,8 @@ class Net(nn.Module):
 
     def forward(self, part: str, *args: Tensor) -> Tensor:
         if part == "features":
-            return self.drop(self.body(self.normalise(*args)))
+            features = self.drop(self.body(self.normalise(*args)))
+            return features.to(torch.promote_types(features.dtype, torch.float32))
         if part == "logits":
             return self.get_submodule("head")(self("features", *args).flatten(1))
         return self.get_submodule(part)(*args)
