@@ -77,10 +77,12 @@ def check_head(terms: Terms, algorithm: Algorithm) -> None:
         )
 
 
-def check_graphs(engine: Engine | Auto, where: torch.device, task: Task, how: Method) -> None:
-    """Raise UserError where engine.graphs=true is asked for and a meta-step cannot be one CUDA graph."""
-    if not isinstance(engine, Auto | Vectorised) or not engine.graphs:
-        return
+def takes_graphs(engine: Engine | Auto, where: torch.device, task: Task, how: Method) -> bool:
+    """Return whether meta-steps are to be CUDA graphs; UserError where engine.graphs=true and they cannot be."""
+    if not isinstance(engine, Auto | Vectorised) or engine.graphs is False:
+        return False
+    if engine.graphs is None:
+        return where.type == "cuda" and how.name not in ON_THE_HOST and (task.fixed or how.mini_batch is not None)
     if where.type != "cuda":
         raise UserError(
             f"engine.graphs=true needs a CUDA device, this is {where.type}: type engine.graphs=false, or device=cuda"
@@ -95,6 +97,7 @@ def check_graphs(engine: Engine | Auto, where: torch.device, task: Task, how: Me
             "engine.graphs=true: a graph has one shape, and with task=variable each episode has its own; type "
             "engine.graphs=false"
         )
+    return True
 
 
 def check_precision(engine: Engine | Auto, how: Method) -> None:

@@ -16,11 +16,11 @@ from metalab.data.augment import Augment
 from metalab.data.batches import Batches
 from metalab.data.gather import resident
 from metalab.data.kin import most_classes
-from metalab.engines.auto import Work, chosen, filters
+from metalab.engines.auto import Auto, Work, chosen, filters
 from metalab.engines.each_image import EachImage
 from metalab.engines.graph import Graphed
 from metalab.engines.vectorised import Vectorised
-from metalab.fits import check_graphs, check_precision, check_together, refuse_evaluations
+from metalab.fits import check_precision, check_together, refuse_evaluations, takes_graphs
 from metalab.interfaces import Algorithm, Engine, Loss, Objective, Split
 from metalab.optim import Clip, Rate
 from metalab.regularisation import regularisation
@@ -46,6 +46,7 @@ class Recipe:
     at_test: Method
     terms: Terms
     engine: Engine
+    graphs_asked: bool  # typed, and no default
     optimiser: Any  # what cfg.optim names
     rate: Rate
     clip: Clip
@@ -59,8 +60,9 @@ class Recipe:
 
     @property
     def stepping(self) -> Engine:
-        """What runs the meta-steps: the engine, as CUDA graphs where they are asked for."""
-        return Graphed(self.engine) if isinstance(self.engine, Vectorised) and self.engine.graphs else self.engine
+        """What runs the meta-steps: the engine, as CUDA graphs where it takes them."""
+        graphs = isinstance(self.engine, Vectorised) and self.engine.graphs
+        return Graphed(self.engine, self.graphs_asked) if graphs else self.engine
 
     @property
     def measuring(self) -> Engine:
@@ -156,7 +158,9 @@ def recipe(cfg: DictConfig, engine: Mapping[str, Any] | None = None) -> Recipe:
         train = replace(train, val_episodes=evaluation.episodes)
     how, trained = method(cfg.algo, task.train_way or task.way, test=False)
     check_together(task, train, how, terms, trained)
-    check_graphs(runs, where, task, how)
+    graphs_asked = isinstance(runs, Auto | Vectorised) and runs.graphs is True
+    if isinstance(runs, Auto | Vectorised):
+        runs = replace(runs, graphs=takes_graphs(runs, where, task, how))
     check_precision(runs, how)
     made = Recipe(
         task=task,
@@ -169,6 +173,7 @@ def recipe(cfg: DictConfig, engine: Mapping[str, Any] | None = None) -> Recipe:
         at_test=at_test,
         terms=terms,
         engine=runs,
+        graphs_asked=graphs_asked,
         optimiser=optimiser,
         rate=rate,
         clip=clip,

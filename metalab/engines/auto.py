@@ -61,7 +61,7 @@ class Auto:
     """Take the engine that was faster where it was measured, and learn2learn's where nothing near was."""
 
     precision: Precision
-    graphs: bool = False  # see Vectorised
+    graphs: bool | None = None  # see Vectorised
 
     def choose(self, work: Work) -> Engine:
         """Return the engine for this work and say which it is; the same work gives the same engine everywhere."""

@@ -25,15 +25,20 @@ class Graphed:
     had them and replays it. A replay reads the weights where they were, so they have to be changed in place, as
     torch.optim and load_state_dict do. Random numbers come from torch's default generator, which goes on as if
     nothing were recorded. Evaluations run as they are.
+
+    strict: UserError where a meta-step cannot be recorded; else all go on as they are, and the log says so.
     """
 
     engine: Engine
+    strict: bool = True
     _steps: dict[tuple[Any, ...], "Step"] = field(init=False, repr=False, default_factory=dict)
 
     def grad(self, objective: Objective, net: nn.Module, episodes: Episode, progress: Tensor) -> TaskResult:
         tensors = [*episodes.support, *episodes.query, progress]
         key = (id(objective), id(net), net.training, *((t.shape, t.dtype) for t in tensors))
-        step = self._steps.setdefault(key, Step(self.engine, objective, net))  # holds both, so no id comes twice
+        step = self._steps.setdefault(
+            key, Step(self.engine, objective, net, self.strict)
+        )  # holds both: no id comes twice
         result, gradients = step(tensors)
         for parameter, gradient in zip(net.parameters(), gradients, strict=True):
             if gradient is not None:
@@ -51,24 +56,39 @@ class Step:
     engine: Engine
     objective: Objective
     net: nn.Module
+    strict: bool
     _taken: int = field(init=False, repr=False, default=0)
     _inputs: list[Tensor] = field(init=False, repr=False)
     _outputs: Any = field(init=False, repr=False)
     _replay: Callable[[], None] | None = field(init=False, repr=False, default=None)
+    _refused: bool = field(init=False, repr=False, default=False)
 
     def __call__(self, tensors: list[Tensor]) -> tuple[TaskResult, list[Tensor | None]]:
         """Return the results and the gradients of the net's parameters; tensors: the episodes' and the progress."""
-        if self._taken < EAGER:
+        if self._taken < EAGER or self._refused:
             self._taken += 1
             return beside(lambda: self._run(tensors), tensors[-1].device)
-        if self._replay is None:
-            self._inputs = [t.clone() for t in tensors]
-            self._replay, self._outputs = record(lambda: self._run(self._inputs), tensors[-1].device)
-            logger.info("engine.graphs: a meta-step is recorded as one CUDA graph")
+        if self._replay is None and not self._recorded(tensors):
+            return self(tensors)
         for mine, given in zip(self._inputs, tensors, strict=True):
             mine.copy_(given)
+        assert self._replay is not None
         self._replay()
         return tree_map_only(Tensor, torch.clone, self._outputs)  # the next replay writes to the same memory
+
+    def _recorded(self, tensors: list[Tensor]) -> bool:
+        """Record the step; whether that went well."""
+        self._inputs = [t.clone() for t in tensors]
+        try:
+            self._replay, self._outputs = record(lambda: self._run(self._inputs), tensors[-1].device)
+        except UserError as error:
+            if self.strict:
+                raise
+            self._refused = True
+            logger.info(f"{error}; it goes on without")
+            return False
+        logger.info("engine.graphs: a meta-step is recorded as one CUDA graph")
+        return True
 
     def _run(self, tensors: list[Tensor]) -> tuple[TaskResult, list[Tensor | None]]:
         *xy, progress = tensors
@@ -103,6 +123,7 @@ def side(device: torch.device) -> torch.cuda.Stream:
 def record(run: Callable[[], Any], device: torch.device) -> tuple[Callable[[], None], Any]:
     """Return what replays the kernels of run, which is called once, and its results, which each replay overwrites."""
     graph = torch.cuda.CUDAGraph()
+    torch.cuda.empty_cache()  # a graph has memory of its own
     try:  # thread_local: other threads may copy episodes meanwhile
         with torch.cuda.device(device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
             results = run()

@@ -67,7 +67,7 @@ class Vectorised:
 
     chunk: int | None  # null: all tasks at once
     precision: Precision = "float32"
-    graphs: bool = False  # on a GPU: a meta-step is recorded once as a CUDA graph and replayed (graph.py)
+    graphs: bool | None = None  # a meta-step is recorded once as a CUDA graph and replayed; None: where it can be
 
     def __post_init__(self) -> None:
         if self.chunk is not None and self.chunk < 1:
@@ -116,8 +116,8 @@ class Vectorised:
                 done += size
                 continue
             except RuntimeError as error:
-                if not out_of_memory(error):
-                    raise
+                if not out_of_memory(error) or capturing(episodes.query.x.device):
+                    raise  # nothing may be given back to the device while a graph is recorded
                 if size == 1:
                     raise UserError(
                         "one task does not fit the device's memory; try fewer queries (task.query), fewer inner steps "
@@ -132,6 +132,11 @@ class Vectorised:
 def out_of_memory(error: RuntimeError) -> bool:
     """Whether the memory of a GPU, or of the host, was too small; the host's has no exception of its own."""
     return isinstance(error, torch.cuda.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate" in str(error)
+
+
+def capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is being recorded."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def detached(result: TaskResult) -> TaskResult:

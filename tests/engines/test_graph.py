@@ -19,6 +19,7 @@ from metalab.engines.vectorised import Vectorised
 from metalab.errors import UserError
 from metalab.interfaces import Batch, Engine, Episode, TaskResult
 from metalab.models.net import Net
+from metalab.recipe import recipe
 from tests.engines.tasks import ALGORITHMS, TASKS, episodes, farthest, objective, of
 from tests.engines.tasks import net_of as net_for
 from tests.engines.test_parity import ALGORITHMS as EVERY
@@ -148,7 +149,7 @@ def test_each_shape_and_mode_has_a_recording_of_its_own(recorder):
 def test_metalab_train_takes_it(small, tmp_path, recorder, monkeypatch):
     words = ("algo=maml", "engine=vectorised", "train.meta_batch=2", "train.steps=6", "algo.test_steps=1")
     train.run(small(*words), tmp_path / "plain")
-    monkeypatch.setattr("metalab.recipe.check_graphs", lambda *_: None)  # there is no GPU
+    monkeypatch.setattr("metalab.recipe.takes_graphs", lambda engine, *_: bool(engine.graphs))  # there is no GPU
     train.run(small(*words, "engine.graphs=true"), tmp_path / "graphs")
     assert (recorder.recorded, recorder.replayed) == (1, 3)
     plain, mine = (torch.load(tmp_path / name / "last.pt", weights_only=True)["net"] for name in ("plain", "graphs"))
@@ -158,7 +159,7 @@ def test_metalab_train_takes_it(small, tmp_path, recorder, monkeypatch):
 def test_a_run_goes_on_without_them(small, tmp_path, recorder):
     words = ("algo=maml", "engine=vectorised", "train.meta_batch=2", "algo.test_steps=1")
     with pytest.MonkeyPatch.context() as there:
-        there.setattr("metalab.recipe.check_graphs", lambda *_: None)  # there is no GPU
+        there.setattr("metalab.recipe.takes_graphs", lambda engine, *_: bool(engine.graphs))  # there is no GPU
         train.run(small(*words, "engine.graphs=true"), tmp_path)
     train.run(small(*words, "train.steps=8", f"resume={tmp_path}"), tmp_path)
     assert recorder.recorded == 1
@@ -181,3 +182,56 @@ def test_episodes_of_many_sizes_are_refused(small, tmp_path, monkeypatch):
     words = ("task=variable", "algo=protonet", "engine=vectorised", "engine.graphs=true")
     with pytest.raises(UserError, match=r"^engine\.graphs=true: a graph has one shape, and with task=variable each"):
         train.run(small(*words), tmp_path)
+
+
+def test_what_cannot_be_recorded_goes_on_as_it_is_where_nobody_asked_for_graphs(recorder, monkeypatch, caplog):
+    def refused(run: Callable[[], Any], device: torch.device) -> Any:
+        raise UserError("engine.graphs=true: this meta-step cannot be recorded")
+
+    monkeypatch.setattr(graph, "record", refused)
+    given = batches(EAGER + 3)
+    (net, what), (other, same) = of("maml"), of("maml")
+    with caplog.at_level("INFO", "metalab"):
+        results = trained(Graphed(Vectorised(None), strict=False), net, what, given)
+    assert caplog.text.count("it goes on without") == 1
+    for mine, theirs in zip(results, trained(Vectorised(None), other, same, given), strict=True):
+        assert torch.equal(mine.loss, theirs.loss)
+    with pytest.raises(UserError, match="cannot be recorded"):
+        trained(Graphed(Vectorised(None)), net, what, given)
+
+
+def test_out_of_memory_while_a_graph_is_recorded_gives_nothing_back(monkeypatch):
+    class Full(Vectorised):
+        def _run(self, objective, net, episodes, progress):
+            raise torch.cuda.OutOfMemoryError("full")
+
+    monkeypatch.setattr("metalab.engines.vectorised.capturing", lambda _: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: pytest.fail("not while a graph is recorded"))
+    net, what = of("maml")
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        Full(None).grad(what, net, batches(1)[0], torch.zeros(()))
+
+
+@pytest.mark.parametrize(
+    ("words", "taken"),
+    [
+        (("algo=maml",), True),
+        (("algo=maml", "engine=learn2learn"), False),
+        (("algo=maml", "engine=vectorised"), True),
+        (("algo=maml", "engine.graphs=false"), False),
+        (("algo=protonet", "task=variable"), False),
+        (("algo=baseline", "task.train_way=null"), True),
+        (("algo=metaoptnet",), False),
+    ],
+)
+def test_on_a_gpu_they_are_taken_wherever_they_can_be(words, taken, small, monkeypatch):
+    monkeypatch.setattr("metalab.recipe.device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr("metalab.recipe.on_device", lambda split, _: split)
+    assert isinstance(recipe(small(*words)).stepping, Graphed) == taken
+
+
+def test_they_are_refused_where_a_meta_step_leaves_the_device(small, monkeypatch):
+    monkeypatch.setattr("metalab.recipe.device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr("metalab.recipe.on_device", lambda split, _: split)
+    with pytest.raises(UserError, match=r"^engine\.graphs=true: algo=metaoptnet solves on the processor"):
+        recipe(small("algo=metaoptnet", "engine.graphs=true"))
