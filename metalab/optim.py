@@ -1,6 +1,7 @@
 """The outer optimiser and its learning-rate schedule, as the YAML of the group `optim` names them."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -75,7 +76,7 @@ class Clip:
             if value is not None:
                 _within(key, value, "a number above 0, or null for no limit", value > 0)
 
-    def __call__(self, parameters: list[Tensor], parts: list[list[Tensor]] | None = None) -> Tensor:
+    def __call__(self, parameters: list[Tensor], parts: Sequence[Sequence[Tensor]] | None = None) -> Tensor:
         """Clip the gradients in place; return their norm before. parts: the same parameters, part by part."""
         before = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if self.clip_value is not None:
@@ -178,7 +179,7 @@ class Outer:
         rate: Rate,
         clip: Clip,
         steps: int,
-        parts: list[list[Tensor]] | None = None,
+        parts: Sequence[Sequence[Tensor]] | None = None,
     ) -> None:
         self.optimiser, self.rate, self.clip, self.steps, self.parts = optimiser, rate, clip, steps, parts
         self.lr = optimiser.defaults["lr"]

@@ -101,7 +101,7 @@ def _begin(cfg: DictConfig, r: Recipe, saved: dict[str, Any] | None) -> tuple[nn
     net.to(r.device)
     if not list(net.parameters()):
         raise UserError(f"algo={r.how.name} with this backbone has nothing to learn; type another, as backbone=conv4")
-    parts = [list(part.parameters()) for part in net.children()]
+    parts = [own for part in net.children() if (own := list(part.parameters()))]
     outer = Outer(r.optimiser.build(list(net.parameters())), r.rate, r.clip, r.train.steps, parts)
     if saved is not None:
         net.load_state_dict(saved["net"])

@@ -9,7 +9,9 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from metalab.config import conf_dir, locate
+from metalab.assemble import method, parts_of
+from metalab.config import build, conf_dir, locate, settings
+from metalab.optim import Clip, Rate
 from metalab.runs import GROUPS
 
 FILES = sorted(path.relative_to(conf_dir()) for path in conf_dir().rglob("*.yaml"))
@@ -150,6 +152,38 @@ def test_as_its_paper_has_it_where_it_was_not(experiment):
     for key, value in AS_THEIR_CODES[experiment].items():
         got = OmegaConf.select(cfg, key)
         assert got == (pytest.approx(value, rel=0.02) if isinstance(value, float) else value), key
+
+
+NEW_KEYS = {  # which a run from before them does not name
+    "algo=maml": {"head_std", "adapt_norm"},
+    "algo=anil": {"head_std", "adapt_norm"},
+    "algo=boil": {"head_std", "adapt_norm"},
+    "algo=metacurvature": {"head_std", "adapt_norm"},
+    "algo=mamlpp": {"adapt_norm"},
+    "algo=covamnet": {"unit"},
+    "algo=r2d2": {"learn_lam", "mean", "ones"},
+    "backbone=conv4": {"unpadded"},
+    "backbone=resnet12": {"mean"},
+    "optim=adam": {"eps", "milestones", "shares", "clip_apart"},
+    "optim=sgd": {"milestones", "shares", "clip_apart"},
+}
+
+
+@pytest.mark.parametrize("choice", NEW_KEYS)
+def test_a_run_from_before_a_key_is_built_as_it_was(choice):
+    group = choice.partition("=")[0]
+    node = composed(choice)[group]
+    old = {key: value for key, value in node.items() if key not in NEW_KEYS[choice]}
+    assert len(old) == len(node) - len(NEW_KEYS[choice])
+    if group == "algo":
+        assert method(old, 5, test=False) == method(node, 5, test=False)
+    elif group == "optim":
+        rates, clips, rests = zip(*(parts_of(n, Rate, Clip) for n in (old, node)), strict=True)
+        for kind, (before, now) in {Rate: rates, Clip: clips}.items():
+            assert settings(kind, before, "optim") == settings(kind, now, "optim")
+        assert build(rests[0], "optim") == build(rests[1], "optim")
+    else:
+        assert build(old, group) == build(node, group)
 
 
 def test_task_presets():

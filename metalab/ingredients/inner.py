@@ -1,6 +1,6 @@
 """What gradient-based algorithms share: the parameters a task adapts, and one inner step."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
@@ -24,7 +24,7 @@ def adapted(learner: Learner, prefixes: tuple[str, ...] = ("body.", "head."), no
     return list(parameters) if norms else without_norms(parameters)
 
 
-def without_norms(parameters: dict[str, Tensor]) -> list[str]:
+def without_norms(parameters: Mapping[str, Tensor]) -> list[str]:
     """Return the names of all but the norms' parameters: a weight of one dimension and the bias beside it."""
     norms = {n.removesuffix("weight") for n, p in parameters.items() if n.endswith(".weight") and p.dim() == 1}
     return [n for n in parameters if f"{n.rpartition('.')[0]}." not in norms]

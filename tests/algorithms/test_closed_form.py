@@ -108,9 +108,10 @@ def test_r2d2_has_a_learned_lambda_scale_and_bias_and_lambda_stays_positive():
     assert (model(episode.support.x) - (10 * fitted + 2)).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("codes", [False, True], ids=["learned lambda", "its code's"])
 @pytest.mark.parametrize("shot", [1, 2])
-def test_both_engines_have_the_same_meta_gradients(shot):
-    algorithm = R2D2(WAY, 1.0, 10.0)
+def test_both_engines_have_the_same_meta_gradients(shot, codes):
+    algorithm = R2D2(WAY, 1.0, 10.0, learn_lam=not codes, ones=codes, mean=codes)
     net, aim, batch = net_of(algorithm), objective(QueryLoss, algorithm, 0), episodes()
     batch = batch._replace(
         support=batch.support._replace(x=batch.support.x[:, : WAY * shot], y=batch.support.y[:, : WAY * shot])

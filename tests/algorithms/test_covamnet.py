@@ -1,5 +1,6 @@
 """CovaMNet: torch's covariance of each class's local descriptors."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -42,8 +43,9 @@ def test_a_querys_channels_may_have_length_1_over_all_positions_as_in_its_code()
     assert torch.allclose(model(query.x), expected, atol=1e-12)
 
 
-def test_both_engines_agree():
-    algorithm = CovaMNet(WAY)
+@pytest.mark.parametrize("unit", ["descriptor", "channel"])
+def test_both_engines_agree(unit):
+    algorithm = CovaMNet(WAY, unit)
     net = net_of(algorithm, pooled=2)
     far, gradient = apart(QueryLoss(algorithm, 0, cross_entropy, cross_entropy, together), net, episodes())
     assert far < 1e-10

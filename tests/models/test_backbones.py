@@ -12,12 +12,14 @@ from metalab.models.layers import BatchStatNorm
 
 
 def backbone(name: str, **changes: object) -> object:
+    """Build a backbone from its YAML; changes to it may stand behind its name, as they are typed."""
+    name, *typed = name.split()
     path = Path(conf_dir()) / "backbone" / f"{name}.yaml"
     node = OmegaConf.to_container(OmegaConf.load(path))
     assert isinstance(node, dict)
     for base in node.pop("defaults", []):
         node = OmegaConf.to_container(OmegaConf.load(path.with_name(f"{base}.yaml"))) | node  # type: ignore[operator]
-    return build(node | changes, "backbone")
+    return build(node | OmegaConf.to_container(OmegaConf.from_dotlist(typed)) | changes, "backbone")  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(
@@ -38,8 +40,7 @@ def backbone(name: str, **changes: object) -> object:
     ],
 )
 def test_a_backbone_has_its_papers_shape_and_size(name, channels, size, shape, parameters):
-    name, *changes = name.split()
-    body = backbone(name, **OmegaConf.from_dotlist(changes)).build(channels, size)  # type: ignore[attr-defined]
+    body = backbone(name).build(channels, size)  # type: ignore[attr-defined]
     assert body(torch.rand(2, channels, size, size)).shape == (2, *shape)
     assert sum(p.numel() for p in body.parameters()) == parameters
     assert not any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in body.modules())
@@ -66,8 +67,7 @@ def test_a_seed_gives_the_same_weights():
     ],
 )
 def test_an_image_that_is_too_small_is_refused_with_the_size_that_is_not(name, size, message):
-    name, *changes = name.split()
-    made = backbone(name, **OmegaConf.from_dotlist(changes))
+    made = backbone(name)
     with pytest.raises(UserError, match=message):
         made.build(1, size)  # type: ignore[attr-defined]
 
