@@ -254,6 +254,7 @@ def test_a_smoke_keeps_a_rows_choices_and_cuts_its_lengths(scripts):
     words = scripts.rows.train_words(row, 3, None, smoke=True)
     assert words[:2] == ["experiment=x", "reg=l2"]
     assert {"data=glyphs", "train.steps=2", "seed=3"} <= set(words)
+    assert {"task.train_way=null", "task.train_query=null"} <= set(words)  # a training on mini-batches refuses others
     assert sum(word.startswith("train.steps=") for word in words) == 1
     assert scripts.rows.prepare_words(row, "omniglot", None, smoke=True) == ["glyphs"]
     assert scripts.rows.prepare_words(row, "omniglot", "/d", smoke=True) == ["omniglot", "data.root=/d"]
