@@ -13,7 +13,7 @@ ROWS = Path(__file__).with_name("reproduce.yaml")
 BAR = 1.5  # points below what is published
 SMOKE = (  # of every training of a smoke
     *("train.steps=2", "train.val_every=1", "train.val_episodes=2", "train.log_every=1", "train.meta_batch=1"),
-    *("task.way=5", "task.train_way=5", "task.query=2", "task.train_query=2", "eval.batch=2", "eval.episodes=2"),
+    *("task.way=5", "task.train_way=null", "task.query=2", "task.train_query=null", "eval.batch=2", "eval.episodes=2"),
 )
 SMALL = {"pgd": ["attack.pgd.steps=2"], "auto": ["attack.auto.steps=2", "attack.auto.queries=2"]}  # attacks of a smoke
 

@@ -254,6 +254,7 @@ def test_a_smoke_keeps_a_rows_choices_and_cuts_its_lengths(scripts):
     words = scripts.rows.train_words(row, 3, None, smoke=True)
     assert words[:2] == ["experiment=x", "reg=l2"]
     assert {"data=glyphs", "train.steps=2", "seed=3"} <= set(words)
+    assert {"task.train_way=null", "task.train_query=null"} <= set(words)  # a training on mini-batches refuses others
     assert sum(word.startswith("train.steps=") for word in words) == 1
     assert scripts.rows.prepare_words(row, "omniglot", None, smoke=True) == ["glyphs"]
     assert scripts.rows.prepare_words(row, "omniglot", "/d", smoke=True) == ["omniglot", "data.root=/d"]
@@ -360,4 +361,4 @@ def test_a_smoke_of_the_whole_path_in_processes_of_its_own(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "glyphs/maml seed 0: 2 of 2 steps" in done.stdout
-    assert "2 of 2" in (tmp_path / "docs/results.md").read_text()
+    assert len(re.findall(r"\| [12] of 2 \|", (tmp_path / "docs/results.md").read_text())) == 2
