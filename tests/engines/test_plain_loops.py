@@ -170,6 +170,5 @@ def test_protonet_on_omniglot_learns_as_fast_as_torchs_own_layers_do(composed, t
     plain = plain_losses(plain_net(False, None), cfg, r.training("train", r.meta_batch), steps)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     ours = [line["train/loss"] for line in lines if "train/loss" in line]
-    theirs = torch.tensor(plain).view(-1, window).mean(1).tolist()
-    print([round(v, 3) for v in ours], [round(v, 3) for v in theirs])
-    assert ours[-1] < 1.1 * theirs[-1]
+    # by a factor of 0.99 here; from Xavier's weights 1.09
+    assert sum(ours[-2:]) / 2 < 1.04 * torch.tensor(plain[-2 * window :]).mean()
