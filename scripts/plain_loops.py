@@ -67,7 +67,7 @@ def variants(method: str) -> list[str]:
 def ingredients(variant: str) -> tuple[str, dict[str, str]]:
     """Return the side of a variant and all its ingredients; SystemExit where there is no such."""
     side, _, changes = variant.partition(":")
-    changed = dict(change.partition("=")[::2] for change in changes.split(",") if change)
+    changed = {change.partition("=")[0]: change.partition("=")[2] for change in changes.split(",") if change}
     if side not in OWN or not changed.keys() <= (OWN[side].keys() | BOTH.keys()) - FIXED[side]:
         raise SystemExit(
             f"plain_loops: {variant}: expected {' or '.join(OWN)}, then :key=value,key=value of OWN or BOTH"
@@ -136,7 +136,8 @@ def descended(call: Callable, params: Params, x: Tensor, y: Tensor, lr: float, s
 def maml_loss(net: nn.Module, how: dict[str, str], cfg: Any, episodes: Any) -> Tensor:
     """Return the mean loss of a meta-batch, batch norm by the batch; its gradient is left in the net."""
     (xs, ys, _), (xq, yq, _) = episodes
-    call, params, total = partial(functional_call, net), dict(net.named_parameters()), torch.zeros((), device=xs.device)
+    params: Params = dict(net.named_parameters())
+    call, total = partial(functional_call, net), torch.zeros((), device=xs.device)
     for t in range(len(ys)):
         adapted = descended(call, params, xs[t], ys[t], cfg.algo.lr, cfg.algo.steps)
         loss = F.cross_entropy(call(adapted, xq[t]), yq[t]) / len(ys)
@@ -226,7 +227,7 @@ def tested(net: nn.Module, side: str, cfg: Any, split: Any, device: torch.device
                 (xs, ys, _), (xq, yq, _) = draw(step)
                 if cfg.algo.name == "maml":
                     with torch.enable_grad():
-                        params = dict(net.named_parameters())
+                        params: Params = dict(net.named_parameters())
                         params = descended(call, params, xs[0], ys[0], cfg.algo.lr, cfg.algo.test_steps)
                     scores = call(params, xq[0])
                 else:

@@ -56,7 +56,7 @@ def plain_maml(net: nn.Module, cfg: Any, episodes: Episode) -> Tensor:
     (xs, ys, _), (xq, yq, _) = episodes
     total = 0.0
     for t in range(len(ys)):
-        params = dict(net.named_parameters())
+        params: dict[str, Tensor] = dict(net.named_parameters())
         for _ in range(cfg.algo.steps):
             loss = F.cross_entropy(functional_call(net, params, xs[t]), ys[t])
             grads = torch.autograd.grad(loss, list(params.values()), create_graph=True)
@@ -80,7 +80,7 @@ def plain_losses(net: nn.Module, cfg: Any, source: Callable[[int], Episode], ste
     return losses
 
 
-def twin(net: Net, algo: str, way: int) -> nn.Module:
+def twin(net: Any, algo: str, way: int) -> nn.Module:
     """The plain net with the weights of metalab's, behind the same normalisation of the pixels."""
     plain = plain_net(algo == "maml", way if algo == "maml" else None).to(net.normalise.mean.dtype)
     ours = [p for name, p in net.named_parameters() if name.startswith(("body.", "head."))]
