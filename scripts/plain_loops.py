@@ -243,10 +243,14 @@ def resized(name: str, make: Callable, raw: bytes, size: int, where: Path) -> tu
     return np.asarray(Image.fromarray(image[0]).resize((size, size), Image.Resampling[name.upper()]))[None], image_id
 
 
+def quiet(threads: int) -> None:
+    """Let a process say nothing of its trainings, and take so many threads."""
+    logging.disable(logging.INFO)
+    torch.set_num_threads(threads)
+
+
 def job(variant: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
     """Train and test one variant with one seed."""
-    logging.disable(logging.INFO)
-    torch.set_num_threads(given.threads)
     began, (side, how) = time.perf_counter(), ingredients(variant)
     words = [f"experiment=omniglot_{given.method}", f"data.root={given.root}", f"seed={seed}"]
     words += [f"train.steps={given.steps}", f"device={given.device}", *given.set]
@@ -307,7 +311,7 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     todo = [(v, int(s)) for s in given.seeds.split(",") for v in given.variants or variants(given.method)]
     for variant, _ in todo:
         ingredients(variant)
-    with ProcessPoolExecutor(given.jobs, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(given.jobs, get_context("spawn"), quiet, (given.threads,)) as pool:
         for running in as_completed([pool.submit(job, variant, seed, given) for variant, seed in todo]):
             if running.exception():
                 print("failed:", running.exception(), flush=True)

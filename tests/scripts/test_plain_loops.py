@@ -1,4 +1,4 @@
-"""Both sides of scripts/plain_loops.py run, and what a variant changes is changed: how they learn is measured elsewhere."""
+"""Both sides of scripts/plain_loops.py run, and a variant changes what it says; how they learn is measured elsewhere."""
 
 import json
 import os
