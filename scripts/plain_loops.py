@@ -16,6 +16,7 @@ import json
 import logging
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack, nullcontext
@@ -270,6 +271,14 @@ def job(variant: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
     return {"variant": variant, "seed": seed, **how, "results": results, "losses": losses, "seconds": seconds}
 
 
+def tried(*given: Any) -> dict[str, Any]:
+    """Do a job; what goes wrong comes back as text, since not every exception crosses from one process to another."""
+    try:
+        return job(*given)
+    except Exception:
+        raise RuntimeError(traceback.format_exc()) from None
+
+
 def summary(rows: list[dict[str, Any]]) -> list[str]:
     """Return a line for each variant: its mean over seeds and their standard deviation, in each mode."""
     lines = []
@@ -294,9 +303,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
     parser.add_argument("--threads", type=int, default=1, help="of each on the processor")
-    parser.add_argument(
-        "--set", nargs="*", default=[], help="further settings of the experiment, as train.meta_batch=8"
-    )
+    parser.add_argument("--set", action="append", default=[], help="a setting of the experiment; may be repeated")
     parser.add_argument("--out", type=Path, help="a json file of all results")
     parser.add_argument("--smoke", action="store_true", help="a few steps and episodes: does it run?")
     given = parser.parse_args(argv)
@@ -312,7 +319,7 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     for variant, _ in todo:
         ingredients(variant)
     with ProcessPoolExecutor(given.jobs, get_context("spawn"), quiet, (given.threads,)) as pool:
-        for running in as_completed([pool.submit(job, variant, seed, given) for variant, seed in todo]):
+        for running in as_completed([pool.submit(tried, variant, seed, given) for variant, seed in todo]):
             if running.exception():
                 print("failed:", running.exception(), flush=True)
                 continue

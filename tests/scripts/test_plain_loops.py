@@ -1,4 +1,4 @@
-"""Both sides of scripts/plain_loops.py run, and a variant changes what it says; how they learn is measured elsewhere."""
+"""Both sides of scripts/plain_loops.py run, and a variant changes what it says; the rest is measured elsewhere."""
 
 import json
 import os
@@ -17,7 +17,7 @@ OMNIGLOT = Path(os.environ.get("METALAB_SHARED_DATA", "nowhere")) / "omniglot"
 def test_both_sides_have_the_same_losses_where_their_ingredients_are_the_same(method):
     loops = script("plain_loops")
     words = ["--root", str(OMNIGLOT), "--smoke", "--device", "cpu", "--method", method]
-    words += ["--set", "backbone.filters=4", "train.meta_batch=1", "task.train_way=5"]
+    words += ["--set=backbone.filters=4", "--set=train.meta_batch=1", "--set=task.train_way=5"]
     given = loops.arguments(words)
     apart = ",passes=apart" if method == "protonet" else ""
     rows = [
