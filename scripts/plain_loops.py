@@ -16,6 +16,7 @@ import json
 import logging
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack, nullcontext
@@ -67,7 +68,7 @@ def variants(method: str) -> list[str]:
 def ingredients(variant: str) -> tuple[str, dict[str, str]]:
     """Return the side of a variant and all its ingredients; SystemExit where there is no such."""
     side, _, changes = variant.partition(":")
-    changed = dict(change.partition("=")[::2] for change in changes.split(",") if change)
+    changed = {change.partition("=")[0]: change.partition("=")[2] for change in changes.split(",") if change}
     if side not in OWN or not changed.keys() <= (OWN[side].keys() | BOTH.keys()) - FIXED[side]:
         raise SystemExit(
             f"plain_loops: {variant}: expected {' or '.join(OWN)}, then :key=value,key=value of OWN or BOTH"
@@ -136,7 +137,8 @@ def descended(call: Callable, params: Params, x: Tensor, y: Tensor, lr: float, s
 def maml_loss(net: nn.Module, how: dict[str, str], cfg: Any, episodes: Any) -> Tensor:
     """Return the mean loss of a meta-batch, batch norm by the batch; its gradient is left in the net."""
     (xs, ys, _), (xq, yq, _) = episodes
-    call, params, total = partial(functional_call, net), dict(net.named_parameters()), torch.zeros((), device=xs.device)
+    params: Params = dict(net.named_parameters())
+    call, total = partial(functional_call, net), torch.zeros((), device=xs.device)
     for t in range(len(ys)):
         adapted = descended(call, params, xs[t], ys[t], cfg.algo.lr, cfg.algo.steps)
         loss = F.cross_entropy(call(adapted, xq[t]), yq[t]) / len(ys)
@@ -226,7 +228,7 @@ def tested(net: nn.Module, side: str, cfg: Any, split: Any, device: torch.device
                 (xs, ys, _), (xq, yq, _) = draw(step)
                 if cfg.algo.name == "maml":
                     with torch.enable_grad():
-                        params = dict(net.named_parameters())
+                        params: Params = dict(net.named_parameters())
                         params = descended(call, params, xs[0], ys[0], cfg.algo.lr, cfg.algo.test_steps)
                     scores = call(params, xq[0])
                 else:
@@ -242,10 +244,14 @@ def resized(name: str, make: Callable, raw: bytes, size: int, where: Path) -> tu
     return np.asarray(Image.fromarray(image[0]).resize((size, size), Image.Resampling[name.upper()]))[None], image_id
 
 
+def quiet(threads: int) -> None:
+    """Let a process say nothing of its trainings, and take so many threads."""
+    logging.disable(logging.INFO)
+    torch.set_num_threads(threads)
+
+
 def job(variant: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
     """Train and test one variant with one seed."""
-    logging.disable(logging.INFO)
-    torch.set_num_threads(given.threads)
     began, (side, how) = time.perf_counter(), ingredients(variant)
     words = [f"experiment=omniglot_{given.method}", f"data.root={given.root}", f"seed={seed}"]
     words += [f"train.steps={given.steps}", f"device={given.device}", *given.set]
@@ -263,6 +269,14 @@ def job(variant: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
     results = tested(net.to(device), side, cfg, splits["test"], device, given.episodes)
     seconds = round(time.perf_counter() - began, 1)
     return {"variant": variant, "seed": seed, **how, "results": results, "losses": losses, "seconds": seconds}
+
+
+def tried(*given: Any) -> dict[str, Any]:
+    """Do a job; what goes wrong comes back as text, since not every exception crosses from one process to another."""
+    try:
+        return job(*given)
+    except Exception:
+        raise RuntimeError(traceback.format_exc()) from None
 
 
 def summary(rows: list[dict[str, Any]]) -> list[str]:
@@ -289,9 +303,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
     parser.add_argument("--threads", type=int, default=1, help="of each on the processor")
-    parser.add_argument(
-        "--set", nargs="*", default=[], help="further settings of the experiment, as train.meta_batch=8"
-    )
+    parser.add_argument("--set", action="append", default=[], help="a setting of the experiment; may be repeated")
     parser.add_argument("--out", type=Path, help="a json file of all results")
     parser.add_argument("--smoke", action="store_true", help="a few steps and episodes: does it run?")
     given = parser.parse_args(argv)
@@ -306,8 +318,8 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     todo = [(v, int(s)) for s in given.seeds.split(",") for v in given.variants or variants(given.method)]
     for variant, _ in todo:
         ingredients(variant)
-    with ProcessPoolExecutor(given.jobs, get_context("spawn")) as pool:
-        for running in as_completed([pool.submit(job, variant, seed, given) for variant, seed in todo]):
+    with ProcessPoolExecutor(given.jobs, get_context("spawn"), quiet, (given.threads,)) as pool:
+        for running in as_completed([pool.submit(tried, variant, seed, given) for variant, seed in todo]):
             if running.exception():
                 print("failed:", running.exception(), flush=True)
                 continue

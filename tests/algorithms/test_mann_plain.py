@@ -47,7 +47,7 @@ def plain_mann(net: Net, x: Tensor, y: Tensor) -> Tensor:
             alike = torch.stack([F.cosine_similarity(key, row, 0, 1e-30) for row in rows])
             last[head] = alike.exp() / alike.exp().sum()
         usage = [DECAY * usage[s] + sum(last[head][s] for head in range(READS)) + used[s] for s in range(SLOTS)]
-        read = torch.stack([sum(last[head][s] * rows[s] for s in range(SLOTS)) for head in range(READS)]).view(1, -1)
+        read = torch.cat([last[head] @ torch.stack(rows) for head in range(READS)])[None]
         answers.append(F.linear(torch.cat([h, read], 1), mine["head.weight"], mine["head.bias"]))
         label = F.one_hot(own, WAY)[None].to(x.dtype)
     return torch.cat(answers)
