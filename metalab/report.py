@@ -155,7 +155,8 @@ def _attacked(attack: Mapping[str, Any]) -> tuple[str, str]:
     said = _percent(attack["accuracy"], attack["ci95"])
     steps = f", {attack['steps']} steps" if attack["steps"] is not None else ""
     zero = f", {100 * attack['zero_gradients']:.3g} % zero gradients" if attack["zero_gradients"] is not None else ""
-    return f"{attack['name']} {attack['eps']:g}/255", f"{said} (on {attack['on']}, {attack['norm']}{steps}{zero})"
+    on = attack["on"] + (f" by {attack['support']}" if attack.get("support") else "")
+    return f"{attack['name']} {attack['eps']:g}/255", f"{said} (on {on}, {attack['norm']}{steps}{zero})"
 
 
 def _words(value: Any) -> str:
