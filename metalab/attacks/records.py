@@ -88,7 +88,7 @@ def of_support(attacks: Attacks) -> set[str]:
     shared = attacks.shared
     if shared.on == "query":
         return set()
-    then = ", at which the queries are attacked then" if shared.on == "both" else ""
+    then = ", queries attacked at it and at the clean one" if shared.on == "both" else ""
     notes = {f"attack.on={shared.on}: one poisoned support for all queries of a task, the worst tried{then}"}
     if any(isinstance(attack, Auto) for attack in attacks.built.values()) and shared.through_adapt:
         notes.add("attack.auto on supports: without FAB")
@@ -115,12 +115,12 @@ def records(attacks: Attacks, results: Iterable[TaskResult], episodes: int) -> l
     names = {name for name, _ in attacks.built}
     for eps in dict.fromkeys(eps for _, eps in attacks.built) if len(names) > 1 else []:
         batches = zip(*(right[key(name, eps)] for name in names), strict=True)
-        worst = [_worst(torch.stack(batch), attacks.shared) for batch in batches]
-        made.append(_record(attacks, "all", eps, None, worst, episodes, None))
+        least = [worst(torch.stack(batch), attacks.shared) for batch in batches]
+        made.append(_record(attacks, "all", eps, None, least, episodes, None))
     return made
 
 
-def _worst(right: Tensor, shared: Shared) -> Tensor:
+def worst(right: Tensor, shared: Shared) -> Tensor:
     """Return what several attacks leave right, bool [A,T,N] -> [T,N]: a query by all; of supports each task has one."""
     if shared.on == "query":
         return right.all(0)

@@ -22,7 +22,8 @@ class Robust:
 
     scalars: `right/NAME` bool [N] and `zero/NAME`. An attack on the support leaves one poisoned support, the same for
     all queries: of the clean one and all that were tried, the one that leaves the fewest right (Poison). Under `both`
-    the queries are then attacked at that support. support: what such an attack climbs, see Poison. drop: see withstood.
+    the queries are attacked at that support and at the clean one, and the one that then leaves the fewest counts.
+    support: what an attack on the support climbs, see Poison. drop: see withstood.
     """
 
     algorithm: Algorithm
@@ -41,15 +42,20 @@ class Robust:
         clean = right(self.predict(model, support.x, query.x), query.y)
         shown = {"loss": query.x.new_zeros(())}
         for name, attack in self.attacks.items():
-            target, given, still, dead = model, support, clean, []
-            if self.on != "query":
-                given, still = poison.worst(learner, episode, clean, attack, dead)
-            if self.on == "both":
-                target = poison.adapted(learner, given)
+            still, dead = clean, []
             if self.on != "support":
-                still = still & withstood(attack, partial(self.predict, target, given.x), query, dead, self.drop)
+                still = still & self._withstood(attack, model, support, query, dead)
+            if self.on != "query":
+                given, poisoned = poison.worst(learner, episode, clean, attack, dead)
+                if self.on == "both":
+                    target = poison.adapted(learner, given)
+                    poisoned = poisoned & self._withstood(attack, target, given, query, dead)
+                still = torch.where(poisoned.sum() <= still.sum(), poisoned, still)
             shown |= {f"right/{name}": still, f"zero/{name}": share(dead, query.x)}
         return TaskResult(shown["loss"], clean, shown, {})
+
+    def _withstood(self, attack: Attack, model: Model, support: Batch, query: Batch, dead: list[Tensor]) -> Tensor:
+        return withstood(attack, partial(self.predict, model, support.x), query, dead, self.drop)
 
 
 def withstood(attack: Attack, model: Model, query: Batch, dead: list[Tensor], drop: bool = False) -> Tensor:

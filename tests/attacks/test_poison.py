@@ -160,7 +160,7 @@ def test_the_slope_of_the_support_is_that_of_finite_differences_on_both_engines(
         slopes, theirs = (
             outcome(e, shown(make), net, batch, "support").scalars["slope"] for e in (Learn2Learn(), Vectorised(None))
         )
-        h = 1e-6
+        h = 1e-8 if algo == "reptile" else 1e-6  # Adam divides by gradients near 0, and bends sharply there
         ends = [
             outcome(
                 Learn2Learn(),

@@ -163,7 +163,7 @@ def test_a_task_is_adapted_to_every_support_that_was_tried_and_attacked_at_the_w
     )
     found = objective(None, Episode(batch, batch), torch.zeros(())).scalars  # type: ignore[arg-type]
     assert found["right/script"].tolist() == [False, False]
-    after = [0.0] if on == "both" else []  # the one at which the queries are attacked
+    after = [0.0] if on == "both" else []  # the one at which the queries are attacked, beside the clean one
     assert algorithm.seen[2:] == [0.75, 0.0, 1.0, *after]  # after the clean one and the attacked one
 
 
