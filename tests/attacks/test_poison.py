@@ -1,6 +1,7 @@
 """Attacks on the support through the adaptation: beside a plain PGD written out here, and on every algorithm."""
 
 from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F

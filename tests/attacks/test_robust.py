@@ -32,9 +32,7 @@ def robust(case: str, bn: str, **given) -> Robust:
     return Robust(algorithm, steps, cross_entropy, PREDICTIONS[bn], attacks, on, support=support)
 
 
-@pytest.mark.parametrize(
-    ("on", "support"), [("query", "adapt"), *product(("support", "both"), ("adapt", "own_loss"))]
-)
+@pytest.mark.parametrize(("on", "support"), [("query", "adapt"), *product(("support", "both"), ("adapt", "own_loss"))])
 @pytest.mark.parametrize("case", ["maml", "anil", "reptile", "protonet"])
 @pytest.mark.parametrize("bn", ["support", "running"])
 def test_both_engines_find_the_same(case, bn, on, support):
@@ -158,9 +156,7 @@ def test_a_task_is_adapted_to_every_support_that_was_tried_and_attacked_at_the_w
     dark, grey, light = (torch.full((1, 1, 1, 1), value) for value in (0.0, 0.75, 1.0))
     batch = Batch(light.expand(2, -1, -1, -1), torch.tensor([1, 1]), torch.zeros(0, 1, 1, 1))
     algorithm, script = Follower(), Script((grey, dark, light), one_climb)
-    objective = Robust(
-        algorithm, 0, cross_entropy, PREDICTIONS["running"], {"script": script}, on, support="own_loss"
-    )
+    objective = Robust(algorithm, 0, cross_entropy, PREDICTIONS["running"], {"script": script}, on, support="own_loss")
     found = objective(None, Episode(batch, batch), torch.zeros(())).scalars  # type: ignore[arg-type]
     assert found["right/script"].tolist() == [False, False]
     after = [0.0] if on == "both" else []  # the one at which the queries are attacked, beside the clean one
@@ -182,9 +178,7 @@ def test_no_query_chooses_a_support_of_its_own():
     x = torch.full((4, 1, 1, 1), 0.5)
     batch = Batch(x, torch.tensor([1, 1, 1, 1]), x[:0])
     script = Script(tuple(torch.full((1, 1, 1, 1), value) for value in (0.0, 1.0, 0.4)))
-    objective = Robust(
-        Either(), 0, cross_entropy, PREDICTIONS["running"], {"s": script}, "support", support="own_loss"
-    )
+    objective = Robust(Either(), 0, cross_entropy, PREDICTIONS["running"], {"s": script}, "support", support="own_loss")
     found = objective(None, Episode(batch, batch), torch.zeros(()))  # type: ignore[arg-type]
     assert found.correct.all()
     assert found.scalars["right/s"].tolist() == [True, False, False, True]
