@@ -11,7 +11,7 @@ from metalab.attacks.fab import FAB
 from metalab.attacks.fgsm import FGSM
 from metalab.attacks.pgd import PGD
 from metalab.attacks.square import Square
-from metalab.attacks.steps import Try
+from metalab.attacks.steps import Over, Try, each
 from metalab.engines.learn2learn import Learn2Learn, TaskLearner, task
 from metalab.engines.vectorised import Vectorised
 from metalab.interfaces import Batch, Episode, Model
@@ -50,7 +50,7 @@ class Spy:
     reached: list[bool]
     steps: int = 1
 
-    def tries(self, model: Model, x: torch.Tensor, y: torch.Tensor) -> Iterator[Try]:
+    def tries(self, model: Model, x: torch.Tensor, y: torch.Tensor, over: Over = each) -> Iterator[Try]:
         def first(at: torch.Tensor) -> torch.Tensor:
             return cross_entropy(lambda z: model(z)[:1], Batch(at, y[:1], x[:0]))
 
@@ -104,7 +104,7 @@ class Script:
     one_climb: bool = False
     steps: int = 1
 
-    def tries(self, model, x, y) -> Iterator[Try]:
+    def tries(self, model, x, y, over: Over = each) -> Iterator[Try]:
         for image in self.images:
             on_the_way = self.one_climb and image is not self.images[-1]
             yield Try(image.expand_as(x), model(x) if on_the_way else None, None)
