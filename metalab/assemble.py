@@ -134,7 +134,9 @@ def _of_way(model: Model, way: int) -> Model:
 
 def robust_objective(how: Method, algorithm: Algorithm, bn: str, attacks: Attacks, terms: Terms, drop: bool) -> Robust:
     """Return what is measured under attack; the inner steps are those of the clean measurement."""
-    return Robust(algorithm, how.steps, terms.inner(how.loss), PREDICTIONS[bn], attacks.by_key, attacks.shared.on, drop)
+    shared, predict = attacks.shared, PREDICTIONS[bn]
+    inner = terms.inner(how.loss)
+    return Robust(algorithm, how.steps, inner, predict, attacks.by_key, shared.on, drop, shared.support)
 
 
 def body(node: Mapping[str, Any], channels: int, size: int) -> tuple[nn.Module, int]:

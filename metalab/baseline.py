@@ -3,13 +3,14 @@
 import torch
 
 from metalab.interfaces import EpisodeSource
+from metalab.report import mean_ci95
 
 
 def pixel_nearest_neighbour(source: EpisodeSource, episodes: int) -> tuple[float, float]:
     """Return accuracy and its 95 % confidence interval (fractions) of the nearest support image on raw pixels.
 
     Nearest by cosine of the images as they are; `episodes` episodes are taken from the source's first meta-batches,
-    and the interval is 1.96 sd / sqrt(episodes), as for every method.
+    and the interval is that of report.mean_ci95, as for every method.
     """
     accuracies: list[torch.Tensor] = []
     seen = step = 0
@@ -20,5 +21,4 @@ def pixel_nearest_neighbour(source: EpisodeSource, episodes: int) -> tuple[float
         correct = support.y.gather(1, nearest) == query.y
         accuracies.append(correct.double().mean(1).cpu())
         seen += len(correct)
-    values = torch.cat(accuracies)[:episodes]
-    return values.mean().item(), (1.96 * values.std() / len(values) ** 0.5).item()
+    return mean_ci95(torch.cat(accuracies)[:episodes].numpy())

@@ -18,7 +18,7 @@ from metalab.sampling import Source
 from metalab.trial import Trial, prepared
 
 logger = logging.getLogger("metalab")
-ENDS = "attack.on=both: queries are attacked at the supports where climbs ended"
+AGAIN = "episodes of the train split that are drawn apart from those of training"
 
 
 def run(runs: list[tuple[Path, DictConfig]], out: Path) -> float:
@@ -42,12 +42,13 @@ def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
     row = _facts(t) | {"loss": float(loss.mean()), **_further(t)}
     trained = t.saved["data"]["note"]
     notes = {t.split.note, plain.NOTE if t.split.by_image else ""}
+    notes.add(AGAIN if t.evaluation.split == "train" and not t.split.by_image else "")
     notes |= {f"trained on: {trained}"} if trained and trained != t.split.note else set()
     notes |= {f"adapted to supports that reg.{n} attacked" for n, p in cfg.reg.items() if p.get("where") == "inner"}
     if t.attacks.built:
         row["attacks"] = _attacked(t, source)
         notes.add(robust.mismatch(t.bn, t.saved["config"]["train"]["bn"] or "batch") if t.normed else "")
-        notes.add(ENDS if t.attacks.shared.on == "both" else "")
+        notes |= robust.of_support(t.attacks)
     notes.add(
         f"{lost} of {len(loss)} {what} have predictions that are no numbers, which count as wrong" if lost else ""
     )

@@ -21,14 +21,22 @@ PLAIN = ("task", "data", "algorithm")  # what is clear without its label
 
 
 def mean_ci95(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    """Return the mean of n values and the half-width of its 95 % confidence interval, 1.96 sd / sqrt(n).
+    """Return the mean of n values and the half-width of its 95 % confidence interval, t sd / sqrt(n).
 
-    sd is the sample's, with n - 1; one value alone has no interval: nan. No value at all: ValueError.
+    sd is the sample's, with n - 1, and t is Student's: 2.09 for 20 values, 1.96 for 600. One value alone has no
+    interval: nan. No value at all: ValueError.
     """
     values = np.asarray(values, dtype=np.float64)
     if values.size == 0:
         raise ValueError("a mean of no values: expected at least one episode")
-    return float(values.mean()), float(1.96 * sample_sd(values) / math.sqrt(values.size))
+    return float(values.mean()), t95(values.size) * sample_sd(values) / math.sqrt(values.size)
+
+
+def t95(values: int) -> float:
+    """Return how many standard errors of a mean of so many values its 95 % interval reaches (Student 1908)."""
+    from scipy.special import stdtrit  # half a second, which no --help should wait for
+
+    return float(stdtrit(values - 1, 0.975)) if values > 1 else math.nan
 
 
 def sample_sd(values: Sequence[float] | np.ndarray) -> float:
@@ -60,8 +68,8 @@ def write(
     out.mkdir(parents=True, exist_ok=True)
     _write_episodes(out / "episodes.csv", accuracies)
     _write_scalars(out, records)
-    counted = [{**record, "episodes": len(values)} for record, values in zip(records, accuracies, strict=True)]
-    robustness.write(out, counted)
+    whole_numbers = [{**record, "episodes": len(values)} for record, values in zip(records, accuracies, strict=True)]
+    robustness.write(out, whole_numbers)
     new = out / ".eval.json.new"
     new.write_text(json.dumps(_finite(whole), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(new, out / "eval.json")  # last, so that a folder with eval.json is whole
@@ -112,7 +120,7 @@ def _row(record: Mapping[str, Any]) -> dict[str, str]:
     """Say one record in words, by label, in the order in which people read it."""
     row = {
         "accuracy": _percent(record["accuracy"], record["ci95"]),
-        "interval": f"95 %, 1.96 sd / sqrt({over(record)})",
+        "interval": _interval(record),
         "task": f"{record['way']}-way {record['shot']}-shot, {record['query']} queries a class",
         "data": f"{record['data']}, {record['split']} split",
         "algorithm": f"{record['algo']}",
@@ -127,9 +135,19 @@ def _row(record: Mapping[str, Any]) -> dict[str, str]:
     return row | {key.replace("_", " "): _words(value) for key, value in record.items() if key not in told}
 
 
+def _interval(record: Mapping[str, Any]) -> str:
+    n = counted(record)
+    return f"95 %, {t95(n):.2f} sd / sqrt({over(record)})" if n > 1 else "none"
+
+
+def counted(record: Mapping[str, Any]) -> int:
+    """Return how many episodes, or without them images, the mean and its interval are over."""
+    return record["images"] if record["episodes"] is None else record["episodes"]
+
+
 def over(record: Mapping[str, Any]) -> str:
     """Say what the mean and its interval are over."""
-    return f"{record['episodes']} episodes" if record["episodes"] is not None else f"{record['images']} images"
+    return f"{counted(record)} {'images' if record['episodes'] is None else 'episodes'}"
 
 
 def _attacked(attack: Mapping[str, Any]) -> tuple[str, str]:
@@ -137,7 +155,8 @@ def _attacked(attack: Mapping[str, Any]) -> tuple[str, str]:
     said = _percent(attack["accuracy"], attack["ci95"])
     steps = f", {attack['steps']} steps" if attack["steps"] is not None else ""
     zero = f", {100 * attack['zero_gradients']:.3g} % zero gradients" if attack["zero_gradients"] is not None else ""
-    return f"{attack['name']} {attack['eps']:g}/255", f"{said} (on {attack['on']}, {attack['norm']}{steps}{zero})"
+    on = attack["on"] + (f" by {attack['support']}" if attack.get("support") else "")
+    return f"{attack['name']} {attack['eps']:g}/255", f"{said} (on {on}, {attack['norm']}{steps}{zero})"
 
 
 def _words(value: Any) -> str:

@@ -15,6 +15,7 @@ from metalab.attacks import records as robust
 from metalab.config import Eval, build, settings
 from metalab.data.identity import fingerprint, known, known_images
 from metalab.data.matched import matched
+from metalab.data.sizes import EVALUATED
 from metalab.engines.auto import Work, chosen, filters
 from metalab.engines.each_image import EachImage
 from metalab.errors import UserError
@@ -113,7 +114,7 @@ class Trial:
     def source(self, task: Task) -> Source:
         """Return the episodes of a task's size."""
         where = device(self.cfg.device)
-        return episode_source(task, self.split, self.tasks, self.cfg.seed, self.evaluation.split, where)
+        return episode_source(task, self.split, self.tasks, self.cfg.seed, EVALUATED[self.evaluation.split], where)
 
     def outcomes(self, objective: Objective, source: Source, what: str) -> Iterator[TaskResult]:
         """Run an objective on all episodes of a source, and show how many are done."""
@@ -138,6 +139,7 @@ def prepared(folder: Path, cfg: DictConfig) -> Trial:
     bn = evaluation.bn or how.bn
     attacks = robust.asked(cfg.attack, evaluation.eps)
     robust.refuse_transductive(attacks, bn)
+    robust.refuse_boundary(attacks)
     if split.by_image:
         plain.check_run(folder, how.name, saved, split, attacks)
         tested = plain.classifier(how, split, bn)

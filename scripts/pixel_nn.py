@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from metalab.baseline import pixel_nearest_neighbour
 from metalab.config import build, conf_dir
 from metalab.data.episodes import Episodes
+from metalab.data.sizes import EVALUATED
 from metalab.errors import UserError
 
 
@@ -38,7 +39,8 @@ def main(argv: list[str] | None = None) -> None:
     root = {} if given.root is None else {"root": given.root}
     split = build(OmegaConf.merge(node, root), "data").load(given.split)
     cpu = torch.device("cpu")
-    episodes = Episodes(split, given.way, given.shot, given.query, 10, given.seed, given.split, cpu)
+    stream = EVALUATED[given.split]
+    episodes = Episodes(split, given.way, given.shot, given.query, 10, given.seed, stream, cpu)
     accuracy, ci95 = pixel_nearest_neighbour(episodes, given.episodes)
     print(
         f"{given.data} {given.split} ({len(split.ids)} classes), {given.way}-way {given.shot}-shot, {given.query} "

@@ -19,6 +19,7 @@ from metalab.config import conf_dir
 from metalab.data.episodes import Episodes
 from metalab.data.matched import matched
 from metalab.errors import UserError
+from metalab.recipe import recipe
 
 MAML = ("algo=maml", "train.meta_batch=1", "algo.steps=1", "algo.test_steps=2")
 
@@ -70,7 +71,7 @@ def test_the_report_says_all_a_referee_needs(result, runs):
     expected |= {"bn": "batch", "transductive": True, "seed": 0, "checkpoint": str(runs["maml"] / "best.pt")}
     assert {k: record[k] for k in expected} == expected
     assert record["accuracy"] == pytest.approx(np.mean(episodes), abs=1e-12)
-    assert record["ci95"] == pytest.approx(1.96 * np.std(episodes, ddof=1) / np.sqrt(10), abs=1e-12)
+    assert record["ci95"] == pytest.approx(2.2621571628 * np.std(episodes, ddof=1) / np.sqrt(10), abs=1e-12)
     assert len(episodes) == 10
     assert len(set(episodes)) > 1
     assert "overlap" not in record
@@ -152,7 +153,26 @@ def test_an_allowed_overlap_is_stamped(result, tiny):
     record, _ = result("protonet", "eval.split=train", "eval.allow_overlap=true")
     assert record["overlap"] == sorted(tiny["train"].ids)
     assert record["split"] == "train"
+    assert record["note"] == "episodes of the train split that are drawn apart from those of training"
     assert "overlap" not in result("protonet", "eval.split=val", "eval.allow_overlap=true")[0]
+
+
+def test_an_evaluation_of_the_training_classes_never_draws_the_training_episodes(small, runs):
+    """With equal sizes and seed, eval.split=train gave the very episodes that were trained on."""
+    sizes = ("task.train_way=5", "task.train_shot=1", "task.train_query=3")
+    cfg = small("eval.split=train", "eval.allow_overlap=true", *sizes)
+    mine, trained = trial.prepared(runs["protonet"], cfg), recipe(small(*sizes))
+    evaluated, training = mine.source(mine.task), trained.training("train", 6)
+    assert evaluated(0).query.x.shape == training(0).query.x.shape
+    both = ([row for step in range(20) for row in s.indices(step).image.tolist()] for s in (evaluated, training))
+    drawn = [set(map(tuple, rows)) for rows in both]
+    assert len(drawn[0]) == len(drawn[1]) == 120
+    assert not drawn[0] & drawn[1]
+
+
+def test_too_large_a_task_on_the_training_classes_names_the_key_that_evaluation_reads(result):
+    with pytest.raises(UserError, match=r"way=41 but the train split has 40 classes: type task\.way=40 or less"):
+        result("protonet", "eval.split=train", "eval.allow_overlap=true", "task.way=41")
 
 
 def test_a_warm_started_run_brings_its_first_classes_along(small, runs, tmp_path, tiny):

@@ -38,7 +38,7 @@ class Baseline:
         return {"head": linear_head(features, self.way)}
 
     def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
-        features = learner.features(support.x).flatten(1).detach()
+        features = learner.features(support.x).flatten(1)
         start = {"weight": features.new_zeros(self.way, features.shape[1]), "bias": features.new_zeros(self.way)}
         head = fit_head(linear, start, features, support.y, self.epochs, self.batch, self._sgd())
         yield lambda x: linear(head, learner.features(x).flatten(1))

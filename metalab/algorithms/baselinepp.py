@@ -57,7 +57,7 @@ class BaselinePP:
         return {"head": Cosine(features, self.way, self.scale)}
 
     def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
-        features = F.normalize(learner.features(support.x).flatten(1).detach(), dim=1)
+        features = F.normalize(learner.features(support.x).flatten(1), dim=1)
         start = {"weight": class_means(features, support.y, self.way), "gain": features.new_ones(self.way)}
 
         def logits(head: Head, at: Tensor) -> Tensor:

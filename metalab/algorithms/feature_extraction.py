@@ -35,7 +35,7 @@ class FeatureExtraction:
         def units(x: Tensor) -> Tensor:
             return F.normalize(learner.features(x).flatten(1), dim=1)
 
-        weight, bias = logistic_regression(units(support.x).detach(), support.y, self.way, self.C, self.iterations)
+        weight, bias = logistic_regression(units(support.x), support.y, self.way, self.C, self.iterations)
         yield lambda x: units(x) @ weight.T + bias
 
 

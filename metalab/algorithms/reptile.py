@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from metalab.errors import UserError
+from metalab.ingredients.descent import root
 from metalab.ingredients.heads import HeadInit, of_class, start_head, task_head
 from metalab.ingredients.inner import adapted, positive
 from metalab.interfaces import Batch, Learner, Loss, Model
@@ -71,5 +72,5 @@ class Reptile:
             square = g.square().mean(0, keepdim=True) if shared else g.square()
             new[moment] = self.beta2 * stored[moment] + (1 - self.beta2) * square
             unbiased = new[moment] / (1 - self.beta2**count)
-            new[name] = theta[name] - self.lr * g / (unbiased.sqrt() + 1e-8)
+            new[name] = theta[name] - self.lr * g / (root(unbiased) + 1e-8)
         return learner.replace(new)

@@ -7,7 +7,19 @@ import torch
 from torch import Tensor
 
 from metalab.attacks.losses import Loss, chosen, targeted, targets
-from metalab.attacks.steps import Norm, Try, Value, check, direction, gradient, into_ball, per_image, random_in_ball
+from metalab.attacks.steps import (
+    Norm,
+    Over,
+    Try,
+    Value,
+    check,
+    direction,
+    each,
+    gradient,
+    into_ball,
+    per_image,
+    random_in_ball,
+)
 from metalab.interfaces import Model
 
 MOMENTUM, RISES = 0.75, 0.75  # alpha and rho of the paper
@@ -69,13 +81,13 @@ class APGD:
     def _moved(self, x: Tensor, at: Tensor, slope: Tensor, size: Tensor) -> Tensor:
         return into_ball(x, at + per_image(size, x) * direction(slope, self.norm), self.eps, self.norm)
 
-    def tries(self, model: Model, x: Tensor, y: Tensor) -> Iterator[Try]:
+    def tries(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Try]:
         values = [chosen(self.loss, y)]
         if self.targets:
             values = [targeted(self.loss, y, target) for target in targets(model(x), y, self.targets)]
         for _ in range(self.restarts):
             for value in values:
-                yield from self.climb(model, x, value)
+                yield from self.climb(model, x, over(value))
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
         *_, last = self.tries(model, x, y)

@@ -8,7 +8,7 @@ from torch import Tensor
 from metalab.attacks.apgd import APGD
 from metalab.attacks.fab import FAB
 from metalab.attacks.square import Square
-from metalab.attacks.steps import Attack, Norm, Try
+from metalab.attacks.steps import Attack, Norm, Over, Try, each
 from metalab.interfaces import Model
 
 
@@ -17,7 +17,7 @@ class Auto:
     """Run APGD on cross-entropy, APGD on DLR, APGD and FAB towards each other class, and Square.
 
     DLR needs three classes and its targeted form four; the margin loss stands in where there are fewer. queries 0:
-    without Square. eps in [0, 1].
+    without Square. A support is attacked without FAB, which looks for single images. eps in [0, 1].
     """
 
     eps: float
@@ -43,9 +43,10 @@ class Auto:
         square = [Square(self.eps, self.norm, self.queries, 0.8)] if self.queries else []
         return [loss, ratio, *other, *square]
 
-    def tries(self, model: Model, x: Tensor, y: Tensor) -> Iterator[Try]:
+    def tries(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Try]:
         for attack in self.parts():
-            yield from attack.tries(model, x, y)
+            if over is each or not isinstance(attack, FAB):
+                yield from attack.tries(model, x, y, over)
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
         return self.parts()[0](model, x, y)

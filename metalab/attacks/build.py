@@ -10,6 +10,8 @@ from metalab.errors import UserError
 
 IN_255THS = ("eps", "step")  # the keys of an attack that are sizes
 On = Literal["query", "support", "both"]
+Climbed = Literal["adapt", "own_loss"]
+SHARED = ("eps", "norm", "on", "support")
 
 
 @dataclass(frozen=True)
@@ -19,9 +21,15 @@ class Shared:
     eps: float  # 255ths
     norm: Norm
     on: On
+    support: Climbed = "adapt"  # what an attack on the support climbs, see objectives.poison
 
     def __post_init__(self) -> None:
         in_range("attack.eps", self.eps)
+
+    @property
+    def through_adapt(self) -> bool:
+        """Whether the support is attacked, through the adaptation to it."""
+        return self.on != "query" and self.support == "adapt"
 
 
 def in_range(key: str, eps: float) -> None:
@@ -38,7 +46,7 @@ def scaled(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def attacks(node: Mapping[str, Any], curve: list[float] | None) -> tuple[Shared, dict[tuple[str, float], Attack]]:
     """Build each chosen attack at each eps, {} where none is chosen; UserError names the key that is wrong."""
-    parts = {k: v for k, v in node.items() if k not in ("eps", "norm", "on")}
+    parts = {k: v for k, v in node.items() if k not in SHARED}
     shared = settings(Shared, {k: v for k, v in node.items() if k not in parts}, "attack")
     if curve is not None and not curve:
         raise UserError("eval.eps=[]: expected sizes in 255ths, as in eval.eps=[0,2,8], or null for attack.eps alone")
@@ -58,6 +66,7 @@ def settings_of(part: Any, where: str) -> dict[str, Any]:
     """Return an attack's own settings; UserError where the name of a shared key was mistyped."""
     if not isinstance(part, Mapping):
         raise UserError(
-            f"{where}={part}: there is no such setting; attacks share attack.eps, attack.norm and attack.on"
+            f"{where}={part}: there is no such setting; attacks share attack.eps, attack.norm, attack.on and "
+            "attack.support"
         )
     return {str(k): v for k, v in part.items()}

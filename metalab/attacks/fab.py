@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from metalab.attacks.losses import targeted, targets
-from metalab.attacks.steps import Norm, Try, check, gradient, into_ball, length, per_image, random_in_ball
+from metalab.attacks.steps import Norm, Over, Try, check, each, gradient, into_ball, length, per_image, random_in_ball
 from metalab.interfaces import Model
 
 MOST_BACK, BEYOND, RETREAT = 0.1, 1.05, 0.9  # alpha_max, eta and beta of the paper
@@ -30,7 +30,8 @@ class FAB:
     def __post_init__(self) -> None:
         check(self, self.eps, None, steps=self.steps, restarts=self.restarts, targets=self.targets)
 
-    def tries(self, model: Model, x: Tensor, y: Tensor) -> Iterator[Try]:
+    def tries(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Try]:
+        assert over is each, "refused before there is any work: records.refuse_boundary"
         clean = model(x)
         nearest, distance = x, torch.where(clean.argmax(1) == y, torch.inf, 0.0).to(x.dtype)
         for restart in range(self.restarts):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from metalab.attacks.losses import Loss, chosen
-from metalab.attacks.steps import Norm, Try, Value, check, direction, gradient, into_ball, random_in_ball
+from metalab.attacks.steps import Norm, Over, Try, Value, check, direction, each, gradient, into_ball, random_in_ball
 from metalab.interfaces import Model
 
 
@@ -38,8 +38,8 @@ class FGSM:
         yield tried
         yield Try(into_ball(x, start + size * direction(slope, self.norm), self.eps, self.norm), None, None)
 
-    def tries(self, model: Model, x: Tensor, y: Tensor) -> Iterator[Try]:
-        return self.climb(model, x, chosen(self.loss, y))
+    def tries(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Try]:
+        return self.climb(model, x, over(chosen(self.loss, y)))
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
         *_, last = self.tries(model, x, y)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from metalab.attacks.losses import Loss, chosen, targeted, targets
-from metalab.attacks.steps import Norm, Try, Value, check, direction, gradient, into_ball, random_in_ball
+from metalab.attacks.steps import Norm, Over, Try, Value, check, direction, each, gradient, into_ball, random_in_ball
 from metalab.interfaces import Model
 
 
@@ -39,8 +39,8 @@ class PGD:
                 at = into_ball(x, at + size * direction(slope, self.norm), self.eps, self.norm)
             yield Try(at, None, None)
 
-    def tries(self, model: Model, x: Tensor, y: Tensor) -> Iterator[Try]:
-        return self.climb(model, x, chosen(self.loss, y))
+    def tries(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Try]:
+        return self.climb(model, x, over(chosen(self.loss, y)))
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
         *_, last = self.tries(model, x, y)
@@ -66,10 +66,10 @@ class TargetedPGD:
     def __post_init__(self) -> None:
         check(self, self.eps, self.step, steps=self.steps, restarts=self.restarts, targets=self.targets)
 
-    def tries(self, model: Model, x: Tensor, y: Tensor) -> Iterator[Try]:
+    def tries(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Try]:
         plain = PGD(self.eps, self.norm, self.steps, self.step, self.random_start, self.restarts, self.loss)
         for target in targets(model(x), y, self.targets):
-            yield from plain.climb(model, x, targeted(self.loss, y, target))
+            yield from plain.climb(model, x, over(targeted(self.loss, y, target)))
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
         *_, last = self.tries(model, x, y)

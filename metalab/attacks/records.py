@@ -8,12 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metalab.attacks.auto import Auto
 from metalab.attacks.build import Shared, attacks
+from metalab.attacks.fab import FAB
 from metalab.attacks.steps import Attack
 from metalab.errors import UserError
 from metalab.interfaces import Algorithm, TaskResult
 from metalab.report import mean_ci95
 
+CLIMBED = {
+    "adapt": "it climbs the queries' loss through the adaptation, by exact derivatives (second-order in inner steps)",
+    "own_loss": "it climbs the support's own loss before the first inner step, a surrogate and not the worst case",
+}
 TRAINED = {"support": "support", "one": "support", "running": "batch"}  # eval.bn -> the train.bn that it fits
 
 
@@ -50,6 +56,17 @@ def refuse_transductive(attacks: Attacks, bn: str) -> None:
         )
 
 
+def refuse_boundary(attacks: Attacks) -> None:
+    """Raise UserError where an attack that looks for the nearest image of another class would attack a support."""
+    boundary = [name for (name, _), attack in attacks.built.items() if isinstance(attack, FAB)]
+    if boundary and attacks.shared.through_adapt:
+        raise UserError(
+            f"attack.{boundary[0]} with attack.on={attacks.shared.on}: FAB looks for the nearest image that a model "
+            "gets wrong, and a support is no such image: type attack=pgd or attack=auto, which leaves it out, or "
+            "attack.support=own_loss"
+        )
+
+
 def refuse_random(attacks: Attacks, algorithm: Algorithm, reg: Mapping[str, Any]) -> None:
     """Raise UserError where a task would be adapted in another way whenever it is adapted."""
     inner = [name for name, part in reg.items() if part.get("where") == "inner" and part.get("random_start")]
@@ -64,6 +81,18 @@ def refuse_random(attacks: Attacks, algorithm: Algorithm, reg: Mapping[str, Any]
 def mismatch(bn: str, trained: str) -> str:
     """Return what is noted on a robust number whose batch norm is not the training's, "" where it is."""
     return "" if TRAINED[bn] == trained else f"attacked with bn={bn}, trained with train.bn={trained}"
+
+
+def of_support(attacks: Attacks) -> set[str]:
+    """Return what is noted on the accuracy under attacks on the support, nothing where there are none."""
+    shared = attacks.shared
+    if shared.on == "query":
+        return set()
+    then = ", queries attacked at it and at the clean one" if shared.on == "both" else ""
+    notes = {f"attack.on={shared.on}: one poisoned support for all queries of a task, the worst tried{then}"}
+    if any(isinstance(attack, Auto) for attack in attacks.built.values()) and shared.through_adapt:
+        notes.add("attack.auto on supports: without FAB")
+    return notes | {f"attack.support={shared.support}: {CLIMBED[shared.support]}"}
 
 
 def records(attacks: Attacks, results: Iterable[TaskResult], episodes: int) -> list[dict[str, Any]]:
@@ -86,9 +115,16 @@ def records(attacks: Attacks, results: Iterable[TaskResult], episodes: int) -> l
     names = {name for name, _ in attacks.built}
     for eps in dict.fromkeys(eps for _, eps in attacks.built) if len(names) > 1 else []:
         batches = zip(*(right[key(name, eps)] for name in names), strict=True)
-        worst = [torch.stack(batch).all(0) for batch in batches]
-        made.append(_record(attacks, "all", eps, None, worst, episodes, None))
+        least = [worst(torch.stack(batch), attacks.shared) for batch in batches]
+        made.append(_record(attacks, "all", eps, None, least, episodes, None))
     return made
+
+
+def worst(right: Tensor, shared: Shared) -> Tensor:
+    """Return what several attacks leave right, bool [A,T,N] -> [T,N]: a query by all; of supports each task has one."""
+    if shared.on == "query":
+        return right.all(0)
+    return right[right.sum(2).argmin(0), torch.arange(right.shape[1])]
 
 
 def _record(
@@ -96,5 +132,6 @@ def _record(
 ) -> dict[str, Any]:
     """right: bool [T,N] of each meta-batch; N may differ, where the way does."""
     accuracy, ci95 = mean_ci95(torch.cat([batch.double().mean(1) for batch in right])[:episodes].numpy())
-    shared = {"norm": attacks.shared.norm, "on": attacks.shared.on, "eps": eps, "steps": steps}
+    s = attacks.shared
+    shared = {"norm": s.norm, "on": s.on, "support": None if s.on == "query" else s.support, "eps": eps, "steps": steps}
     return {"name": name, **shared, "accuracy": accuracy, "ci95": ci95, "zero_gradients": zero}

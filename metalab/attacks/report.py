@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-COLUMNS = ("name", "norm", "on", "eps", "steps", "accuracy", "ci95", "zero_gradients")
+COLUMNS = ("name", "norm", "on", "support", "eps", "steps", "accuracy", "ci95", "zero_gradients")
 
 
 def write(out: Path, records: Sequence[Mapping[str, Any]]) -> None:

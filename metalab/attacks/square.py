@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metalab.attacks.losses import margin
+from metalab.attacks.losses import chosen
 from metalab.attacks.square_l2 import moved, tiled
-from metalab.attacks.steps import Norm, Try, check, per_image
+from metalab.attacks.steps import Norm, Over, Try, check, each, per_image
 from metalab.attacks.windows import inside, signs, window
 from metalab.errors import UserError
 from metalab.interfaces import Model
@@ -39,17 +39,18 @@ class Square:
     def steps(self) -> int:
         return self.queries
 
-    def tries(self, model: Model, x: Tensor, y: Tensor) -> Iterator[Try]:
+    def tries(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Try]:
+        margin = over(chosen("margin", y))
         begin, change = (striped, painted) if self.norm == "linf" else (tiled, moved)
         best = begin(x, self.eps)
         logits = model(best)
         yield Try(best, logits, None)
-        height = margin(logits, y)
+        height = margin(logits)
         for query in range(1, self.queries):
             new = change(x, best, self.eps, self._side(x, query))
             logits = model(new)
             yield Try(new, logits, None)
-            reached = margin(logits, y)
+            reached = margin(logits)
             better = reached > height
             height = torch.where(better, reached, height)
             best = torch.where(per_image(better, x), new, best)

@@ -15,6 +15,7 @@ from metalab.interfaces import Model
 
 Norm = Literal["linf", "l2"]
 Value = Callable[[Tensor], Tensor]  # logits [N,K] -> what the attack makes large [N]
+Over = Callable[[Value], Value]  # a value of each row of logits -> one of each attacked image
 
 
 class Try(NamedTuple):
@@ -29,13 +30,27 @@ class Attack(Protocol):
     @property
     def steps(self) -> int: ...  # of one climb, as reports name it
 
-    def tries(self, model: Model, x: Tensor, y: Tensor) -> Iterator[Try]:
-        """Yield every batch of images that is tried; the model is wrong about one that any of them fools."""
+    def tries(self, model: Model, x: Tensor, y: Tensor, over: Over = ...) -> Iterator[Try]:
+        """Yield every batch of images that is tried; the model is wrong about one that any of them fools.
+
+        over: `each`, where the logits are those of the images x themselves with their labels y; `together`, where x is
+        a support, and the logits and labels are those of the queries of the task that is adapted to it.
+        """
         ...
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
         """Return the images that are trained on: where the attack ends."""
         ...
+
+
+def each(value: Value) -> Value:
+    """Return the value as it is: each image has its own."""
+    return value
+
+
+def together(images: int) -> Over:
+    """Return what gives all of so many images the mean value: a support is one thing that is tried as a whole."""
+    return lambda value: lambda logits: value(logits).mean().expand(images)
 
 
 def check(where: object, eps: float, step: float | None, **at_least_one: int) -> None:
@@ -108,6 +123,7 @@ def gradient(model: Model, x: Tensor, value: Value) -> tuple[Tensor, Try]:
             height, logits = total(at)
         found = torch.autograd.grad(height, at, allow_unused=True) if height.requires_grad else (None,)
         slope, logits = torch.zeros_like(x) if found[0] is None else found[0], logits.detach()
+    slope = slope.nan_to_num(nan=0.0)  # what many inner steps may end at; a step along it would leave no image
     dead = (slope == 0).flatten(1).all(1)
     note(dead)
     return slope, Try(x, logits, dead)

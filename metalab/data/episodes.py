@@ -35,7 +35,7 @@ class Episodes:
     query: int
     tasks: int
     seed: int
-    stream: str  # "train", "val", "test": each has random numbers of its own; any other name stands for training, too
+    stream: str  # each has random numbers of its own; sizes.EVALUATED has those of evaluations, others are training's
     device: torch.device
     unlabelled: int = 0  # images a class, of the support
     distractors: int = 0  # classes that have unlabelled images only

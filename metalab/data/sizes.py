@@ -9,6 +9,9 @@ from metalab.data.kin import largest
 from metalab.errors import UserError
 from metalab.interfaces import Fixed, Kin, Split
 
+# A split -> the random numbers by which `metalab eval` draws from it: with training's own, episodes of the same size
+# would be the very ones that were trained on. Validation's are those of every validation, by which best.pt was chosen.
+EVALUATED = {"train": "eval/train", "val": "val", "test": "test"}
 Numbers = Callable[..., Tensor]  # shape -> uniform float64, from the block's generator
 
 
@@ -37,7 +40,8 @@ def check(split: Split, sizes: Sizes, stream: str) -> None:
     if split.fixed is not None:
         _check_fixed(split.fixed, sizes)
         return
-    name, key = (stream, "task.") if stream in ("val", "test") else ("train", "task.train_")
+    evaluated = {numbers: split for split, numbers in EVALUATED.items()}.get(stream)
+    name, key = (evaluated, "task.") if evaluated else ("train", "task.train_")
     if sizes.distractors and not sizes.unlabelled:
         raise UserError(
             f"task.distractors={sizes.distractors} without unlabelled images: type task.unlabelled=5, so many a class, "

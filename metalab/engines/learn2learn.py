@@ -43,6 +43,7 @@ class TaskLearner:
     ) -> dict[str, Tensor]:
         tensors = self._tensors
         names = list(tensors) if names is None else names
+        graph = self.graph or torch.is_grad_enabled()  # the latter: an attack on the support, at evaluation
         # Names of its own for what is differentiated, as the rest of the net may hang on the same tensors (a head made
         # of features); without a history (a zeroed head; everything at evaluation) they are leaves of their own.
         with torch.enable_grad():
@@ -56,7 +57,7 @@ class TaskLearner:
             grads = torch.autograd.grad(
                 value,
                 list(at.values()),
-                create_graph=self.graph and not first_order,
+                create_graph=graph and not first_order,
                 allow_unused=True,
                 materialize_grads=True,
             )

@@ -54,7 +54,7 @@ class Descent:
         share = 1.0 if rule.square == 1 else 1 - rule.square
         squares = _summed(self.squares, rule.square, share, {n: g.square() for n, g in gradient.items()})
         right = 1 - rule.square**taken if rule.unbiased else 1.0
-        new = {n: kept[n] - lr * m / (_root(squares[n] / right) + rule.eps) for n, m in means.items()}
+        new = {n: kept[n] - lr * m / (root(squares[n] / right) + rule.eps) for n, m in means.items()}
         return new, Descent(self.inner, self.lr, taken, after, squares)
 
 
@@ -63,7 +63,7 @@ def _summed(before: Tensors, decay: float, share: float, new: Tensors) -> Tensor
     return {n: share * t if n not in before else decay * before[n] + share * t for n, t in new.items()}
 
 
-def _root(x: Tensor) -> Tensor:
+def root(x: Tensor) -> Tensor:
     """Return the square root, whose slope is 0 at 0 in place of infinite: dead units have gradients of 0."""
     there = x > 0
     return torch.where(there, torch.where(there, x, 1.0).sqrt(), 0.0)

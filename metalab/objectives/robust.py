@@ -1,29 +1,29 @@
 """What is measured under attack, not for training."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from metalab.attacks.auto import Auto
+from metalab.attacks.build import Climbed, On
 from metalab.attacks.steps import Attack
 from metalab.attacks.zeros import share
 from metalab.interfaces import Algorithm, Batch, Episode, Learner, Loss, Model, TaskResult
 from metalab.objectives.judge import Prediction, right
+from metalab.objectives.poison import Poison
 
 
 @dataclass(frozen=True)
 class Robust:
     """Which queries are right clean and after all that each attack tried, and the share of exactly zero gradients.
 
-    scalars: `right/NAME` bool [N] and `zero/NAME`. A support attack raises the loss of the support images, each with
-    its label, under the model before the first inner step (for a metric method: the one made from the clean support),
-    and the task is adapted anew to every support that it tried. Under `both` the queries are then attacked as well,
-    and the supports are where its climbs ended: an attack on the queries after each step would take the square of the
-    steps. drop: see withstood.
+    scalars: `right/NAME` bool [N] and `zero/NAME`. An attack on the support leaves one poisoned support, the same for
+    all queries: of the clean one and all that were tried, the one that leaves the fewest right (Poison). Under `both`
+    the queries are attacked at that support and at the clean one, and the one that then leaves the fewest counts.
+    support: what an attack on the support climbs, see Poison. drop: see withstood.
     """
 
     algorithm: Algorithm
@@ -31,44 +31,31 @@ class Robust:
     inner: Loss
     predict: Prediction
     attacks: Mapping[str, Attack]
-    on: Literal["query", "support", "both"]
+    on: On
     drop: bool = False
+    support: Climbed = "adapt"
 
     def __call__(self, learner: Learner, episode: Episode, progress: Tensor) -> TaskResult:
         support, query = episode
-        model = self._adapted(learner, support)
-        clean = self._right(model, support, query)
+        poison = Poison(self.algorithm, self.steps, self.inner, self.predict, self.support == "adapt")
+        model = poison.adapted(learner, support)
+        clean = right(self.predict(model, support.x, query.x), query.y)
         shown = {"loss": query.x.new_zeros(())}
         for name, attack in self.attacks.items():
             still, dead = clean, []
-            for given in self._supports(learner, support, attack, dead):
-                target = model
-                if given is not support:
-                    target = self._adapted(learner, given)
-                    still = still & self._right(target, given, query)
-                if self.on != "support":
-                    still = still & withstood(attack, partial(self.predict, target, given.x), query, dead, self.drop)
+            if self.on != "support":
+                still = still & self._withstood(attack, model, support, query, dead)
+            if self.on != "query":
+                given, poisoned = poison.worst(learner, episode, clean, attack, dead)
+                if self.on == "both":
+                    target = poison.adapted(learner, given)
+                    poisoned = poisoned & self._withstood(attack, target, given, query, dead)
+                still = torch.where(poisoned.sum() <= still.sum(), poisoned, still)
             shown |= {f"right/{name}": still, f"zero/{name}": share(dead, query.x)}
         return TaskResult(shown["loss"], clean, shown, {})
 
-    def _adapted(self, learner: Learner, support: Batch) -> Model:
-        *_, model = self.algorithm.adapt(learner, support, self.inner, self.steps)
-        return model
-
-    def _right(self, model: Model, support: Batch, query: Batch) -> Tensor:
-        return right(self.predict(model, support.x, query.x), query.y)
-
-    def _supports(self, learner: Learner, support: Batch, attack: Attack, dead: list[Tensor]) -> Iterator[Batch]:
-        """Yield the support as it is (query), at all that the attack tried (support), or where climbs ended (both)."""
-        if self.on == "query":
-            yield support
-            return
-        first = next(iter(self.algorithm.adapt(learner, support, self.inner, self.steps)))
-        for tried in attack.tries(first, support.x, support.y):
-            dead += [] if tried.dead is None else [tried.dead]
-            ended, known = tried.logits is None, tried.x is support.x  # a climb may begin there: adapted to already
-            if ended if self.on == "both" else not known:
-                yield support._replace(x=tried.x)
+    def _withstood(self, attack: Attack, model: Model, support: Batch, query: Batch, dead: list[Tensor]) -> Tensor:
+        return withstood(attack, partial(self.predict, model, support.x), query, dead, self.drop)
 
 
 def withstood(attack: Attack, model: Model, query: Batch, dead: list[Tensor], drop: bool = False) -> Tensor:

@@ -29,8 +29,9 @@ class Use:
     """How a training attack is used.
 
     on: query: under the adapted model; support: its images with their labels, under the model before the first inner
-    step (for a metric method: the one made from the clean support), and the task adapts to what comes out; both: both
-    at once; crossed: ADML. where: outer: once an episode; inner: in each inner step, on the weights of that step.
+    step (for a metric method: the one made from the clean support), and the task adapts to what comes out: a surrogate
+    of the queries' loss through the adaptation (objectives.poison), whose worst case it is not; both: both at once;
+    crossed: ADML. where: outer: once an episode; inner: in each inner step, on the weights of that step.
     how: replace; add: clean loss + weight x attacked loss; trades: clean loss + weight x KL(clean || attacked), which
     is then what the attack climbs.
     """

@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from metalab import evaluate, train
-from metalab.attacks.records import mismatch
+from metalab.attacks.build import Shared
+from metalab.attacks.records import mismatch, worst
 from metalab.errors import UserError
 
 RUNS = {
@@ -85,7 +87,8 @@ def test_clean_and_attacked_accuracy_are_of_the_same_episodes(result, name, caps
     record, out = result(name, *words, "eval.episodes=5", "eval.batch=2")
     attacks = record["attacks"]
     assert [(a["name"], a["eps"]) for a in attacks] == [(n, e) for n in ("fgsm", "pgd", "all") for e in (0, 16, 64)]
-    keys = {"name", "norm", "on", "eps", "steps", "accuracy", "ci95", "zero_gradients"}
+    keys = {"name", "norm", "on", "support", "eps", "steps", "accuracy", "ci95", "zero_gradients"}
+    assert {a["support"] for a in attacks} == {None}
     assert all(set(a) == keys for a in attacks)
     assert {a["steps"] for a in attacks if a["name"] == "pgd"} == {4}
     assert {a["accuracy"] for a in attacks if a["eps"] == 0} == {record["accuracy"]}  # eps 0 is clean, exactly
@@ -110,16 +113,55 @@ def test_clean_and_attacked_accuracy_are_of_the_same_episodes(result, name, caps
     assert again == record  # the random starts, too, come from the seed
 
 
+@pytest.mark.parametrize("support", ["adapt", "own_loss"])
 @pytest.mark.parametrize("on", ["support", "both"])
-def test_the_support_can_be_attacked(result, on):
-    words = ("attack=pgd", "attack.pgd.steps=3", "eval.eps=[0,8]")
-    record, _ = result("protonet", *words, f"attack.on={on}")
+def test_the_support_can_be_attacked(result, on, support, capsys):
+    words = ("attack=pgd", "attack.pgd.steps=3", "attack.pgd.random_start=false", "eval.eps=[0,8]")
+    record, _ = result("protonet", *words, f"attack.on={on}", f"attack.support={support}")
     zero, much = (a["accuracy"] for a in record["attacks"])
     assert zero == record["accuracy"]
     assert much < record["accuracy"]
-    assert ("where climbs ended" in record.get("note", "")) == (on == "both")
+    assert {a["support"] for a in record["attacks"]} == {support}
+    poison, climbs = record["note"].split("; ")
+    assert poison.startswith(f"attack.on={on}: one poisoned support for all queries of a task, the worst tried")
+    assert ("queries attacked at it and at the clean one" in poison) == (on == "both")
+    assert climbs.startswith(f"attack.support={support}: it climbs the")
+    assert ("second-order" in climbs, "a surrogate" in climbs) == (support == "adapt", support == "own_loss")
+    assert f"on {on} by {support}, linf" in " ".join(capsys.readouterr().out.split())
     query, _ = result("protonet", *words)
     assert (much <= query["attacks"][1]["accuracy"]) == (on == "both")
+
+
+def test_maml_is_attacked_through_its_inner_step_on_both_engines(result):
+    words = ("attack=pgd", "attack.pgd.steps=3", "attack.on=support", "eval.eps=[0,51]", "eval.bn=support")
+    for engine in ("learn2learn", "vectorised"):
+        record, _ = result("maml", *words, f"engine={engine}")
+        zero, much = record["attacks"]
+        assert zero["accuracy"] == record["accuracy"]
+        assert much["accuracy"] < record["accuracy"]
+        assert much["zero_gradients"] == 0
+
+
+def test_of_several_attacks_on_supports_a_task_has_the_worst_one(result):
+    """Right after all of them would be right at another support for each query."""
+    words = ("attack=[fgsm,pgd]", "attack.pgd.steps=3", "attack.eps=8", "attack.on=support", "eval.episodes=20")
+    record, _ = result("protonet", *words)
+    fgsm, pgd, both = (a["accuracy"] for a in record["attacks"])
+    assert fgsm + pgd - record["accuracy"] < both <= min(fgsm, pgd)
+    right = torch.tensor([[[1, 0, 0, 1], [1, 1, 1, 1]], [[0, 1, 1, 1], [0, 0, 1, 0]]]).bool()  # [A,T,N]
+    assert worst(right, Shared(8.0, "linf", "query")).int().tolist() == [[0, 0, 0, 1], [0, 0, 1, 0]]
+    for on in ("support", "both"):
+        assert worst(right, Shared(8.0, "linf", on)).int().tolist() == [[1, 0, 0, 1], [0, 0, 1, 0]]
+
+
+def test_fab_is_refused_on_supports_and_auto_goes_without_it(result):
+    with pytest.raises(UserError, match=re.escape("attack.fab with attack.on=support: FAB looks for the nearest")):
+        result("protonet", "attack=[pgd,fab]", "attack.on=support")
+    short = ("attack.fab.steps=2", "attack.fab.targets=1")
+    assert result("protonet", "attack=fab", *short, "attack.on=support", "attack.support=own_loss")[0]["attacks"]
+    few = ("attack.auto.steps=2", "attack.auto.targets=1", "attack.auto.queries=2", "eval.episodes=2")
+    record, _ = result("protonet", "attack=auto", *few, "attack.on=support")
+    assert "attack.auto on supports: without FAB" in record["note"]
 
 
 def test_a_transductive_mode_is_refused_and_another_than_the_trainings_is_noted(result):

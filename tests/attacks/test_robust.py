@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import pytest
 import torch
@@ -10,13 +11,14 @@ from metalab.attacks.fab import FAB
 from metalab.attacks.fgsm import FGSM
 from metalab.attacks.pgd import PGD
 from metalab.attacks.square import Square
-from metalab.attacks.steps import Try
+from metalab.attacks.steps import Over, Try, each
 from metalab.engines.learn2learn import Learn2Learn, TaskLearner, task
 from metalab.engines.vectorised import Vectorised
 from metalab.interfaces import Batch, Episode, Model
 from metalab.measure import outcome
 from metalab.models.layers import running_statistics
 from metalab.objectives.judge import PREDICTIONS, cross_entropy
+from metalab.objectives.poison import Poison
 from metalab.objectives.query import QueryLoss
 from metalab.objectives.robust import Robust
 from metalab.regularisers.adversarial import attacked_loss
@@ -26,14 +28,15 @@ from tests.attacks.nets import CASES, episodes, net_of
 def robust(case: str, bn: str, **given) -> Robust:
     algorithm, _, steps = CASES[case]
     attacks = {"pgd": PGD(0.1, "linf", 3, None, False, 1, "cross_entropy"), "f": FGSM(0.1, "l2", None, False, "margin")}
-    return Robust(algorithm, steps, cross_entropy, PREDICTIONS[bn], attacks, given.get("on", "query"))
+    on, support = given.get("on", "query"), given.get("support", "adapt")
+    return Robust(algorithm, steps, cross_entropy, PREDICTIONS[bn], attacks, on, support=support)
 
 
-@pytest.mark.parametrize("on", ["query", "support", "both"])
+@pytest.mark.parametrize(("on", "support"), [("query", "adapt"), *product(("support", "both"), ("adapt", "own_loss"))])
 @pytest.mark.parametrize("case", ["maml", "anil", "reptile", "protonet"])
 @pytest.mark.parametrize("bn", ["support", "running"])
-def test_both_engines_find_the_same(case, bn, on):
-    objective, net = robust(case, bn, on=on), net_of(CASES[case][0]).eval()
+def test_both_engines_find_the_same(case, bn, on, support):
+    objective, net = robust(case, bn, on=on, support=support), net_of(CASES[case][0]).eval()
     a, b = (outcome(e, objective, net, episodes(), bn) for e in (Learn2Learn(), Vectorised(None)))
     assert torch.equal(a.correct, b.correct)
     assert set(a.scalars) == {"loss", "right/pgd", "right/f", "zero/pgd", "zero/f"}
@@ -47,7 +50,7 @@ class Spy:
     reached: list[bool]
     steps: int = 1
 
-    def tries(self, model: Model, x: torch.Tensor, y: torch.Tensor) -> Iterator[Try]:
+    def tries(self, model: Model, x: torch.Tensor, y: torch.Tensor, over: Over = each) -> Iterator[Try]:
         def first(at: torch.Tensor) -> torch.Tensor:
             return cross_entropy(lambda z: model(z)[:1], Batch(at, y[:1], x[:0]))
 
@@ -75,17 +78,21 @@ def test_an_attack_differentiates_the_mode_that_predicts(bn, alone):
     assert spy.reached == [not alone, not alone]
 
 
-def test_a_support_attack_raises_the_loss_of_the_unadapted_model():
+def test_own_loss_raises_the_loss_of_the_unadapted_model():
     algorithm = CASES["maml"][0]
     net = net_of(algorithm)
-    support = task(episodes(), 0).support
+    episode = task(episodes(), 0)
+    support = episode.support
     learner = TaskLearner(net, False)
-    objective = robust("maml", "running", on="support")
+    objective = robust("maml", "running", on="support", support="own_loss")
+    poison = Poison(algorithm, 2, cross_entropy, objective.predict, False)
     dead: list[torch.Tensor] = []
-    *_, attacked = objective._supports(learner, support, objective.attacks["pgd"], dead)  # type: ignore[arg-type]
+    attack = objective.attacks["pgd"]
+    none_right = torch.zeros_like(episode.query.y).bool()  # at the clean one: of equals the last is taken
+    attacked, _ = poison.worst(learner, episode, ~none_right, attack, dead)  # type: ignore[arg-type]
     assert cross_entropy(learner, attacked) > cross_entropy(learner, support) + 0.01
-    expected = objective.attacks["pgd"](learner, support.x, support.y)
-    torch.testing.assert_close(attacked.x, expected)
+    expected = [tried.x for tried in attack.tries(learner, support.x, support.y)]
+    assert any(torch.equal(attacked.x, x) for x in expected)
     assert torch.equal(attacked.y, support.y)
 
 
@@ -97,7 +104,7 @@ class Script:
     one_climb: bool = False
     steps: int = 1
 
-    def tries(self, model, x, y) -> Iterator[Try]:
+    def tries(self, model, x, y, over: Over = each) -> Iterator[Try]:
         for image in self.images:
             on_the_way = self.one_climb and image is not self.images[-1]
             yield Try(image.expand_as(x), model(x) if on_the_way else None, None)
@@ -143,33 +150,56 @@ class Follower:
         yield lambda x: torch.stack([0.5 - light, light - 0.5]).expand(len(x), 2)
 
 
-@pytest.mark.parametrize(
-    ("on", "way", "right"), [("support", False, False), ("both", False, False), ("both", True, True)]
-)
-def test_a_task_is_adapted_to_every_support_that_was_tried_and_under_both_to_the_ends(on, way, right):
+@pytest.mark.parametrize("one_climb", [False, True])
+@pytest.mark.parametrize("on", ["support", "both"])
+def test_a_task_is_adapted_to_every_support_that_was_tried_and_attacked_at_the_worst(on, one_climb):
     dark, grey, light = (torch.full((1, 1, 1, 1), value) for value in (0.0, 0.75, 1.0))
     batch = Batch(light.expand(2, -1, -1, -1), torch.tensor([1, 1]), torch.zeros(0, 1, 1, 1))
-    algorithm, script = Follower(), Script((grey, dark, light), way)
-    objective = Robust(algorithm, 0, cross_entropy, PREDICTIONS["running"], {"script": script}, on)
+    algorithm, script = Follower(), Script((grey, dark, light), one_climb)
+    objective = Robust(algorithm, 0, cross_entropy, PREDICTIONS["running"], {"script": script}, on, support="own_loss")
     found = objective(None, Episode(batch, batch), torch.zeros(())).scalars  # type: ignore[arg-type]
-    assert found["right/script"].tolist() == [right, right]
-    assert algorithm.seen[2:] == ([1.0] if way else [0.75, 0.0, 1.0])  # after the clean one and the attacked one
+    assert found["right/script"].tolist() == [False, False]
+    after = [0.0] if on == "both" else []  # the one at which the queries are attacked, beside the clean one
+    assert algorithm.seen[2:] == [0.75, 0.0, 1.0, *after]  # after the clean one and the attacked one
+
+
+def test_no_query_chooses_a_support_of_its_own():
+    """Right at every support that was tried let each query choose its own poison: of [no, yes], [yes, no] none held."""
+
+    class Either:
+        def parts(self, body, features):
+            return {}
+
+        def adapt(self, learner, support, loss, steps):
+            light = support.x.mean()  # below 1/4 the first query is wrong, above 3/4 all but the last
+            wrong = torch.stack([light < 0.25, light > 0.75, light > 0.75, light < 0])
+            yield lambda x: torch.stack([wrong, ~wrong], 1).double()
+
+    x = torch.full((4, 1, 1, 1), 0.5)
+    batch = Batch(x, torch.tensor([1, 1, 1, 1]), x[:0])
+    script = Script(tuple(torch.full((1, 1, 1, 1), value) for value in (0.0, 1.0, 0.4)))
+    objective = Robust(Either(), 0, cross_entropy, PREDICTIONS["running"], {"s": script}, "support", support="own_loss")
+    found = objective(None, Episode(batch, batch), torch.zeros(()))  # type: ignore[arg-type]
+    assert found.correct.all()
+    assert found.scalars["right/s"].tolist() == [True, False, False, True]
 
 
 @pytest.mark.parametrize("engine", [Learn2Learn(), Vectorised(None)], ids=["loop", "vmap"])
+@pytest.mark.parametrize("support", ["adapt", "own_loss"])
 @pytest.mark.parametrize("case", ["maml", "protonet"])
-def test_every_step_of_a_support_attack_counts(case, engine):
-    """Of PGD-8 with large steps: right after all of them is right at the end, and not the other way round."""
+def test_every_step_of_a_support_attack_counts(case, support, engine):
+    """Of PGD-8 with large steps: no more are right after all of them than after some, nor than at the end."""
     algorithm, _, steps = CASES[case]
     net = net_of(algorithm).eval()
 
     def right(*attacks: PGD) -> torch.Tensor:
         named = {str(i): attack for i, attack in enumerate(attacks)}
-        objective = Robust(algorithm, steps, cross_entropy, PREDICTIONS["running"], named, "support")
-        result = outcome(engine, objective, net, episodes(), "running")
+        predict = PREDICTIONS["support"]
+        objective = Robust(algorithm, steps, cross_entropy, predict, named, "support", support=support)
+        result = outcome(engine, objective, net, episodes(), "support")
         return torch.stack([result.scalars[f"right/{i}"] for i in named])
 
-    shorter = right(*(PGD(0.5, "linf", n, 0.3, False, 1, "cross_entropy") for n in range(1, 9)))
+    shorter = right(*(PGD(0.5, "linf", n, 0.3, False, 1, "cross_entropy") for n in (1, 2, 4, 8))).sum(2)
     assert (shorter == shorter.cummin(0).values).all()  # PGD-n comes by all that PGD-m < n comes to
     assert shorter[-1].sum() < shorter[0].sum()
 
@@ -185,6 +215,7 @@ def test_a_support_that_is_the_clean_one_is_not_adapted_to_again():
         Square(0.1, "l2", 7, 0.8): 8,
     }.items():
         algorithm.seen.clear()
-        objective = Robust(algorithm, 0, cross_entropy, PREDICTIONS["running"], {"a": attack}, "support")
+        predict = PREDICTIONS["running"]
+        objective = Robust(algorithm, 0, cross_entropy, predict, {"a": attack}, "support", support="own_loss")
         objective(None, Episode(batch, batch), torch.zeros(()))  # type: ignore[arg-type]
         assert len(algorithm.seen) == 2 + adapted, attack

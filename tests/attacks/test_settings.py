@@ -31,6 +31,7 @@ def test_255ths_are_converted_once():
         ({"eps": 300.0}, None, "attack.eps=300: expected a size in 255ths of the image's range, 0 to 255"),
         ({"norm": "l1"}, None, "attack.norm=l1 (text): expected one of linf, l2"),
         ({"on": "all"}, None, "attack.on=all (text): expected one of query, support, both"),
+        ({"support": "own"}, None, "attack.support=own (text): expected one of adapt, own_loss"),
         ({"pgd": PGD_NODE | {"steps": 0}}, None, "PGD has steps=0; a whole number, 1 or more, is expected"),
         ({"pgd": PGD_NODE | {"step": -1}}, None, "PGD has step=-1; a size in 255ths above 0"),
         ({"pgd": PGD_NODE | {"step": "a"}}, None, "attack.pgd.step=a"),
