@@ -29,6 +29,7 @@ def main() -> None:
     """Run the command in sys.argv; exit code 0, 1 (a mistake), 2 (usage), 130 (Ctrl-C) or 141 (a closed pipe)."""
     command, *rest = sys.argv[1:] or ["--help"]
     logging.raiseExceptions = False  # a log line that nobody reads any more is no error
+    os.environ["MPLBACKEND"] = "agg"  # pictures go into files; a notebook's backend, inherited, may not be here
     for held in (_failed, _asked, _done):
         held.clear()
     try:
@@ -57,8 +58,10 @@ def main() -> None:
     finally:
         if len(_asked) > 1 and _done:
             from metalab import matrix
+            from metalab.byproduct import byproduct
 
-            matrix.write(_done, _asked)
+            with byproduct("matrix.csv"):
+                matrix.write(_done, _asked)
         if _failed:
             sys.stderr.write("\n".join([f"metalab: {len(_failed)} of the sweep's jobs failed:", *_failed, ""]))
 

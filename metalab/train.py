@@ -14,6 +14,7 @@ from metalab import checkpoint, loop, provenance, resume
 from metalab.allocator import keep_freed_memory
 from metalab.any_way import check_any_way
 from metalab.assemble import at_way, by_way, image_shape, network, normalisation, pretrained, taken
+from metalab.byproduct import byproduct
 from metalab.data import identity
 from metalab.engines.learn2learn import TaskLearner, task
 from metalab.errors import UserError
@@ -74,9 +75,10 @@ def run(cfg: DictConfig, out: Path) -> float:
             left = r.rate.at(state.step, plan.steps)
             log.say(f"optim.schedule={r.rate.schedule} was cut short, at {left:.3g} of optim.lr")
         inner = r.terms.inner(r.at_test.loss)
+        provenance.write(out, finished=provenance.now())
         curve = by_way(r.task, r.tested, lambda algo, way: Curve(algo, r.at_test.steps, inner, PREDICTIONS[r.bn]))
-        show(net, r.engine, curve, val, r.bn, log, state.step, out)
-    provenance.write(out, finished=provenance.now())
+        with byproduct("the pictures of the run"):
+            show(net, r.engine, curve, val, r.bn, log, state.step, out)
     return state.best_accuracy or 0.0
 
 

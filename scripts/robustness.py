@@ -155,7 +155,7 @@ def write(given: argparse.Namespace) -> None:
         if curves:
             picture = given.doc.with_name(f"{given.doc.stem}_{method}.png")
             title = f"{method}, PGD-20 on the queries, trained at {AT}/255"
-            pictures.robustness_curve(curves, "linf", title, found[0][1]["way"]).savefig(picture)
+            pictures.save(pictures.robustness_curve(curves, "linf", title, found[0][1]["way"]), picture)
             lines.append(f"![{method}]({picture.name})")
     above = given.doc.read_text(encoding="utf-8").partition(MARK)[0] if given.doc.exists() else ""
     given.doc.write_text("\n".join([above + MARK, "", *lines]) + "\n", encoding="utf-8")
