@@ -19,11 +19,11 @@ class Events:
     def __init__(self, out: Path, start: int | None = None) -> None:
         self._writer: SummaryWriter | None = None
         with byproduct(WHAT):
-            from torch.utils.tensorboard import SummaryWriter  # 1.6 s, which no --help should wait for
+            from torch.utils.tensorboard import SummaryWriter as Writer  # 1.6 s, which no --help should wait for
 
             if start is not None:
                 _cut(out, start)
-            self._writer = SummaryWriter(str(out))
+            self._writer = Writer(str(out))
 
     def write(self, add: Callable[["SummaryWriter"], object]) -> None:
         """Let `add` write to the file; it is on disk when this returns. After a first failure nothing is written."""

@@ -63,8 +63,7 @@ def test_a_training_whose_pictures_fail_is_finished(small, tmp_path, monkeypatch
 
 def test_a_training_without_event_files_has_the_same_numbers(small, tmp_path, monkeypatch, caplog):
     train.run(small(), tmp_path / "whole")
-    add = broken
-    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_scalar", add)
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_scalar", broken)
     train.run(small(), tmp_path / "none")
     one, other = (checkpoint.load(tmp_path / name / "last.pt") for name in ("whole", "none"))
     assert one["state"]["best"] == other["state"]["best"]
@@ -102,6 +101,6 @@ def test_an_attacked_evaluations_numbers_are_written_before_what_can_fail(small,
 def test_eval_json_is_there_before_the_other_files(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(report, "_write_episodes", lambda path, _: seen.append((path.parent / "eval.json").is_file()))
-    facts = {key: None for key in report.FACTS} | {"split": "test", "way": 5, "shot": 1, "query": 1}
+    facts = dict.fromkeys(report.FACTS) | {"split": "test", "way": 5, "shot": 1, "query": 1}
     report.write(tmp_path, [facts], [[0.5, 1.0]])
     assert seen == [True]
