@@ -13,6 +13,7 @@ from metalab.assemble import by_way, measured_objective, robust_objective
 from metalab.attacks import records as robust
 from metalab.besides import Shares, besides, shape
 from metalab.engines.learn2learn import Learn2Learn
+from metalab.hold import held
 from metalab.measure import measure
 from metalab.sampling import Source
 from metalab.trial import Trial, prepared
@@ -23,8 +24,9 @@ ENDS = "attack.on=both: queries are attacked at the supports where climbs ended"
 
 def run(runs: list[tuple[Path, DictConfig]], out: Path) -> float:
     """Evaluate each run as its config says; write the report to out and return the mean accuracy, a fraction."""
-    results = [_one(folder, cfg) for folder, cfg in runs]
-    report.write(out, [r for r, _ in results], [a for _, a in results])
+    with held(out):
+        results = [_one(folder, cfg) for folder, cfg in runs]
+        report.write(out, [r for r, _ in results], [a for _, a in results])
     return float(np.mean([a.mean() for _, a in results]))
 
 

@@ -16,8 +16,10 @@ from metalab.data import identity
 from metalab.errors import UserError
 from metalab.interfaces import Split
 from metalab.optim import Rate
+from metalab.upgrade import completed, read_by_training
 
-MAY_CHANGE = ("train.steps", "train.minutes", "train.patience", "device", "data.root", "data.cache", "engine.graphs")
+MAY_CHANGE = ("train.steps", "train.minutes", "train.patience", "train.on_warning", "device", "data.root")
+MAY_CHANGE += ("data.cache", "engine.graphs")
 logger = logging.getLogger("metalab")
 
 
@@ -35,8 +37,8 @@ def accepted(cfg: DictConfig, out: Path) -> dict[str, Any]:
     """Return the last checkpoint of the run in out, or raise UserError where cfg asks for another run than that."""
     settings(Train, cfg.train, "train")  # a mistyped limit is told before it is compared
     saved = checkpoint.load(out / "last.pt")
-    new, old = flat(plain(cfg)), flat(saved["config"])
-    changed = {k for k in new.keys() | old.keys() if new.get(k) != old.get(k)} - {"resume"}
+    new, old = flat(plain(cfg)), flat(completed(saved["config"]))
+    changed = {k for k in new.keys() | old.keys() if new.get(k) != old.get(k) and read_by_training(k)} - {"resume"}
     refused = sorted(changed - set(MAY_CHANGE))
     if refused:
         listed = ", ".join(f"{k}={show(new.get(k))} (the run has {show(old.get(k))})" for k in refused)

@@ -19,6 +19,7 @@ from metalab.data import identity
 from metalab.engines.learn2learn import TaskLearner, task
 from metalab.errors import UserError
 from metalab.fits import check_drops, differentiated
+from metalab.hold import held
 from metalab.interfaces import Algorithm, Learner
 from metalab.log import Log
 from metalab.measure import measure, outcomes
@@ -32,6 +33,7 @@ from metalab.report import mean_ci95
 from metalab.sampling import Source, prefetched
 from metalab.settle import settle
 from metalab.show import show
+from metalab.signals import warnings_survived
 from metalab.training_task import told
 
 logger = logging.getLogger("metalab")
@@ -41,14 +43,21 @@ RUNNING_IMAGES = 1000  # training images the running statistics are estimated on
 def run(cfg: DictConfig, out: Path) -> float:
     """Train as cfg says in the folder out and return the best validation accuracy, a fraction."""
     settle(cfg)
+    if cfg.resume is None:
+        resume.refuse_used(out)  # before the folder is touched
+    with held(out), warnings_survived():
+        return _run(cfg, out)
+
+
+def _run(cfg: DictConfig, out: Path) -> float:
+    """Train in a folder that no other process writes."""
     saved = resume.accepted(cfg, out) if cfg.resume is not None else None
     if saved is None:
-        resume.refuse_used(out)
+        resume.refuse_used(out)  # another process may have ended meanwhile
     r = recipe(cfg, None if saved is None else saved.get("engine"))
     keep_freed_memory(r.device.type)
-    plan = loop.Plan(
-        r.train.steps, r.train.minutes, r.train.val_every, r.train.log_every, r.train.monitor, r.train.patience
-    )
+    t = r.train
+    plan = loop.Plan(t.steps, t.minutes, t.val_every, t.log_every, t.monitor, t.patience, t.on_warning)
     state = loop.State() if saved is None else loop.State(**saved["state"]).to(r.device)
     over = loop.ended(plan, state)
     if over is not None:

@@ -183,8 +183,8 @@ def test_what_would_be_another_run_is_refused_by_name(small, tmp_path):
     with pytest.raises(UserError) as error:
         train.run(small("optim.lr=0.5", "seed=3", "train.init=x", f"resume={tmp_path}"), tmp_path)
     assert str(error.value) == (
-        "resume goes on with the same run and takes only train.steps, train.minutes, train.patience, device, "
-        "data.root, data.cache, engine.graphs; not "
+        "resume goes on with the same run and takes only train.steps, train.minutes, train.patience, "
+        "train.on_warning, device, data.root, data.cache, engine.graphs; not "
         "optim.lr=0.5 (the run has 0.001), seed=3 (the run has 0), train.init=x (the run has null). "
         f"For a new run from its weights type train.init={tmp_path}"
     )
