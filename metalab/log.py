@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from rich.console import Console
 from metalab.disk import written
 from metalab.errors import UserError
 from metalab.events import Events
-from metalab.progress import Display
+from metalab.progress import Display, screen
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +33,7 @@ class Log:
 
     def __init__(self, out: Path, steps: int, start: int = 0, console: Console | None = None) -> None:
         out.mkdir(parents=True, exist_ok=True)
-        self._display = Display(steps, start, console or Console())
+        self._display = Display(steps, start, console or screen(sys.stdout))
         for line in _cut_lines(out / "metrics.jsonl", start):
             self._display.take({tag: value for tag, value in line.items() if value is not None})
         self._path = out / "metrics.jsonl"

@@ -44,7 +44,11 @@ def accepted(cfg: DictConfig, out: Path) -> dict[str, Any]:
         listed = ", ".join(f"{k}={show(new.get(k))} (the run has {show(old.get(k))})" for k in refused)
         raise UserError(
             f"resume goes on with the same run and takes only {', '.join(MAY_CHANGE)}; not {listed}. "
-            f"For a new run from its weights type train.init={out}"
+            + (
+                f"For a new run from its weights type train.init={out}"
+                if (out / "best.pt").is_file()
+                else "Start a new run"
+            )
         )
     step, steps = saved["state"]["step"], new["train.steps"]
     if steps <= step and "train.steps" in changed:

@@ -16,6 +16,7 @@ from metalab.any_way import check_any_way
 from metalab.assemble import at_way, by_way, image_shape, network, normalisation, pretrained, taken
 from metalab.byproduct import byproduct
 from metalab.data import identity
+from metalab.disk import written
 from metalab.engines.learn2learn import TaskLearner, task
 from metalab.errors import UserError
 from metalab.fits import check_drops, differentiated
@@ -190,7 +191,8 @@ def _forward(net: nn.Module, algorithm: Algorithm, source: Source, step: int) ->
 def _record(cfg: DictConfig, r: Recipe, net: nn.Module, state: loop.State, out: Path) -> None:
     """Write config.yaml and run.json: what is trained, and what trains it."""
     out.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(cfg, out / "config.yaml", resolve=True)
+    with written(out / "config.yaml"):
+        OmegaConf.save(cfg, out / "config.yaml", resolve=True)
     made = provenance.describe(sum(p.numel() for p in net.parameters()), r.device)
     provenance.write(out, **(made if cfg.resume is None else {"resumes": [made | {"step": state.step}]}))
 

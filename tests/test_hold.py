@@ -2,10 +2,10 @@
 
 import json
 import logging
-import multiprocessing
 import os
-import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,10 +17,14 @@ from metalab.hold import HOLDER, LOCK, held
 HERE = f"process {os.getpid()} on {socket.gethostname()} (since "
 
 
-def hold_for_ever(out: Path, ready) -> None:
-    with held(out):
-        ready.set()
-        signal.pause()
+SCRIPT = """
+import signal, sys
+from pathlib import Path
+from metalab.hold import held
+with held(Path(sys.argv[1])):
+    print("held", flush=True)
+    signal.pause()
+"""
 
 
 @pytest.fixture
@@ -28,19 +32,18 @@ def other():
     """Let another process hold a folder: other(out) -> the process, which a test may kill."""
     started = []
 
-    def start(out: Path):
-        context = multiprocessing.get_context("spawn")
-        ready = context.Event()
-        process = context.Process(target=hold_for_ever, args=(out, ready), daemon=True)
-        process.start()
+    def start(out: Path) -> subprocess.Popen:
+        process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(out)], stdout=subprocess.PIPE, text=True)
         started.append(process)
-        assert ready.wait(60)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
         return process
 
     yield start
     for process in started:
         process.kill()
-        process.join()
+        process.wait()
+        process.stdout.close()
 
 
 def files(out: Path) -> dict[str, bytes]:
@@ -81,7 +84,7 @@ def test_two_resumes_and_two_evaluations_are_refused_as_well(small, tmp_path):
 def test_a_dead_holders_lock_is_taken_over_and_that_is_said(small, tmp_path, other, caplog):
     process = other(tmp_path)
     process.kill()
-    process.join()
+    process.wait()
     assert {LOCK, HOLDER} <= files(tmp_path).keys()
     caplog.set_level(logging.INFO, "metalab")
     train.run(small(), tmp_path)
