@@ -191,6 +191,21 @@ def test_what_would_be_another_run_is_refused_by_name(small, tmp_path):
     assert hashes(tmp_path) == before
 
 
+def test_only_a_run_with_a_best_checkpoint_is_advised_as_a_start(small, tmp_path):
+    train.run(small(), tmp_path)
+    (tmp_path / "best.pt").unlink()
+    with pytest.raises(UserError, match=r"\(the run has 0\)\. Start a new run$"):
+        train.run(small("seed=3", f"resume={tmp_path}"), tmp_path)
+
+
+def test_what_attacks_share_is_not_compared_and_a_chosen_attack_is(small, tmp_path):
+    train.run(small(), tmp_path)
+    train.run(small("attack.eps=16", "train.steps=6", f"resume={tmp_path}"), tmp_path)
+    assert checkpoint.load(tmp_path / "last.pt")["state"]["step"] == 6
+    with pytest.raises(UserError, match=r"not attack\.fgsm\."):
+        train.run(small("attack=fgsm", "train.steps=8", f"resume={tmp_path}"), tmp_path)
+
+
 @pytest.mark.parametrize("name", ["last.pt", "best.pt"])
 def test_a_new_run_does_not_write_into_an_old_ones_folder(small, tmp_path, name):
     (tmp_path / name).touch()
