@@ -91,7 +91,7 @@ def test_colours_that_are_forced_into_a_file_bring_no_bar_that_moves(monkeypatch
 
 
 def test_no_home_is_one_message_that_names_both_ways_out(bench, monkeypatch):
-    def homeless(self):
+    def homeless(*_):
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.delenv("METALAB_CACHE", raising=False)
