@@ -16,7 +16,7 @@ from metalab.data import identity
 from metalab.errors import UserError
 from metalab.interfaces import Split
 from metalab.optim import Rate
-from metalab.upgrade import completed, read_by_training
+from metalab.upgrade import read_by_training
 
 MAY_CHANGE = ("train.steps", "train.minutes", "train.patience", "train.on_warning", "device", "data.root")
 MAY_CHANGE += ("data.cache", "engine.graphs")
@@ -37,7 +37,7 @@ def accepted(cfg: DictConfig, out: Path) -> dict[str, Any]:
     """Return the last checkpoint of the run in out, or raise UserError where cfg asks for another run than that."""
     settings(Train, cfg.train, "train")  # a mistyped limit is told before it is compared
     saved = checkpoint.load(out / "last.pt")
-    new, old = flat(plain(cfg)), flat(completed(saved["config"]))
+    new, old = flat(plain(cfg)), flat(saved["config"])
     changed = {k for k in new.keys() | old.keys() if new.get(k) != old.get(k) and read_by_training(k)} - {"resume"}
     refused = sorted(changed - set(MAY_CHANGE))
     if refused:

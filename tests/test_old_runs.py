@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from metalab import upgrade
+from metalab.config import locate
+from metalab.errors import UserError
 from tests.old_runs import make
 
 HOME = Path(__file__).parent / "old_runs"
@@ -65,3 +67,17 @@ def test_a_new_setting_takes_what_reproduces_the_run_not_todays_default():
     assert whole["eval"] == {"bn": "running", "eps": None}
     assert (whole["seed"], whole["algo"]) == (1, {"name": "maml"})
     assert upgrade.completed({"train": "broken"})["train"] == "broken"  # which is told where it is read
+
+
+def test_whatever_a_run_names_is_found_where_it_is_now():
+    for old, new in upgrade.MOVED.items():
+        locate(new, "_target_")
+        with pytest.raises(UserError):
+            locate(old, "_target_")
+    node = {
+        "algo": {"objective": "metalab.objectives.QueryLoss"},
+        "reg": {"l2": {"_target_": "metalab.regularisers.L2"}},
+    }
+    whole = upgrade.completed(node)
+    assert whole["algo"]["objective"] == "metalab.objectives.query.QueryLoss"
+    assert whole["reg"]["l2"]["_target_"] == "metalab.regularisers.weights.L2"

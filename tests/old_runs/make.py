@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+METALAB = (sys.executable, "-c", "from metalab.cli import main; main()")
 KEPT = ("config.yaml", "last.pt", "best.pt", "metrics.jsonl", "run.json")
 SHARED = ("device=cpu", "backbone.filters=4", "task.way=3", "task.query=2", "train.val_every=2", "train.log_every=1")
 SHARED += ("train.val_episodes=4", "eval.episodes=6", "engine=learn2learn")
@@ -67,7 +68,7 @@ def main(to: Path, names: list[str]) -> None:
             words = [*SHARED, *RUNS[name], *data(RUNS[name], home)]
             for steps in (4, 6):
                 more = [f"train.steps={steps}", f"hydra.run.dir={home / name / str(steps)}"]
-                subprocess.run([sys.executable, "-m", "metalab", "train", *words, *more], check=True)
+                subprocess.run([*METALAB, "train", *words, *more], check=True)
             (to / name).mkdir(parents=True, exist_ok=True)
             for file in KEPT:
                 shutil.copy(home / name / "4" / file, to / name / file)
