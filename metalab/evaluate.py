@@ -16,6 +16,7 @@ from metalab.engines.learn2learn import Learn2Learn
 from metalab.hold import held
 from metalab.measure import measure
 from metalab.sampling import Source
+from metalab.signals import warnings_survived
 from metalab.trial import Trial, prepared
 
 logger = logging.getLogger("metalab")
@@ -24,7 +25,7 @@ ENDS = "attack.on=both: queries are attacked at the supports where climbs ended"
 
 def run(runs: list[tuple[Path, DictConfig]], out: Path) -> float:
     """Evaluate each run as its config says; write the report to out and return the mean accuracy, a fraction."""
-    with held(out):
+    with held(out), warnings_survived():
         results = [_one(folder, cfg) for folder, cfg in runs]
         report.write(out, [r for r, _ in results], [a for _, a in results])
     return float(np.mean([a.mean() for _, a in results]))

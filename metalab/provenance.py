@@ -103,7 +103,9 @@ def git(folder: Path) -> dict[str, Any] | None:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["git", "-C", str(folder), *arguments], capture_output=True, check=True, encoding="utf-8", errors="replace"
+    )
     return done.stdout.strip()
 
 

@@ -20,7 +20,7 @@ MOVED = {  # the dotted paths that runs of older versions name, and where these 
 ROOTS = {"train": Train, "eval": Eval}  # what is merged with today's YAML, key by key; groups are replaced as a whole
 
 
-def completed(node: Mapping[str, Any]) -> dict[str, Any]:
+def completed(node: Mapping[Any, Any]) -> dict[str, Any]:
     """Return the configuration of a run, plain, as today's version reads it.
 
     Classes are named by where they are now, and the keys of train and eval that are newer than the run are there.
