@@ -21,7 +21,7 @@ def test_split_folders_in_capitals_are_no_classes(root):
     for offset, name in enumerate(("Train", "Val", "Test")):
         tree(root / name, offset=10_000 * offset)
     expected = (
-        "has Test/, Train/ and Val/: expected train/, val/ and test/ in small letters; rename them, or they would"
+        "has Test/ and Train/ and Val/: expected train/, val/ and test/ in small letters; rename them, or they would"
     )
     assert expected in refusal(root)
 
