@@ -28,6 +28,7 @@ def held(out: Path) -> Iterator[None]:
 
     Raise UserError, with the process and its host, where another one is writing there.
     """
+    made = not out.exists()
     with written(out / LOCK):
         out.mkdir(parents=True, exist_ok=True)
         lock = _locked(out)
@@ -40,6 +41,9 @@ def held(out: Path) -> Iterator[None]:
             (out / HOLDER).unlink(missing_ok=True)
             (out / LOCK).unlink(missing_ok=True)  # first: who opens it now finds that it is no file any more
         lock.release()
+        if made:
+            with suppress(OSError):  # it is not empty: something was written
+                out.rmdir()
 
 
 class BeforeWriting(Callback):

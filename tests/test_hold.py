@@ -51,11 +51,14 @@ def files(out: Path) -> dict[str, bytes]:
 
 
 def test_nothing_is_left_of_a_lock_that_was_given_back(tmp_path):
-    with held(tmp_path / "run"):
-        assert json.loads((tmp_path / "run" / HOLDER).read_text())["pid"] == os.getpid()
-    assert files(tmp_path / "run") == {}
-    with held(tmp_path / "run"):
-        pass
+    for made in (False, True):
+        out = tmp_path / "run"
+        if made:
+            out.mkdir()
+        with held(out):
+            assert json.loads((out / HOLDER).read_text())["pid"] == os.getpid()
+        assert out.exists() == made  # a run that was refused before any work leaves no folder
+    assert files(out) == {}
 
 
 def test_two_trainings_of_one_folder_the_second_is_refused_with_who_holds_it(small, tmp_path, other):
