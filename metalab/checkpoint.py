@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from metalab import __version__
 from metalab.errors import UserError
+from metalab.upgrade import completed, located
 
 FORMAT = 1
 
@@ -52,6 +54,9 @@ def load(path: Path) -> dict[str, Any]:
             if isinstance(given, int)
             else f"{path} is not a checkpoint of metalab: give a run's folder, as run=latest"
         )
+    for name, upgraded in {"config": completed, "engine": located}.items():
+        if isinstance(state.get(name), Mapping):
+            state[name] = upgraded(state[name])
     return state
 
 

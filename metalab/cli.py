@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
-from metalab import __version__
+from metalab import __version__, streams
 from metalab.errors import UsageError, UserError
 from metalab.usage import COMMANDS, DATA_USAGE, FLAGS, USAGE, VERBS
 
@@ -27,8 +27,21 @@ class Defect(Exception):
 
 def main() -> None:
     """Run the command in sys.argv; exit code 0, 1 (a mistake), 2 (usage), 130 (Ctrl-C) or 141 (a closed pipe)."""
+    streams.settle()
+    try:
+        _main()
+    except OSError as error:
+        if error.errno not in streams.FULL or error.filename is not None:
+            raise
+        streams.refused(error)
+    finally:
+        streams.flush()
+
+
+def _main() -> None:
     command, *rest = sys.argv[1:] or ["--help"]
     logging.raiseExceptions = False  # a log line that nobody reads any more is no error
+    os.environ["MPLBACKEND"] = "agg"  # pictures go into files; a notebook's backend, inherited, may not be here
     for held in (_failed, _asked, _done):
         held.clear()
     try:
@@ -37,8 +50,10 @@ def main() -> None:
         elif command == "--version":
             print(f"metalab {__version__}")
         elif command in COMMANDS:
+            _check_here()
             _run_hydra(command, rest)
         elif command == "data":
+            _check_here()
             _data(rest)
         elif command in ("-sc", "--shell-completion"):
             _complete(rest)
@@ -52,15 +67,25 @@ def main() -> None:
         sys.stderr.write("metalab: stopped\n")
         sys.exit(130)
     except BrokenPipeError:  # | head has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.silence()
         sys.exit(141)
     finally:
         if len(_asked) > 1 and _done:
             from metalab import matrix
+            from metalab.byproduct import byproduct
 
-            matrix.write(_done, _asked)
+            with byproduct("matrix.csv"):
+                matrix.write(_done, _asked)
         if _failed:
             sys.stderr.write("\n".join([f"metalab: {len(_failed)} of the sweep's jobs failed:", *_failed, ""]))
+
+
+def _check_here() -> None:
+    """Raise UserError where the current folder is gone: outputs go below it, and paths are found from it."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("the current folder has been deleted: change to one that is there, as cd ~") from None
 
 
 def _data(words: list[str]) -> None:
@@ -182,11 +207,13 @@ def _mistakes_told() -> Iterator[None]:
     from omegaconf.errors import OmegaConfBaseException
 
     job = HydraConfig.get()
+    streams.settle_logs()
     try:
         if job.job.chdir:
             raise UserError("hydra.job.chdir=true: runs and data are found from the folder you are in; leave it out")
         yield
     except Exception as error:
+        error = _named(error)
         mistake = isinstance(error, (UserError, OmegaConfBaseException, PermissionError))
         if job.mode != RunMode.MULTIRUN:
             if mistake:
@@ -197,3 +224,19 @@ def _mistakes_told() -> Iterator[None]:
         logging.getLogger("metalab").error("job %s failed: %s", name, message, exc_info=not mistake)
         _failed.append(f"  {name}: {message}")
         raise CompactHydraException(message) from None  # the one kind that Hydra shows without a traceback
+
+
+def _named(error: Exception) -> Exception:
+    """Return the error, as a UserError where it is the machine's: too little memory, a full disk."""
+    if isinstance(error, OSError) and error.errno in streams.FULL:
+        return UserError(f"{error}: make room on that disk; a training goes on from its last.pt with resume=")
+    if isinstance(error, (MemoryError, RuntimeError)):
+        from metalab.engines.vectorised import out_of_memory
+
+        if isinstance(error, MemoryError) or out_of_memory(error):
+            return UserError(
+                f"the memory is too small ({str(error).splitlines()[0] if str(error) else 'MemoryError'}): try fewer "
+                "episodes at once (train.meta_batch, eval.batch), fewer queries (task.query), fewer inner steps "
+                "(algo.steps), smaller images (data.size) or a smaller backbone"
+            )
+    return error

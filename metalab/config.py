@@ -33,6 +33,7 @@ class Train:
     log_every: int
     workers: int | None = None
     weights: Literal["xavier", "he", "orthogonal", "torch"] | None = None
+    on_warning: Literal["save", "leave"] = "save"
 
     def __post_init__(self) -> None:
         least = {

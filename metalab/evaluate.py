@@ -13,8 +13,10 @@ from metalab.assemble import by_way, measured_objective, robust_objective
 from metalab.attacks import records as robust
 from metalab.besides import Shares, besides, shape
 from metalab.engines.learn2learn import Learn2Learn
+from metalab.hold import held
 from metalab.measure import measure
 from metalab.sampling import Source
+from metalab.signals import warnings_survived
 from metalab.trial import Trial, prepared
 
 logger = logging.getLogger("metalab")
@@ -23,8 +25,9 @@ AGAIN = "episodes of the train split that are drawn apart from those of training
 
 def run(runs: list[tuple[Path, DictConfig]], out: Path) -> float:
     """Evaluate each run as its config says; write the report to out and return the mean accuracy, a fraction."""
-    results = [_one(folder, cfg) for folder, cfg in runs]
-    report.write(out, [r for r, _ in results], [a for _, a in results])
+    with held(out), warnings_survived():
+        results = [_one(folder, cfg) for folder, cfg in runs]
+        report.write(out, [r for r, _ in results], [a for _, a in results])
     return float(np.mean([a.mean() for _, a in results]))
 
 

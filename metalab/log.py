@@ -4,17 +4,21 @@ import json
 import logging
 import math
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from metalab.disk import written
 from metalab.errors import UserError
-from metalab.progress import Display
+from metalab.events import Events
+from metalab.progress import Display, screen
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch.utils.tensorboard import SummaryWriter
 
 logger = logging.getLogger("metalab")
 
@@ -28,15 +32,14 @@ class Log:
     """
 
     def __init__(self, out: Path, steps: int, start: int = 0, console: Console | None = None) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # 1.6 s, which no --help should wait for
-
         out.mkdir(parents=True, exist_ok=True)
-        self._display = Display(steps, start, console or Console())
+        self._display = Display(steps, start, console or screen(sys.stdout))
         for line in _cut_lines(out / "metrics.jsonl", start):
             self._display.take({tag: value for tag, value in line.items() if value is not None})
-        _cut_events(out, start)
-        self._lines = (out / "metrics.jsonl").open("a", encoding="utf-8")
-        self._writer = SummaryWriter(str(out))
+        self._path = out / "metrics.jsonl"
+        with written(self._path):
+            self._lines = self._path.open("ab", buffering=0)  # what a full disk refused must not come again at the end
+        self._events = Events(out, start)
 
     def __enter__(self) -> "Log":
         self._display.open()
@@ -53,13 +56,13 @@ class Log:
 
     def text(self, tag: str, markdown: str, step: int = 0) -> None:
         """Write markdown to TensorBoard."""
-        self._writer.add_text(tag, markdown, step)
-        self._writer.flush()
+        self._events.write(lambda writer: writer.add_text(tag, markdown, step))
 
     def figure(self, tag: str, figure: "Figure", step: int) -> None:
         """Write a picture to TensorBoard."""
-        self._writer.add_figure(tag, figure, step)
-        self._writer.flush()
+        from metalab.pictures import pixels
+
+        self._events.write(lambda writer: writer.add_image(tag, pixels(figure), step, dataformats="HWC"))
 
     def hparams(self, params: Mapping[str, int | float | str | bool], metrics: Mapping[str, float], step: int) -> None:
         """Give the run a row in TensorBoard's HParams table, and write metrics as scalars of the step.
@@ -68,14 +71,17 @@ class Log:
         first step on, and a killed run has one, too. No list of columns is written: TensorBoard would take that of
         one run for all, where runs of different algorithms have different ones.
         """
-        from tensorboard.plugins.hparams import summary_v2  # their api module needs tensorflow
 
-        # An empty trial id names the row after the folder; the default would average runs of equal hyper-parameters.
-        file_writer = self._writer._get_file_writer()  # add_hparams can only write to a sub-folder
-        file_writer.add_summary(summary_v2.hparams_pb(dict(params), trial_id=""), step)
+        def add(writer: "SummaryWriter") -> None:
+            from tensorboard.plugins.hparams import summary_v2  # their api module needs tensorflow
+
+            # An empty trial id names the row after the folder; the default would average runs of equal ones.
+            file_writer = writer._get_file_writer()  # add_hparams can only write to a sub-folder
+            file_writer.add_summary(summary_v2.hparams_pb(dict(params), trial_id=""), step)
+
+        self._events.write(add)
         if metrics:
             self._write({tag: float(value) for tag, value in metrics.items()}, step)
-        self._writer.flush()
 
     def say(self, message: str) -> None:
         """Show a line above the bar, and in whatever else the logger "metalab" writes to."""
@@ -85,15 +91,16 @@ class Log:
         """Show the last numbers, give the terminal back and close the files; a second call does nothing."""
         self._display.close()
         self._lines.close()
-        self._writer.close()
+        self._events.close()
 
     def _write(self, numbers: dict[str, float], step: int) -> None:
         finite = {tag: value if math.isfinite(value) else None for tag, value in numbers.items()}
-        self._lines.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
-        self._lines.flush()
-        for tag, value in numbers.items():
-            self._writer.add_scalar(tag, value, step)
-        self._writer.flush()
+        line = json.dumps({"step": step, **finite}, allow_nan=False) + "\n"
+        with written(self._path):
+            left = line.encode()
+            while left:
+                left = left[self._lines.write(left) :]
+        self._events.write(lambda writer: [writer.add_scalar(tag, value, step) for tag, value in numbers.items()])
 
 
 def _cut_lines(path: Path, start: int) -> list[dict]:
@@ -114,26 +121,7 @@ def _cut_lines(path: Path, start: int) -> list[dict]:
         if values["step"] <= start:
             kept.append((line, values))
     new = path.with_name(".metrics.jsonl.new")
-    new.write_text("".join(line for line, _ in kept), encoding="utf-8")
-    os.replace(new, path)
+    with written(path):
+        new.write_text("".join(line for line, _ in kept), encoding="utf-8")
+        os.replace(new, path)
     return [values for _, values in kept]
-
-
-def _cut_events(out: Path, start: int) -> None:
-    """Rewrite TensorBoard's files without the events after step start.
-
-    SummaryWriter's purge_step only marks them, and TensorBoard 2.21 still draws what is marked. Files are read in the
-    order of their names, in which the second and a counter stand; what is kept gets a name that sorts before all new.
-    """
-    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
-    from tensorboard.summary.writer.record_writer import RecordWriter
-
-    for index, path in enumerate(sorted(out.glob("events.out.tfevents.*"))):
-        kept = path.rename(out / f"events.out.tfevents.{index:010}.kept")
-        new = out / ".events.new"  # TensorBoard reads every file with "tfevents" in its name
-        with new.open("wb") as file:
-            records = RecordWriter(file)
-            for event in LegacyEventFileLoader(str(kept)).Load():
-                if event.step <= start:
-                    records.write(event.SerializeToString())
-        os.replace(new, kept)

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from signal import Signals
 from typing import Any, Literal, Protocol
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from metalab.errors import UserError
 from metalab.interfaces import Engine, EpisodeSource, Objective
-from metalab.signals import collected
+from metalab.signals import WARNINGS, collected
 
 RESCUE = "The checkpoints from before are kept; try a lower optim.lr or algo.lr, or optim.clip_norm=10"
 
@@ -47,6 +48,7 @@ class Plan:
     log_every: int
     monitor: Literal["accuracy", "loss"]
     patience: int | None
+    on_warning: Literal["save", "leave"] = "save"  # at SIGUSR1 or SIGUSR2
 
     def better(self, values: dict[str, float], best: float | None) -> bool:
         """Whether the monitored value is better than the best so far; nan, which a loss may be, is the worst."""
@@ -84,7 +86,7 @@ def fit(
     """Train from state.step to plan.steps, or until time, patience or a signal ends it; state is where it stands.
 
     validate returns accuracy, ci95 and loss; save("best" | "last", state) writes a checkpoint. Raises UserError where
-    a loss or a weight is not finite, and SystemExit with 128 + the signal's number when a SIGINT or SIGTERM is obeyed.
+    a loss or a weight is not finite, and SystemExit with 128 + the signal's number when a signal is obeyed.
     """
     began = time.perf_counter() - state.seconds
     with collected() as caught:
@@ -92,9 +94,9 @@ def fit(
             started = time.perf_counter()
             lr = _step(net, objective, engine, source, outer, plan, state)
             state.seconds = time.perf_counter() - began
-            end, stop = ended(plan, state), caught[0] if caught else None  # what comes later stops the next step
+            end, (stop, warned) = ended(plan, state), _told(caught, plan)  # what comes later is of the next step
             look, log = (end is not None or state.step % n == 0 for n in (plan.val_every, plan.log_every))
-            rows = _checked(state) if look or log or stop else None  # the one synchronisation of a log
+            rows = _checked(state) if look or log or stop or warned else None  # the one synchronisation of a log
             state.busy += time.perf_counter() - started
             if rows is not None and log:
                 _log(state, rows, lr, report)
@@ -102,9 +104,9 @@ def fit(
                 _look(net, validate, save, report, plan, state)
                 state.seconds = time.perf_counter() - began
                 end = end or ended(plan, state)
-            elif stop:
+            elif stop or warned:
                 _check_weights(net, state.step)
-            if look or stop:
+            if look or stop or warned:
                 save("last", state)
             if end is not None:
                 report.say(end)
@@ -112,6 +114,18 @@ def fit(
             if stop:
                 report.say(f"stopped by {stop.name} after step {state.step}; last.pt is saved, resume goes on")
                 raise SystemExit(128 + stop)
+            if warned:
+                report.say(f"{warned.name} after step {state.step}: last.pt is saved, the training goes on")
+
+
+def _told(caught: list[Signals], plan: Plan) -> tuple[Signals | None, Signals | None]:
+    """Return the first signal that stops the run, and the first that has it saved, which is then forgotten."""
+    stop, warned = (next((s for s in caught if (s.name in WARNINGS) == one), None) for one in (False, True))
+    if warned and plan.on_warning == "leave":
+        return stop or warned, None
+    for signal in [each for each in caught if each.name in WARNINGS]:
+        caught.remove(signal)  # one by one, as another may come just now
+    return stop, warned
 
 
 def _step(

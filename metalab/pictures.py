@@ -1,10 +1,13 @@
 """Draw what people look at: an episode with its predictions, and accuracy after each inner step."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -15,8 +18,10 @@ if TYPE_CHECKING:
 RIGHT, WRONG, GREY, BLUE = "#1b8a3a", "#d62728", "#666666", "#1f5fa8"
 CLASSES, SUPPORT, QUERIES = 10, 5, 10  # the most that one picture shows
 PITCH = 1.08  # from one image to the next, in image widths
+PLAIN = matplotlib.style.context("default")  # matplotlib's own settings, not those of a user's matplotlibrc
 
 
+@PLAIN
 def episode(
     support_x: "Tensor",
     support_y: "Tensor",
@@ -73,6 +78,7 @@ def _answer(axes: Axes, image: np.ndarray, predicted: int, right: bool, x: float
     axes.text(x + 0.5, bottom + 0.06, f"{mark} {predicted}", ha="center", va="top", fontsize=8, color=colour)
 
 
+@PLAIN
 def adaptation_curve(accuracies: Sequence[float], ci95: Sequence[float], title: str, way: int) -> Figure:
     """Draw accuracy after 0, 1, ... inner steps with its 95 % confidence band, and chance, 1 / way.
 
@@ -113,6 +119,7 @@ def adaptation_curve(accuracies: Sequence[float], ci95: Sequence[float], title: 
     return figure
 
 
+@PLAIN
 def robustness_curve(
     curves: Mapping[str, Sequence[tuple[float, float, float]]], norm: str, title: str, way: int | str
 ) -> Figure:
@@ -139,6 +146,20 @@ def robustness_curve(
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+@PLAIN
+def pixels(figure: Figure) -> np.ndarray:
+    """Return a picture as uint8 [H,W,3]."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+@PLAIN
+def save(figure: Figure, path: Path) -> None:
+    """Write a picture as PNG."""
+    FigureCanvasAgg(figure).print_png(path)
 
 
 def _array(tensor: "Tensor") -> np.ndarray:

@@ -22,13 +22,18 @@ SPEED_SECONDS = 600.0  # the speed is the mean over this time, so that validatio
 
 def counted(results: Iterable["TaskResult"], what: str, total: int) -> Iterator["TaskResult"]:
     """Yield the results, and show on a terminal how many episodes they were."""
-    console = Console(stderr=True)
+    console = screen(sys.stderr)
     columns = (TextColumn(what), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as shown:
         task = shown.add_task("", total=total)
         for result in results:
             shown.advance(task, len(result.correct))
             yield result
+
+
+def screen(stream: TextIO) -> Console:
+    """Return the console of standard output or error: FORCE_COLOR in a file means colours, no bar that moves."""
+    return Console(stderr=stream is sys.stderr, force_interactive=None if stream.isatty() else False)
 
 
 class Display:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metalab import __version__
+from metalab.disk import written
 from metalab.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,8 +49,9 @@ def write(out: Path, **more: Any) -> dict[str, Any]:
         more["resumes"] = [*record.get("resumes", []), *more["resumes"]]
     record |= more
     new = out / ".run.json.new"
-    new.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    os.replace(new, path)
+    with written(path):
+        new.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        os.replace(new, path)
     return record
 
 
@@ -69,7 +71,10 @@ def now() -> str:
 def command(argv: list[str]) -> str:
     """Return the command line as a shell takes it, the home folder written as ~ (its path names the user)."""
     line = shlex.join([Path(argv[0]).name, *argv[1:]])
-    home = Path.home()
+    try:
+        home = Path.home()
+    except RuntimeError:  # a container's user may have none
+        return line
     return line.replace(str(home), "~") if len(home.parts) > 1 else line
 
 
@@ -98,7 +103,9 @@ def git(folder: Path) -> dict[str, Any] | None:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["git", "-C", str(folder), *arguments], capture_output=True, check=True, encoding="utf-8", errors="replace"
+    )
     return done.stdout.strip()
 
 

@@ -15,6 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from metalab.attacks import report as robustness
+from metalab.byproduct import byproduct
+from metalab.disk import written
 
 FACTS = ("way", "shot", "query", "split", "data", "algo", "bn", "transductive", "seed", "checkpoint")  # of every run
 PLAIN = ("task", "data", "algorithm")  # what is clear without its label
@@ -50,7 +52,9 @@ def write(
     accuracies: Sequence[Sequence[float] | np.ndarray],
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Write eval.json, episodes.csv and TensorBoard scalars to out, show the table, and return what eval.json holds.
+    """Write eval.json to out, then episodes.csv and TensorBoard scalars, show the table; return what eval.json holds.
+
+    What comes after eval.json ends nothing where it cannot be written: it is said.
 
     runs[i] says what was evaluated: the keys of FACTS (bn: None for a net without batch norm) and what else belongs to
     the record (run, loss, note, overlap: the names of the classes that were trained on).
@@ -66,14 +70,19 @@ def write(
         means = [record["accuracy"] for record in records] if _alike(records) else [math.nan]
         whole = {"runs": records, "mean": float(np.mean(means)), "sd": sample_sd(means)}
     out.mkdir(parents=True, exist_ok=True)
-    _write_episodes(out / "episodes.csv", accuracies)
-    _write_scalars(out, records)
-    whole_numbers = [{**record, "episodes": len(values)} for record, values in zip(records, accuracies, strict=True)]
-    robustness.write(out, whole_numbers)
-    new = out / ".eval.json.new"
-    new.write_text(json.dumps(_finite(whole), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(new, out / "eval.json")  # last, so that a folder with eval.json is whole
-    (console or Console(highlight=False)).print(table(records))
+    path, new = out / "eval.json", out / ".eval.json.new"
+    with written(path):
+        new.write_text(json.dumps(_finite(whole), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(new, path)
+    counted = [{**record, "episodes": len(values)} for record, values in zip(records, accuracies, strict=True)]
+    for name, make in {
+        "episodes.csv": lambda: _write_episodes(out / "episodes.csv", accuracies),
+        "TensorBoard's event file": lambda: _write_scalars(out, records),
+        "robustness.csv and its picture": lambda: robustness.write(out, counted),
+        "the table": lambda: (console or Console(highlight=False)).print(table(records)),
+    }.items():
+        with byproduct(name):
+            make()
     return whole
 
 

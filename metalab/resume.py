@@ -16,8 +16,10 @@ from metalab.data import identity
 from metalab.errors import UserError
 from metalab.interfaces import Split
 from metalab.optim import Rate
+from metalab.upgrade import read_by_training
 
-MAY_CHANGE = ("train.steps", "train.minutes", "train.patience", "device", "data.root", "data.cache", "engine.graphs")
+MAY_CHANGE = ("train.steps", "train.minutes", "train.patience", "train.on_warning", "device", "data.root")
+MAY_CHANGE += ("data.cache", "engine.graphs")
 logger = logging.getLogger("metalab")
 
 
@@ -36,13 +38,17 @@ def accepted(cfg: DictConfig, out: Path) -> dict[str, Any]:
     settings(Train, cfg.train, "train")  # a mistyped limit is told before it is compared
     saved = checkpoint.load(out / "last.pt")
     new, old = flat(plain(cfg)), flat(saved["config"])
-    changed = {k for k in new.keys() | old.keys() if new.get(k) != old.get(k)} - {"resume"}
+    changed = {k for k in new.keys() | old.keys() if new.get(k) != old.get(k) and read_by_training(k)} - {"resume"}
     refused = sorted(changed - set(MAY_CHANGE))
     if refused:
         listed = ", ".join(f"{k}={show(new.get(k))} (the run has {show(old.get(k))})" for k in refused)
         raise UserError(
             f"resume goes on with the same run and takes only {', '.join(MAY_CHANGE)}; not {listed}. "
-            f"For a new run from its weights type train.init={out}"
+            + (
+                f"For a new run from its weights type train.init={out}"
+                if (out / "best.pt").is_file()
+                else "Start a new run"
+            )
         )
     step, steps = saved["state"]["step"], new["train.steps"]
     if steps <= step and "train.steps" in changed:

@@ -16,6 +16,7 @@ from yaml import YAMLError
 from metalab.config import find_run
 from metalab.errors import UserError
 from metalab.quoting import readable
+from metalab.upgrade import completed
 
 GROUPS = ("algo", "data", "backbone", "reg", "attack", "engine", "optim", "task", "experiment")
 MANY = ("reg", "attack")  # groups of which several options may be chosen at once
@@ -94,6 +95,7 @@ def _register(name: str, command: str, folders: list[Path], own: dict[str, Any])
     merged = OmegaConf.merge(*map(_config, folders))
     node = OmegaConf.to_container(merged)
     assert isinstance(node, dict)
+    node = completed(node)
     root = {key: value for key, value in node.items() if key not in {*GROUPS, *ANEW[command]}}
     groups = [group for group in GROUPS if group not in ANEW[command] and isinstance(node.get(group), dict)]
     store = ConfigStore.instance()

@@ -15,8 +15,8 @@ def settle(cfg: DictConfig) -> None:
     for key in cfg:
         if key not in known:
             raise UserError(f"{key}: there is no such setting.{nearest(str(key), known)}")
-    if check(cfg.seed, int, "seed") < 0:
-        raise UserError(f"seed={cfg.seed}: expected a whole number, 0 or more")
+    if not 0 <= check(cfg.seed, int, "seed") < 2**64:
+        raise UserError(f"seed={cfg.seed}: expected a whole number, 0 or more and below 2^64")
     for data in (cfg.data, *(cfg.data.get("members") or {}).values()):
         for key in ("root", "cache"):
             if data.get(key):

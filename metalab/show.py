@@ -56,4 +56,4 @@ def show(
 
 def _save(name: str, figure: Figure, log: Log, step: int, out: Path) -> None:
     log.figure(f"val/{name}", figure, step)
-    figure.savefig(out / f"{name}.png")
+    pictures.save(figure, out / f"{name}.png")

@@ -14,10 +14,13 @@ from metalab import checkpoint, loop, provenance, resume
 from metalab.allocator import keep_freed_memory
 from metalab.any_way import check_any_way
 from metalab.assemble import at_way, by_way, image_shape, network, normalisation, pretrained, taken
+from metalab.byproduct import byproduct
 from metalab.data import identity
+from metalab.disk import written
 from metalab.engines.learn2learn import TaskLearner, task
 from metalab.errors import UserError
 from metalab.fits import check_drops, differentiated
+from metalab.hold import held
 from metalab.interfaces import Algorithm, Learner
 from metalab.log import Log
 from metalab.measure import measure, outcomes
@@ -31,6 +34,7 @@ from metalab.report import mean_ci95
 from metalab.sampling import Source, prefetched
 from metalab.settle import settle
 from metalab.show import show
+from metalab.signals import warnings_survived
 from metalab.training_task import told
 
 logger = logging.getLogger("metalab")
@@ -40,14 +44,21 @@ RUNNING_IMAGES = 1000  # training images the running statistics are estimated on
 def run(cfg: DictConfig, out: Path) -> float:
     """Train as cfg says in the folder out and return the best validation accuracy, a fraction."""
     settle(cfg)
+    if cfg.resume is None:
+        resume.refuse_used(out)  # before the folder is touched
+    with held(out), warnings_survived():
+        return _run(cfg, out)
+
+
+def _run(cfg: DictConfig, out: Path) -> float:
+    """Train in a folder that no other process writes."""
     saved = resume.accepted(cfg, out) if cfg.resume is not None else None
     if saved is None:
-        resume.refuse_used(out)
+        resume.refuse_used(out)  # another process may have ended meanwhile
     r = recipe(cfg, None if saved is None else saved.get("engine"))
     keep_freed_memory(r.device.type)
-    plan = loop.Plan(
-        r.train.steps, r.train.minutes, r.train.val_every, r.train.log_every, r.train.monitor, r.train.patience
-    )
+    t = r.train
+    plan = loop.Plan(t.steps, t.minutes, t.val_every, t.log_every, t.monitor, t.patience, t.on_warning)
     state = loop.State() if saved is None else loop.State(**saved["state"]).to(r.device)
     over = loop.ended(plan, state)
     if over is not None:
@@ -74,9 +85,10 @@ def run(cfg: DictConfig, out: Path) -> float:
             left = r.rate.at(state.step, plan.steps)
             log.say(f"optim.schedule={r.rate.schedule} was cut short, at {left:.3g} of optim.lr")
         inner = r.terms.inner(r.at_test.loss)
+        provenance.write(out, finished=provenance.now())
         curve = by_way(r.task, r.tested, lambda algo, way: Curve(algo, r.at_test.steps, inner, PREDICTIONS[r.bn]))
-        show(net, r.engine, curve, val, r.bn, log, state.step, out)
-    provenance.write(out, finished=provenance.now())
+        with byproduct("the pictures of the run"):
+            show(net, r.engine, curve, val, r.bn, log, state.step, out)
     return state.best_accuracy or 0.0
 
 
@@ -180,7 +192,8 @@ def _forward(net: nn.Module, algorithm: Algorithm, source: Source, step: int) ->
 def _record(cfg: DictConfig, r: Recipe, net: nn.Module, state: loop.State, out: Path) -> None:
     """Write config.yaml and run.json: what is trained, and what trains it."""
     out.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(cfg, out / "config.yaml", resolve=True)
+    with written(out / "config.yaml"):
+        OmegaConf.save(cfg, out / "config.yaml", resolve=True)
     made = provenance.describe(sum(p.numel() for p in net.parameters()), r.device)
     provenance.write(out, **(made if cfg.resume is None else {"resumes": [made | {"step": state.step}]}))
 

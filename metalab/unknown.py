@@ -10,12 +10,17 @@ from metalab.check import nearest
 from metalab.config import conf_dir
 
 UNKNOWN = re.compile(r"Could not override '([^']+)'")
+FOLDER = "hydra.run.dir=/path/to/a/folder"
 OPTION = re.compile(r"Could not find '([^']+)/([^'/]+)'\n\nAvailable options in '[^']+':\n((?:\t.*\n)*)")
 
 
 def told(error: BaseException, command: str, words: list[str]) -> str:
     """Return the error's message; where a key or an option is unknown, with the nearest that is there."""
-    said = str(error)
+    said, cause = str(error), error.__cause__
+    if isinstance(cause, OSError) and "Unable to configure handler" in said:  # the log file
+        return (
+            f"{cause.filename} cannot be written ({cause.strerror}): give a folder that you may write to, as {FOLDER}"
+        )
     if found := OPTION.search(said):
         group, option, listed = found.groups()
         return f"{group}={option}: there is no such option.{nearest(option, listed.split())}"

@@ -79,8 +79,9 @@ class Bench:
         minutes: float | None = None,
         monitor: Literal["accuracy", "loss"] = "accuracy",
         patience: int | None = None,
+        on_warning: Literal["save", "leave"] = "save",
     ) -> State:
-        plan = Plan(steps, minutes, val_every, log_every, monitor, patience)
+        plan = Plan(steps, minutes, val_every, log_every, monitor, patience, on_warning)
         optimiser = SGD(self.lr, 0.0, False, 0.0).build(list(self.net.parameters()))
         outer = Outer(optimiser, Rate("constant", 1, 1.0, 0.0), Clip(None, None), steps)
         none = Batch(torch.empty(0), torch.empty(0), torch.empty(0))

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
@@ -131,3 +132,13 @@ def test_hparams_are_in_the_runs_own_folder(tmp_path):
 def test_closing_twice_is_harmless(tmp_path):
     with Log(tmp_path, steps=1) as log:
         log.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
+def test_a_full_disk_is_one_message_and_comes_once(tmp_path):
+    with Log(tmp_path, steps=9) as log:
+        log.log({"train/loss": 1.0}, 1)
+        log._lines = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115
+        with pytest.raises(UserError, match=r"metrics\.jsonl cannot be written \(No space left on device\)\. What was"):
+            log.log({"train/loss": 1.0}, 2)  # and closing the log writes nothing again
+    assert [line["step"] for line in lines(tmp_path)] == [1]

@@ -135,6 +135,35 @@ def test_a_second_ctrl_c_interrupts_at_once():
     assert bench.saved[-1] == ("last", 4)
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_a_clusters_warning_saves_and_the_training_goes_on(number):
+    """Slurm's --signal=USR1@120 ended the process, and nothing was saved."""
+    whole, bench = Bench(), Bench(signals={7: [number, number]})
+    whole()
+    bench()
+    assert bench.saved == [("best", 4), ("last", 4), ("last", 7), ("last", 8), ("last", 10)]
+    assert bench.said == [f"{number.name} after step 7: last.pt is saved, the training goes on", "finished 10 steps"]
+    assert bench.logged("train/loss") == whole.logged("train/loss")
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_a_clusters_warning_saves_and_leaves_where_that_is_asked(number):
+    bench = Bench(signals={7: [number]})
+    with pytest.raises(SystemExit) as stop:
+        bench(on_warning="leave")
+    assert stop.value.code == 128 + number
+    assert bench.saved[-1] == ("last", 7)
+    assert bench.said == [f"stopped by {number.name} after step 7; last.pt is saved, resume goes on"]
+
+
+def test_a_warning_and_a_stop_in_one_step_save_once_and_stop():
+    bench = Bench(signals={7: [signal.SIGUSR1, signal.SIGTERM]})
+    with pytest.raises(SystemExit) as stop:
+        bench()
+    assert (stop.value.code, bench.saved[-1]) == (143, ("last", 7))
+    assert bench.saved.count(("last", 7)) == 1
+
+
 def test_a_signal_does_not_save_what_is_not_finite():
     bench = Bench(signals={7: [signal.SIGTERM]}, losses={6: math.nan})
     with pytest.raises(UserError, match=r"^step 6: "):

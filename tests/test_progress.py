@@ -152,7 +152,9 @@ def test_an_error_gives_the_terminal_back(tmp_path, terminal):
 
 def test_an_evaluations_bar_is_a_terminals_alone(monkeypatch, capsys):
     for terminal in (False, True):
+        monkeypatch.setenv("TERM", "xterm")
         monkeypatch.setattr(progress.Console, "is_terminal", property(lambda self, terminal=terminal: terminal))
+        monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
         results = [SimpleNamespace(correct=[True] * episodes) for episodes in (3, 5)]
         assert list(progress.counted(results, "episodes", 8)) == results  # type: ignore[arg-type]
         assert ("8/8" in capsys.readouterr().err) == terminal

@@ -183,12 +183,27 @@ def test_what_would_be_another_run_is_refused_by_name(small, tmp_path):
     with pytest.raises(UserError) as error:
         train.run(small("optim.lr=0.5", "seed=3", "train.init=x", f"resume={tmp_path}"), tmp_path)
     assert str(error.value) == (
-        "resume goes on with the same run and takes only train.steps, train.minutes, train.patience, device, "
-        "data.root, data.cache, engine.graphs; not "
+        "resume goes on with the same run and takes only train.steps, train.minutes, train.patience, "
+        "train.on_warning, device, data.root, data.cache, engine.graphs; not "
         "optim.lr=0.5 (the run has 0.001), seed=3 (the run has 0), train.init=x (the run has null). "
         f"For a new run from its weights type train.init={tmp_path}"
     )
     assert hashes(tmp_path) == before
+
+
+def test_only_a_run_with_a_best_checkpoint_is_advised_as_a_start(small, tmp_path):
+    train.run(small(), tmp_path)
+    (tmp_path / "best.pt").unlink()
+    with pytest.raises(UserError, match=r"\(the run has 0\)\. Start a new run$"):
+        train.run(small("seed=3", f"resume={tmp_path}"), tmp_path)
+
+
+def test_what_attacks_share_is_not_compared_and_a_chosen_attack_is(small, tmp_path):
+    train.run(small(), tmp_path)
+    train.run(small("attack.eps=16", "train.steps=6", f"resume={tmp_path}"), tmp_path)
+    assert checkpoint.load(tmp_path / "last.pt")["state"]["step"] == 6
+    with pytest.raises(UserError, match=r"not attack\.fgsm\."):
+        train.run(small("attack=fgsm", "train.steps=8", f"resume={tmp_path}"), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["last.pt", "best.pt"])

@@ -43,11 +43,11 @@ def _draw(out: Path, records: Sequence[Mapping[str, Any]]) -> None:
     mode = f", bn={first['bn']}" if len(modes) == 1 and first["bn"] else ""
     title = f"accuracy under attack on the {first['attacks'][0]['on']}, {of}{mode}"
     figure = pictures.robustness_curve(curves(records), first["attacks"][0]["norm"], title, first["way"])
-    figure.savefig(out / "robustness.png")
+    pictures.save(figure, out / "robustness.png")
     with SummaryWriter(str(out)) as writer:
         for run, record in enumerate(records):
             for attack in record.get("attacks", ()):
                 place = f"robust/{attack['name']}_{attack['eps']:g}_255ths"
                 writer.add_scalar(f"{place}/accuracy", attack["accuracy"], run)
                 writer.add_scalar(f"{place}/ci95", attack["ci95"], run)
-        writer.add_figure("robust/curve", figure)
+        writer.add_image("robust/curve", pictures.pixels(figure), dataformats="HWC")

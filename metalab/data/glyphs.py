@@ -48,6 +48,8 @@ class Glyphs:
             raise UserError(f"data.size={self.size}: expected 14 to 84 pixels; type data.size=28")
         if self.seed < 0:
             raise UserError(f"data.seed={self.seed}: expected 0 or more; type data.seed=0")
+        if self.seed >= 2**64:
+            raise UserError(f"data.seed={self.seed}: expected less than 2^64; type data.seed=0")
 
     def load(self, split: str) -> Split:
         """Return the classes of train, val or test; draw them on first use, in seconds."""

@@ -58,6 +58,8 @@ class Omniglot:
             )
         if not 1 <= self.size <= 105:
             raise UserError(f"data.size={self.size} is out of range: 1 to 105 pixels, 28 in most papers: data.size=28.")
+        if self.seed >= 2**64:
+            raise UserError(f"data.seed={self.seed} is out of range: below 2^64. Type data.seed=0.")
 
     def load(self, split: str) -> Split:
         """Return the train, val or test classes; UserError with what to fetch, or what is missing from data.root.

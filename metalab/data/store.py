@@ -60,7 +60,13 @@ class Store:
 
 def cache_folder(cache: str | None) -> Path:
     """Return the absolute folder stores are kept in: `cache`, else METALAB_CACHE, else the user's cache folder."""
-    folder = Path(cache or os.environ.get("METALAB_CACHE") or user_cache_dir("metalab")).expanduser().absolute()
+    try:
+        folder = Path(cache or os.environ.get("METALAB_CACHE") or user_cache_dir("metalab")).expanduser().absolute()
+    except RuntimeError:  # a container's user may have none
+        raise UserError(
+            "There is no home folder, where prepared data would be kept. Set METALAB_CACHE=/path/to/a/folder, or type "
+            "data.cache=/path/to/a/folder."
+        ) from None
     if folder.exists() and not folder.is_dir():
         raise UserError(f"The cache {folder} is a file; a folder is needed. Type data.cache=/path/to/a/folder.")
     return folder
@@ -73,7 +79,8 @@ def writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         # a full disk names no file; what has no number is Pillow's, and other files are the source's own trouble
-        elsewhere = error.filename is not None and not Path(os.fsdecode(error.filename)).is_relative_to(folder)
+        place = folder if error.filename is None else Path(os.fsdecode(error.filename))
+        elsewhere = not (place.is_relative_to(folder) or folder.is_relative_to(place))  # above: it cannot be made
         if error.errno is None or elsewhere:
             raise
         raise UserError(

@@ -29,6 +29,12 @@ def read_tree(root: Path, ratios: list[float], seed: int) -> Tree:
     remarks: list[str] = []
     folders, _ = _children(root)
     given = [name for name in SPLITS if name in folders and _children(root / name)[0]]
+    capital = [name for name in folders if name not in SPLITS and name.lower() in SPLITS]
+    if len(capital) > 1 and not given:
+        raise UserError(
+            f"{root} has {_listed(capital)}: expected train/, val/ and test/ in small letters; rename them, or they "
+            "would be taken for classes"
+        )
     if given:
         missing = [name for name in SPLITS if name not in given]
         if missing:

@@ -17,6 +17,15 @@ def test_missing_split_folders(root):
     assert "val has 1 class folders with images: add some, 2 are needed" in refusal(root)
 
 
+def test_split_folders_in_capitals_are_no_classes(root):
+    for offset, name in enumerate(("Train", "Val", "Test")):
+        tree(root / name, offset=10_000 * offset)
+    expected = (
+        "has Test/ and Train/ and Val/: expected train/, val/ and test/ in small letters; rename them, or they would"
+    )
+    assert expected in refusal(root)
+
+
 def broken(root, count):
     for i in range(count):
         (root / f"class{i % 10:02d}" / f"broken{i:02d}.jpg").write_bytes(b"no image" if i % 2 else b"")

@@ -168,6 +168,7 @@ def test_pixel_nearest_neighbour_is_neither_chance_nor_enough(splits, shot, low,
         ({"images": 1}, "data.images=1: expected 2 to 1000 images a class; type data.images=20"),
         ({"size": 8}, "data.size=8: expected 14 to 84 pixels; type data.size=28"),
         ({"seed": -1}, "data.seed=-1: expected 0 or more; type data.seed=0"),
+        ({"seed": 2**64}, "data.seed=18446744073709551616: expected less than 2^64; type data.seed=0"),
     ],
 )
 def test_settings_out_of_range(changed, text):

@@ -158,6 +158,8 @@ def test_settings_are_checked():
         Omniglot(protocol="vinyal")
     with pytest.raises(UserError, match=r"data\.size=0 is out of range: 1 to 105 pixels"):
         Omniglot(size=0)
+    with pytest.raises(UserError, match=r"data\.seed=18446744073709551616 is out of range: below 2\^64"):
+        Omniglot(protocol="random", seed=2**64)
 
 
 @real
