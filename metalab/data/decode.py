@@ -34,9 +34,10 @@ class Picture(NamedTuple):
     pixels: np.ndarray  # uint8 [C,size,size]
     digest: str  # sha256 of the image at 32x32 RGB of 8 bits: the same for every size and number of channels
     exact: str = ""  # sha256 of all its pixels, at full size and depth
-    deeper: bool = False  # 8 bits do not hold its values, and the digest has lost some of them
-    largest: float = 0.0  # value of an image that is deeper than 8 bits, as it is in the file: whole numbers, or 0..1
-    floats: bool = False  # its values are floats
+    deep: bool = False  # its values are deeper than 8 bits
+    floats: bool = False  # and are floats
+    lossy: bool = False  # and 8 bits do not hold them: the digest has lost some
+    largest: float = 0.0  # of them, as they are in the file: whole numbers, or 0..1
     halved: bool = False  # its 16 bits a colour were read as the higher 8, which is all that Pillow gives
 
 
@@ -80,7 +81,7 @@ def decode(path: Path, size: int, channels: int, depth: int = 16) -> Picture:
     if deep is None:
         return Picture(pixels, _digest(plain), _exact(plain.size, plain.tobytes()), halved=halved)
     exact, floats = _exact(turned.size, deep.tobytes()), deep.dtype != np.uint16
-    return Picture(pixels, _digest(plain), exact, _lost(deep), float(deep.max()), floats)
+    return Picture(pixels, _digest(plain), exact, True, floats, _lost(deep), float(deep.max()))
 
 
 def largest(path: Path) -> int:

@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Store:
     recipe: dict[str, Any]
     splits: dict[str, dict[str, Any]]  # per split: file, sha256, ids, names, count, files
     images: dict[str, np.ndarray]  # per split: uint8 [N,C,H,W], memory-mapped
+    facts: dict[str, Any] = field(default_factory=dict)  # what was found while it was built
 
     def split(self, name: str) -> Split:
         """Return one split, its images mapped and not copied; raise NoSplit naming the splits there are."""
@@ -93,12 +94,17 @@ def verifying() -> Iterator[None]:
 
 
 def prepared(
-    folder: Path, recipe: dict[str, Any], records: Callable[[], Iterable[Record]], total: int | None = None
+    folder: Path,
+    recipe: dict[str, Any],
+    records: Callable[[], Iterable[Record]],
+    total: int | None = None,
+    facts: dict[str, Any] | None = None,
 ) -> Store:
     """Return the store in `folder`; build it first where it is missing, damaged or made by another recipe.
 
     `records` yields class by class, every image of one shape; a recipe is anything JSON can hold; `total` is the
-    number of records where that is known, for the progress bar.
+    number of records where that is known, for the progress bar; `facts` are kept beside the images as they are when
+    the last record has come.
     Two processes may call this at once: one builds, the other waits. UserError where the folder cannot be written.
     """
     recipe = json.loads(json.dumps(recipe))
@@ -110,7 +116,7 @@ def prepared(
                 store, why = _checked(folder, recipe)  # another process may have built it meanwhile
                 if store is None:
                     log.info("Preparing %s: %s.", folder, why)
-                    _build(folder, recipe, records, total)
+                    _build(folder, recipe, records, total, {} if facts is None else facts)
                     store, why = _checked(folder, recipe)
     if store is None:
         raise RuntimeError(f"{folder} was built just now, and yet {why}")
@@ -161,14 +167,20 @@ def _open(folder: Path) -> Store | str:
             images[name] = np.memmap(path, dtype=np.uint8, mode="c", shape=shape)
             if _hashing.get() and hashlib.sha256(images[name]).hexdigest() != kept["sha256"]:
                 return f"the store is damaged: {path.name} has other content than was written"
-        return Store(folder, meta["recipe"], meta["splits"], images)
+        return Store(folder, meta["recipe"], meta["splits"], images, meta.get("facts", {}))
     except FileNotFoundError as error:
         return f"the store is damaged: {error.filename} is missing" if folder.exists() else "there is none yet"
     except (ValueError, KeyError, TypeError, AttributeError, NotADirectoryError) as error:
         return f"the store is damaged: {META} cannot be understood ({error})"
 
 
-def _build(folder: Path, recipe: dict[str, Any], records: Callable[[], Iterable[Record]], total: int | None) -> None:
+def _build(
+    folder: Path,
+    recipe: dict[str, Any],
+    records: Callable[[], Iterable[Record]],
+    total: int | None,
+    facts: dict[str, Any],
+) -> None:
     """Write a whole store under another name, then rename it: what is found under `folder` is finished."""
     work, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
     try:
@@ -177,6 +189,7 @@ def _build(folder: Path, recipe: dict[str, Any], records: Callable[[], Iterable[
                 shutil.rmtree(leftover)
         work.mkdir()
         meta = {"format": FORMAT, "recipe": recipe, **write(work, watched(records(), folder.name, total))}
+        meta["facts"] = facts
         if not meta["splits"]:
             raise UserError(f"No image was found for {folder.name}; is data.root the right folder?")
         (work / META).write_text(json.dumps(meta), encoding="utf-8")

@@ -1,0 +1,18 @@
+"""A path as a person types it: never empty, ~ for the home folder."""
+
+from pathlib import Path
+
+from metalab.errors import UserError
+
+
+def given_path(value: str | Path, key: str, example: str) -> Path:
+    """Return a path that was typed as the value of `key`, its ~ in full; UserError for an empty one.
+
+    An empty path is the trace of a shell variable that is not set, and would mean the current folder.
+    """
+    if not str(value).strip():
+        raise UserError(f"{key}= is empty: expected a path (is a shell variable not set?); type {key}={example}")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:  # no home folder, or no such user's
+        raise UserError(f"{key}={value}: {error}; type the whole path, as {key}={example}") from error
