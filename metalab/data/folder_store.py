@@ -33,7 +33,8 @@ def folder_store(root: Path, classes: Classes, how: Reading, cache: str | None, 
     """Return the store of these images, what is skipped not among them; decode them on first use and after a change.
 
     Its facts are: depth, the bits that 16-bit files were read as; deep, floats and halved, how many images are so;
-    largest and largest_float, their values; unread, each file that cannot be read, and why; same, lists of files of one content.
+    largest and largest_float, their values; unread, each file that cannot be read, and why; same, lists of files with
+    one content.
     """
     real = Path(os.path.realpath(root))  # one store, however the path is spelled
     listing = [file for names in classes.values() for files in names.values() for file in files]

@@ -56,10 +56,10 @@ def read_tree(root: Path, ratios: list[float], seed: int, skip: Sequence[str] = 
     return Tree(images, parts, remarks)
 
 
-def few(names: Iterable[str]) -> str:
-    """Return the first ten names, and how many more there are."""
+def few(names: Iterable[str], most: int = 10) -> str:
+    """Return the first names, at most so many, and how many more there are."""
     names = list(names)
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def shown(name: str) -> str:
