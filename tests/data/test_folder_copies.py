@@ -31,7 +31,6 @@ def test_noise_that_is_stored_twice_is_not_recognised(root):
     assert found.note == "80 images are copies of others of their class and are left out"
     assert (kept.count.tolist(), found.count.tolist()) == ([20] * 8, [10] * 8)
     assert fingerprint(kept) != fingerprint(found)
-    print(accuracy(found), accuracy(kept))
     assert abs(accuracy(found)[0] - 0.2) < 0.015  # chance
     assert accuracy(kept)[0] > 0.23  # 25.2 % was seen
 
