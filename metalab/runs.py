@@ -15,6 +15,7 @@ from yaml import YAMLError
 
 from metalab.config import find_run
 from metalab.errors import UserError
+from metalab.paths import given_path
 from metalab.quoting import readable
 
 GROUPS = ("algo", "data", "backbone", "reg", "attack", "engine", "optim", "task", "experiment")
@@ -22,6 +23,7 @@ MANY = ("reg", "attack")  # groups of which several options may be chosen at onc
 KEY = {"train": ("resume", "last.pt"), "eval": ("run", "best.pt")}  # what names earlier runs, what they must hold
 ANEW = {"train": {"resume"}, "eval": {"attack", "seed", "device", "resume", "run"}}  # never taken from them
 TRAINING = ("train", "optim", "resume", "experiment")  # what no evaluation reads
+OUT = ("hydra.run.dir", "hydra.sweep.dir")  # where Hydra writes
 ALL, ONE = "_runs_", "_run_"  # names in Hydra's ConfigStore: all runs that are given, and one of them inside a job
 
 
@@ -44,7 +46,9 @@ def prepare(command: str, words: list[str], multirun: bool) -> tuple[dict[str, s
             continue  # Hydra will say what is wrong with it
         if command == "eval" and override.key_or_group.partition(".")[0] in TRAINING:
             raise UserError(f"{word}: metalab eval trains nothing, and would not read it: leave it out")
-        values = _values(override)
+        values = [_path(override.key_or_group, value) for value in _values(override)]
+        if override.key_or_group in OUT and values != _values(override):  # Hydra knows no ~
+            replaced[word] = f"{override.get_key_element()}={','.join(map(_quoted, values))}"
         _refuse_lists(override.key_or_group, values)
         if override.key_or_group in (key, "train.init") and not override.is_delete():
             found = [_located(value, holds if override.key_or_group == key else "best.pt") for value in values]
@@ -131,6 +135,22 @@ def _refuse_lists(group: str, values: list[Any]) -> None:
 def _values(override: Override) -> list[Any]:
     """Return what an override sets: one value, or each value of a sweep."""
     return list(override.sweep_iterator()) if override.is_choice_sweep() else [override.value()]
+
+
+def _path(key: str, value: Any, within: bool = False) -> Any:
+    """Return a value that is a path, or a list of some, with its ~ in full; UserError for an empty one.
+
+    run= without a value has a message of its own.
+    """
+    if isinstance(value, list):
+        return [_path(key, item, within=True) for item in value]
+    text = _plain(value)
+    if key not in (*OUT, "resume", "run", "train.init") or not isinstance(text, str):
+        return value
+    if not text and key == "run" and not within:
+        return value
+    path = given_path(text, key, "outputs/train/...")
+    return str(path) if text.startswith("~") else value
 
 
 def _plain(value: Any) -> Any:

@@ -1,11 +1,10 @@
 """The root of a configuration, before any part of it is built: its keys, its seed, where its data lie."""
 
-from pathlib import Path
-
 from omegaconf import DictConfig
 
 from metalab.check import check, nearest
 from metalab.errors import UserError
+from metalab.paths import given_path
 
 
 def settle(cfg: DictConfig) -> None:
@@ -19,5 +18,5 @@ def settle(cfg: DictConfig) -> None:
         raise UserError(f"seed={cfg.seed}: expected a whole number, 0 or more")
     for data in (cfg.data, *(cfg.data.get("members") or {}).values()):
         for key in ("root", "cache"):
-            if data.get(key):
-                data[key] = str(Path(str(data[key])).expanduser().absolute())
+            if data.get(key) is not None:
+                data[key] = str(given_path(str(data[key]), f"data.{key}", "/path/to/a/folder").absolute())

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from metalab.errors import UserError
+from metalab.paths import given_path
 
 SPLITS = ("train", "val", "test")
 IMAGES = (".png", ".jpg", ".jpeg")
@@ -15,7 +16,7 @@ IMAGES = (".png", ".jpg", ".jpeg")
 
 def given_folder(root: str) -> Path:
     """Return `data.root` as an absolute folder; UserError where there is none."""
-    folder = Path(root).expanduser().absolute()
+    folder = given_path(root, "data.root", "/path/to/the/folder").absolute()
     if not folder.is_dir():
         raise UserError(
             f"data.root={root}: {'this is a file' if folder.exists() else 'there is no such folder'}"

@@ -21,6 +21,7 @@ from metalab.data.lock import locked
 from metalab.data.records import Record, watched, write
 from metalab.errors import UserError
 from metalab.interfaces import Split
+from metalab.paths import given_path
 
 FORMAT = 1  # raised whenever the layout changes, so that older stores are rebuilt
 META = "store.json"
@@ -64,6 +65,8 @@ def cache_folder(cache: str | None) -> Path:
     folder = Path(cache or os.environ.get("METALAB_CACHE") or user_cache_dir("metalab")).expanduser().absolute()
     if folder.exists() and not folder.is_dir():
         raise UserError(f"The cache {folder} is a file; a folder is needed. Type data.cache=/path/to/a/folder.")
+    if cache is not None:
+        given_path(cache, "data.cache", "/path/to/a/folder")
     return folder
 
 
