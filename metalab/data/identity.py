@@ -70,6 +70,15 @@ def refuse_twins(classes: Mapping[str, tuple[Sequence[str], Sequence[str]]]) -> 
             homes[class_id] = home
 
 
+def repeated(image_ids: Sequence[str], count: Sequence[int]) -> int:
+    """Return how many images are copies of others of their class; `count` has the images of each class, in order."""
+    found = start = 0
+    for images in count:
+        own = list(filter(None, image_ids[start : start + images]))
+        found, start = found + len(own) - len(set(own)), start + images
+    return found
+
+
 def one_name(name: str) -> str:
     """Return what all spellings of a class name have in common: whatever the case, composed or decomposed (a Mac's)."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())

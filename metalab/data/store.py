@@ -144,9 +144,16 @@ def _checked(folder: Path, recipe: dict[str, Any]) -> tuple[Store | None, str]:
     store = _open(folder)
     if isinstance(store, str):
         return None, store
-    changed = [key for key in {**store.recipe, **recipe} if store.recipe.get(key) != recipe.get(key)]
+    changed = [key for key in {**store.recipe, **recipe} if not _same(store.recipe.get(key), recipe.get(key))]
     words = [f"{key} was {_short(store.recipe.get(key))} and is {_short(recipe.get(key))}" for key in changed]
     return (None, "the recipe has changed: " + ", ".join(words)) if words else (store, "")
+
+
+def _same(kept: Any, wanted: Any) -> bool:
+    """Compare what a store was made from with what it would be; what an older version did not note does not count."""
+    if isinstance(kept, dict) and isinstance(wanted, dict):
+        return all(kept[key] == wanted.get(key) for key in kept)
+    return kept == wanted
 
 
 def _short(value: Any) -> str:

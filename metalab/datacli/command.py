@@ -1,4 +1,4 @@
-"""The four verbs of `metalab data`, each on one data set of conf/data composed with the user's settings."""
+"""The five verbs of `metalab data`, each on one data set of conf/data composed with the user's settings."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ from metalab.data.folder import Folder
 from metalab.data.sources import SPLITS
 from metalab.data.store import NoSplit, cache_folder, verifying
 from metalab.data.union import Union
-from metalab.datacli import leaks, listing, sheet
+from metalab.datacli import clean, leaks, listing, sheet
 from metalab.datacli.report import told, written
 from metalab.errors import UsageError, UserError
 from metalab.interfaces import Split
@@ -36,6 +36,8 @@ def run(verb: str, words: list[str]) -> int:
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     folder, words = _config_dir(words)
+    if verb == "clean":
+        return clean.run(words, cache_folder(None))
     if verb == "list":
         listing.show(_options(folder), cache_folder(None))
         return 0

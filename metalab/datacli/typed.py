@@ -18,6 +18,13 @@ def checked(verb: str, words: list[str]) -> list[str]:
             f"'{word}': metalab data list takes --config-dir FOLDER alone; to look into another cache type "
             "METALAB_CACHE=FOLDER metalab data list"
         )
+    if verb == "clean":
+        if wrong := next((word for word in words if "=" in word or word.startswith("-")), None):
+            raise UsageError(
+                f"'{wrong}': metalab data clean takes names of stores alone; to look into another cache type "
+                "METALAB_CACHE=FOLDER metalab data clean"
+            )
+        return words
     for word in words:
         key, _, value = word.partition("=")
         if key == "out" and "=" in word and verb in ("check", "show"):
