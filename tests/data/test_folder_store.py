@@ -9,8 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from metalab import checkpoint, train
 from metalab.data import folder as module
 from metalab.data.identity import fingerprint, one_name
+from tests.conftest import TINY
 from tests.data.folder import SPLITS, folder, load, load_named, picture, refusal, tree
 
 OLD = {  # of runs of versions without data.depth, copies, least and skip, from the tree of `old_tree`
@@ -158,3 +160,35 @@ def test_one_name_in_two_spellings_is_one_name(root, one, other, told):
 
 def test_names_that_differ_are_no_one_name():
     assert len({one_name(name) for name in ("a", "ä", "b", "a ", "ａ")}) == 5
+
+
+def test_a_run_without_the_new_keys_goes_on_and_is_evaluated(root, small, tmp_path, command_line, monkeypatch):
+    """Its episodes are those it had: with copies, with a network storage's thumbnails, and with a small test class."""
+    monkeypatch.chdir(tmp_path)
+    for k, split in enumerate(SPLITS):
+        for c in range(5):
+            for i in range(5):
+                picture(root / split / f"{split}{c}" / f"{i}.png", 1000 * k + 10 * c + i)
+    picture(root / "train" / "train0" / "again.png", 3)
+    picture(root / "val" / "val0" / "@eaDir" / "0.png", 9000)
+    picture(root / "test" / "small" / "0.png", 9001)
+    words = ["data=folder", f"data.root={root}", "data.size=16", f"data.cache={tmp_path / 'cache'}", "train.steps=8"]
+    older = [f"~data.{key}" for key in ("depth", "copies", "least", "skip")]
+    whole, cut = small(*words, *older), small(*words, *older)
+    small_class = root / "test" / "small"
+    small_class.rename(root / "aside")  # an older version did not look at it
+    train.run(whole, tmp_path / "whole")
+    cut.train.steps = 4
+    train.run(cut, tmp_path / "cut")
+    (root / "aside").rename(small_class)
+    code, said = command_line("train", f"resume={tmp_path / 'cut'}", "train.steps=8")
+    assert code == 0, said
+    assert "1 of the 6 test classes have fewer images: small (1)" in said
+    assert "1 images occur more than once; support and query may share them" in said
+    one, two = (checkpoint.load(tmp_path / name / "last.pt") for name in ("whole", "cut"))
+    assert one["data"] == two["data"]
+    assert all(torch.equal(one["net"][key], two["net"][key]) for key in one["net"])
+    code, said = command_line("eval", f"run={tmp_path / 'cut'}", "eval.split=val")
+    assert (code, "may share them" in said) == (0, True)
+    code, said = command_line("train", *small.words, f"--config-dir={TINY}", *words)  # a new one is refused
+    assert (code, "an episode needs 4 images a class" in said) == (1, True)
