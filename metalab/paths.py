@@ -1,5 +1,6 @@
 """A path as a person types it: never empty, ~ for the home folder."""
 
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 from metalab.errors import UserError
@@ -16,3 +17,10 @@ def given_path(value: str | Path, key: str, example: str) -> Path:
         return Path(value).expanduser()
     except RuntimeError as error:  # no home folder, or no such user's
         raise UserError(f"{key}={value}: {error}; type the whole path, as {key}={example}") from error
+
+
+def typed(value: str) -> Path:
+    """Return a path for argparse (type=typed), its ~ in full; ArgumentTypeError for an empty one."""
+    if not value.strip():
+        raise ArgumentTypeError("expected a path, and it is empty (is a shell variable not set?)")
+    return Path(value).expanduser()

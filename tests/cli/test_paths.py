@@ -1,5 +1,6 @@
 """An empty path is an error wherever a path is taken, and ~ is the home folder."""
 
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from metalab.data.folder import Folder
 from metalab.data.store import cache_folder
 from metalab.errors import UserError
 from metalab.models.pretrained import Torchvision
-from metalab.paths import given_path
+from metalab.paths import given_path, typed
 from metalab.settle import settle
 from tests.data.folder import tree
 
@@ -131,3 +132,9 @@ def test_the_home_folder_is_written_out_for_data(home, tmp_path):
 def test_a_home_folder_that_nobody_has_is_told():
     with pytest.raises(UserError, match=r"^run=~nobody-is-called-so/x: .*; type the whole path, as run=a/run$"):
         given_path("~nobody-is-called-so/x", "run", "a/run")
+
+
+def test_the_scripts_take_no_empty_path_either(home):
+    assert typed("~/out") == home / "out"
+    with pytest.raises(ArgumentTypeError, match=r"^expected a path, and it is empty"):
+        typed("")
