@@ -1,9 +1,13 @@
 """A path as a person types it: never empty, ~ for the home folder."""
 
+import re
 from argparse import ArgumentTypeError
 from pathlib import Path
 
 from metalab.errors import UserError
+
+FOLDERS = ("run", "resume", "train.init", "hydra.run.dir", "hydra.sweep.dir")  # keys of the command line
+HOME = re.compile(r"(?:^|(?<=[\[,'\"]))~[^/,\]'\"]*(?=[/,\]'\"]|$)")  # ~ or ~name at the beginning of a value or item
 
 
 def given_path(value: str | Path, key: str, example: str) -> Path:
@@ -17,6 +21,19 @@ def given_path(value: str | Path, key: str, example: str) -> Path:
         return Path(value).expanduser()
     except RuntimeError as error:  # no home folder, or no such user's
         raise UserError(f"{key}={value}: {error}; type the whole path, as {key}={example}") from error
+
+
+def at_home(word: str) -> str:
+    """Return a word of the command line, key=value, with ~ in full where the value is a folder, or some of them.
+
+    UserError for an empty one to which Hydra would write.
+    """
+    key, equals, value = word.partition("=")
+    if key not in FOLDERS or not equals:
+        return word
+    if key.startswith("hydra."):
+        given_path(value.strip("'\""), key, "outputs/train/mine")
+    return f"{key}={HOME.sub(lambda found: str(given_path(found[0], key, '/path/to/a/folder')), value)}"
 
 
 def typed(value: str) -> Path:

@@ -7,9 +7,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import OverrideParseException
 
-PATHS = re.compile(
-    r"\+*(data\.(members\.[^.]+\.)?(root|cache)|resume|run|train\.init|backbone\.weights|hydra\.(run|sweep)\.(sub)?dir)"
-)
+PATHS = re.compile(r"\+*(data\.(members\.[^.]+\.)?(root|cache)|resume|run|train\.init|backbone\.weights)")
 PATTERNS = re.compile(r"\+*data\.(members\.[^.]+\.)?group")
 ITEMS = re.compile(r"\[.*?\](?=,|$)|[^,]+")  # of a sweep: lists, and what else stands between commas
 

@@ -15,7 +15,7 @@ from yaml import YAMLError
 
 from metalab.config import find_run
 from metalab.errors import UserError
-from metalab.paths import given_path
+from metalab.paths import at_home
 from metalab.quoting import readable
 
 GROUPS = ("algo", "data", "backbone", "reg", "attack", "engine", "optim", "task", "experiment")
@@ -23,7 +23,6 @@ MANY = ("reg", "attack")  # groups of which several options may be chosen at onc
 KEY = {"train": ("resume", "last.pt"), "eval": ("run", "best.pt")}  # what names earlier runs, what they must hold
 ANEW = {"train": {"resume"}, "eval": {"attack", "seed", "device", "resume", "run"}}  # never taken from them
 TRAINING = ("train", "optim", "resume", "experiment")  # what no evaluation reads
-OUT = ("hydra.run.dir", "hydra.sweep.dir")  # where Hydra writes
 ALL, ONE = "_runs_", "_run_"  # names in Hydra's ConfigStore: all runs that are given, and one of them inside a job
 
 
@@ -38,7 +37,7 @@ def prepare(command: str, words: list[str], multirun: bool) -> tuple[dict[str, s
     replaced: dict[str, str] = {}
     folders: list[Path] = []
     for word in words:
-        if (read := readable(word, multirun)) != word:
+        if (read := readable(at_home(word), multirun)) != word:
             replaced[word] = read
         try:
             [override] = OverridesParser.create().parse_overrides([read])
@@ -46,9 +45,7 @@ def prepare(command: str, words: list[str], multirun: bool) -> tuple[dict[str, s
             continue  # Hydra will say what is wrong with it
         if command == "eval" and override.key_or_group.partition(".")[0] in TRAINING:
             raise UserError(f"{word}: metalab eval trains nothing, and would not read it: leave it out")
-        values = [_path(override.key_or_group, value) for value in _values(override)]
-        if override.key_or_group in OUT and values != _values(override):  # Hydra knows no ~
-            replaced[word] = f"{override.get_key_element()}={','.join(map(_quoted, values))}"
+        values = _values(override)
         _refuse_lists(override.key_or_group, values)
         if override.key_or_group in (key, "train.init") and not override.is_delete():
             found = [_located(value, holds if override.key_or_group == key else "best.pt") for value in values]
@@ -69,7 +66,7 @@ def prepare(command: str, words: list[str], multirun: bool) -> tuple[dict[str, s
 def compose_each(given: Any) -> list[tuple[Path, DictConfig]]:
     """Return each run's folder and its configuration under this job's overrides; given: cfg.run of the job."""
     names = list(given) if isinstance(given, ListConfig) else [given]
-    if names in ([], [None], [""]):
+    if not names or None in names or "" in names:
         raise UserError("which run? metalab eval run=outputs/train/..., or run=latest")
     pairs = []
     found = [find_run(str(name)) for name in names]
@@ -135,22 +132,6 @@ def _refuse_lists(group: str, values: list[Any]) -> None:
 def _values(override: Override) -> list[Any]:
     """Return what an override sets: one value, or each value of a sweep."""
     return list(override.sweep_iterator()) if override.is_choice_sweep() else [override.value()]
-
-
-def _path(key: str, value: Any, within: bool = False) -> Any:
-    """Return a value that is a path, or a list of some, with its ~ in full; UserError for an empty one.
-
-    run= without a value has a message of its own.
-    """
-    if isinstance(value, list):
-        return [_path(key, item, within=True) for item in value]
-    text = _plain(value)
-    if key not in (*OUT, "resume", "run", "train.init") or not isinstance(text, str):
-        return value
-    if not text and key == "run" and not within:
-        return value
-    path = given_path(text, key, "outputs/train/...")
-    return str(path) if text.startswith("~") else value
 
 
 def _plain(value: Any) -> Any:

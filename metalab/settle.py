@@ -1,5 +1,7 @@
 """The root of a configuration, before any part of it is built: its keys, its seed, where its data lie."""
 
+from pathlib import Path
+
 from omegaconf import DictConfig
 
 from metalab.check import check, nearest
@@ -19,4 +21,5 @@ def settle(cfg: DictConfig) -> None:
     for data in (cfg.data, *(cfg.data.get("members") or {}).values()):
         for key in ("root", "cache"):
             if data.get(key) is not None:
-                data[key] = str(given_path(str(data[key]), f"data.{key}", "/path/to/a/folder").absolute())
+                given_path(str(data[key]), f"data.{key}", "/path/to/a/folder")
+                data[key] = str(Path(str(data[key])).expanduser().absolute())

@@ -38,13 +38,10 @@ def run(home) -> Path:
 @pytest.mark.parametrize(
     ("words", "key"),
     [
-        (("train", "resume="), "resume"),
-        (("train", "resume=''"), "resume"),
-        (("train", "train.init="), "train.init"),
         (("train", "hydra.run.dir="), "hydra.run.dir"),
         (("train", "-m", "seed=1,2", "hydra.sweep.dir="), "hydra.sweep.dir"),
         (("train", "--config-dir="), "--config-dir"),
-        (("eval", "run=[a,'']"), "run"),
+        (("train", "hydra.run.dir=''"), "hydra.run.dir"),
     ],
 )
 def test_an_empty_path_on_the_command_line_is_an_error(bench, words, key):
@@ -52,6 +49,14 @@ def test_an_empty_path_on_the_command_line_is_an_error(bench, words, key):
     assert code == 1
     assert f"metalab: {key}= is empty: expected a path (is a shell variable not set?); type {key}=" in err
     assert (bench.trained, bench.evaluated) == ([], [])
+
+
+@pytest.mark.parametrize("word", ["run=['']", "run=[x,'']", "run=[null]"])
+def test_an_empty_run_among_others_is_an_error(bench, run, monkeypatch, word):
+    monkeypatch.chdir(run.parent)
+    code, _, err = bench("eval", word)
+    assert (code, "metalab: which run?" in err) == (1, True)
+    assert bench.evaluated == []
 
 
 @pytest.mark.parametrize("key", ["root", "cache"])
@@ -100,6 +105,9 @@ def test_the_home_folder_is_written_out_for_runs(bench, run):
     assert bench("eval", "run=~/x")[0] == 0
     assert bench.evaluated[0][0][0][0] == run
     assert bench("eval", "run=[~/x]")[0] == 0
+    assert bench("eval", "run='~/x'")[0] == 0
+    assert bench("eval", "-m", "run=~/x", "seed=1,2")[0] == 0
+    assert [runs[0][0] for runs, _ in bench.evaluated] == [run] * 5
     assert bench("train", "resume=~/x")[0] == 0
     assert bench.trained[0][1] == run
     assert bench("train", "train.init=~/x")[0] == 0
