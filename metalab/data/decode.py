@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFile
 
 from metalab.errors import UserError
 
@@ -41,7 +41,7 @@ class Picture(NamedTuple):
     halved: bool = False  # its 16 bits a colour were read as the higher 8, which is all that Pillow gives
 
 
-def opened(source: Path | IO[bytes]) -> Image.Image:
+def opened(source: Path | IO[bytes]) -> ImageFile.ImageFile:
     """Return an image that is not yet decoded, of one of FORMATS by its content, or of TGA, which has no mark, by name.
 
     Raises OSError on what is none of these.
@@ -65,7 +65,7 @@ def decode(path: Path, size: int, channels: int, depth: int = 16) -> Picture:
     """
     with opened(path) as image:
         image.draft(None, (MOST, MOST))  # a large JPEG is decoded at 1/2, 1/4 or 1/8: much faster, and plenty
-        halved = any(";16" in str(tile[3]) and image.mode.startswith(("RGB", "LA")) for tile in image.tile)
+        halved = image.mode.startswith("RGB") and any(";16" in str(tile[3]) for tile in image.tile)
         turned = _turned(image)
         deep = _deep(turned)
         shown = plain = _rgb(turned if deep is None else _eight_bit(deep, 16))

@@ -169,10 +169,10 @@ class Folder:
 
     def _part(self, split: str, copies: bool, least: int) -> Part:
         """Return the split's classes of at least so many images, with or without copies within a class."""
+        part = Part([], [], [], [], [], [], [], 0, [])
         kept = self._store.splits.get(ALL if ALL in self._tree.parts else split)
         if kept is None:  # no image of it can be read
-            return Part([], [], [], [], [], [], [], 0, [])
-        part = Part([], [], [], [], [], [], [], 0, [])
+            return part
         same = {file: files[0] for files in self._store.facts["same"] for file in files}  # by content
         ends = np.cumsum(kept["count"]).tolist()
         place = {name: (end - count, end) for name, count, end in zip(kept["names"], kept["count"], ends, strict=True)}

@@ -1,5 +1,8 @@
 """16-bit files that use 8, 10, 12 or 14 of their bits: nothing is lost in silence, and no two images become one."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -91,6 +94,31 @@ def test_floats_of_a_small_range_are_told(root):
     splits = load(root, depth="auto")
     assert splits["train"].note.startswith("images of floats have values up to 0.02 of 1, which leaves 6 of 256 grey")
     assert len({image for split in splits.values() for image in split.image_ids}) == 18
+
+
+def test_sixteen_bits_a_colour_are_told(root):
+    for c in range(6):
+        path = root / f"class{c}" / "0.png"
+        path.parent.mkdir(parents=True)
+        values = np.random.default_rng(c).integers(0, 65536, (8, 8, 3), dtype=np.uint16)
+        path.write_bytes(png16(values))
+    split = folder(root, depth="auto", size=8).load("train")
+    assert split.note == "6 images of 16 bits a colour are read at the higher 8 of them"
+    values = np.random.default_rng(int(split.names[0][-1])).integers(0, 65536, (8, 8, 3), dtype=np.uint16)
+    assert (split.images[0].permute(1, 2, 0).numpy() == values >> 8).all()
+
+
+def png16(values) -> bytes:
+    """Return uint16 [H,W,3] as a PNG, which Pillow does not write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, _ = values.shape
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
+    head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
 
 
 def test_eight_bit_images_are_what_they_were(root):
