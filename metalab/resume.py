@@ -19,6 +19,7 @@ from metalab.optim import Rate
 
 MAY_CHANGE = ("train.steps", "train.minutes", "train.patience", "device", "data.root", "data.cache", "engine.graphs")
 logger = logging.getLogger("metalab")
+PERMITS = ("data.allow_copies", "data.allow_same_names")  # may change, too: no image and no episode is another
 
 
 def refuse_used(out: Path) -> None:
@@ -38,6 +39,7 @@ def accepted(cfg: DictConfig, out: Path) -> dict[str, Any]:
     new, old = flat(plain(cfg)), flat(saved["config"])
     changed = {k for k in new.keys() | old.keys() if new.get(k) != old.get(k)} - {"resume"}
     refused = sorted(changed - set(MAY_CHANGE))
+    refused = [key for key in refused if key not in PERMITS]
     if refused:
         listed = ", ".join(f"{k}={show(new.get(k))} (the run has {show(old.get(k))})" for k in refused)
         raise UserError(

@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from metalab import checkpoint, train
+from metalab import checkpoint, resume, train
 from metalab.data import folder as module
 from metalab.data.identity import fingerprint, one_name
+from metalab.errors import UserError
 from tests.conftest import TINY
 from tests.data.folder import SPLITS, folder, load, load_named, picture, refusal, tree
 
@@ -156,6 +157,19 @@ def test_one_name_in_two_spellings_is_one_name(root, one, other, told):
     assert "1 class names stand in two splits" in load(root, allow_same_names=True)["test"].note
     (root / "test" / other).rename(root / "train" / other)  # two classes of one split leak nothing
     assert len(load(root)["train"].ids) == 4
+
+
+def test_a_run_may_be_gone_on_with_where_its_names_are_refused_now(root, small, tmp_path, monkeypatch):
+    tree(root, images=4)
+    words = ("data=folder", f"data.root={root}", "data.size=16", f"data.cache={tmp_path / 'cache'}", "task.way=2")
+    train.run(small(*words, "task.train_way=2"), tmp_path / "run")
+    again = small(*words, "task.train_way=2", "train.steps=8", f"resume={tmp_path / 'run'}")
+    for key in ("allow_same_names", "allow_copies"):
+        again.data[key] = True
+    assert resume.accepted(again, tmp_path / "run")["state"]["step"] == 4
+    again.data.seed = 1
+    with pytest.raises(UserError, match=r"not data\.seed=1 \(the run has 0\)"):
+        resume.accepted(again, tmp_path / "run")
 
 
 def test_names_that_differ_are_no_one_name():
