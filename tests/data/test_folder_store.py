@@ -203,5 +203,5 @@ def test_a_run_without_the_new_keys_goes_on_and_is_evaluated(root, small, tmp_pa
     assert all(torch.equal(one["net"][key], two["net"][key]) for key in one["net"])
     code, said = command_line("eval", f"run={tmp_path / 'cut'}", "eval.split=val")
     assert (code, "trained on: 1 images occur more than once" in " ".join(said.split())) == (0, True)
-    with pytest.raises(UserError, match=r"^an episode needs 4 images a class .* small \(1\)"):  # a new one is refused
+    with pytest.raises(UserError, match=r"^an episode needs 5 images a class .* small \(1\)"):  # a new one is refused
         train.run(small(*words), tmp_path / "new")
