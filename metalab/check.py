@@ -42,8 +42,8 @@ def _fit(value: Any, hint: Any) -> Any:
         return float(value)
     elif hint is int and type(value) is float and value.is_integer():
         return int(value)
-    elif hint is Path and type(value) is str:
-        return Path(value)
+    elif hint is Path and type(value) is str and value.strip():
+        return Path(value).expanduser()
     elif hint in (int, float, bool, str, type(None)) and type(value) is hint:  # a bool is no int here
         return value
     raise TypeError

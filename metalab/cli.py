@@ -139,9 +139,12 @@ def _run_hydra(command: str, given: list[str], typed: list[str] | None = None) -
 
     from metalab import runs
     from metalab.config import conf_dir
+    from metalab.paths import given_path
 
     parser = utils.get_args_parser()
     args = parser.parse_args(given)
+    if args.config_dir is not None:
+        args.config_dir = str(given_path(args.config_dir, "--config-dir", "my_conf"))
     name = command
     try:
         words, name = runs.prepare(command, args.overrides if typed is None else typed, args.multirun)

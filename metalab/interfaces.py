@@ -43,6 +43,7 @@ class Split:
     group: Tensor | None = None  # int64 [N], 0..: images of one group never stand on both sides of an episode
     fixed: Fixed | None = None  # the only episodes that a protocol allows
     by_image: bool = False  # the other splits have the same classes and other images: a classifier's, without episodes
+    class_sizes: dict[str, dict[str, int]] = field(default_factory=dict)  # split -> class -> images, where known
     note: str = ""  # what a referee must know, "re-encoded, JPEG q75"
 
 

@@ -16,10 +16,14 @@ from metalab.data.augment import Augment
 from metalab.data.batches import Batches
 from metalab.data.gather import resident
 from metalab.data.kin import most_classes
+from metalab.data.sizes import Sizes, too_small
+from metalab.data.sources import SPLITS
+from metalab.data.variable import LEAST
 from metalab.engines.auto import Auto, Work, chosen, filters
 from metalab.engines.each_image import EachImage
 from metalab.engines.graph import Graphed
 from metalab.engines.vectorised import Vectorised
+from metalab.errors import UserError
 from metalab.fits import check_precision, check_together, refuse_evaluations, takes_graphs
 from metalab.interfaces import Algorithm, Engine, Loss, Objective, Split
 from metalab.optim import Clip, Rate
@@ -156,6 +160,10 @@ def recipe(cfg: DictConfig, engine: Mapping[str, Any] | None = None) -> Recipe:
         tested = plain.classifier(how, data["train"], evaluation.bn or how.bn)
         task, evaluation = protocol.settled(task, evaluation, data["val"])
         train = replace(train, val_episodes=evaluation.episodes)
+    elif trouble := too_small(data["train"].class_sizes, _wanted(task, how), data["train"].kin is not None):
+        if cfg.resume is None:
+            raise UserError(trouble)
+        logger.warning(trouble)  # an older version let it begin, and its training can be ended
     how, trained = method(cfg.algo, task.train_way or task.way, test=False)
     check_together(task, train, how, terms, trained)
     graphs_asked = isinstance(runs, Auto | Vectorised) and runs.graphs is True
@@ -181,6 +189,17 @@ def recipe(cfg: DictConfig, engine: Mapping[str, Any] | None = None) -> Recipe:
         device=where,
     )
     return replace(made, engine=chosen(runs, made.work(cfg.backbone)))
+
+
+def _wanted(task: Task, how: Method) -> dict[str, Sizes]:
+    """Return the size of each split's episodes; training on mini-batches has none."""
+    if not task.fixed:  # each class needs one image on either side, and the way is drawn
+        return {split: Sizes(LEAST, 1, 1) for split in SPLITS}
+    beside = (task.unlabelled, task.distractors)
+    tested = Sizes(task.way, task.shot, task.query, *beside)
+    way, shot, query = task.train_way or task.way, task.train_shot or task.shot, task.train_query or task.query
+    trained = {"train": Sizes(way, shot, query, *beside)} if how.mini_batch is None else {}
+    return {**trained, "val": tested, "test": tested}
 
 
 def _outer(node: Mapping[str, Any]) -> tuple[Any, Rate, Clip]:

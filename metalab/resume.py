@@ -21,6 +21,7 @@ from metalab.upgrade import read_by_training
 MAY_CHANGE = ("train.steps", "train.minutes", "train.patience", "train.on_warning", "device", "data.root")
 MAY_CHANGE += ("data.cache", "engine.graphs")
 logger = logging.getLogger("metalab")
+PERMITS = ("data.allow_copies", "data.allow_same_names")  # may change, too: no image and no episode is another
 
 
 def refuse_used(out: Path) -> None:
@@ -40,6 +41,7 @@ def accepted(cfg: DictConfig, out: Path) -> dict[str, Any]:
     new, old = flat(plain(cfg)), flat(saved["config"])
     changed = {k for k in new.keys() | old.keys() if new.get(k) != old.get(k) and read_by_training(k)} - {"resume"}
     refused = sorted(changed - set(MAY_CHANGE))
+    refused = [key for key in refused if key not in PERMITS]
     if refused:
         listed = ", ".join(f"{k}={show(new.get(k))} (the run has {show(old.get(k))})" for k in refused)
         raise UserError(

@@ -15,6 +15,7 @@ from yaml import YAMLError
 
 from metalab.config import find_run
 from metalab.errors import UserError
+from metalab.paths import at_home
 from metalab.quoting import readable
 from metalab.upgrade import completed
 
@@ -37,7 +38,7 @@ def prepare(command: str, words: list[str], multirun: bool) -> tuple[dict[str, s
     replaced: dict[str, str] = {}
     folders: list[Path] = []
     for word in words:
-        if (read := readable(word, multirun)) != word:
+        if (read := readable(at_home(word), multirun)) != word:
             replaced[word] = read
         try:
             [override] = OverridesParser.create().parse_overrides([read])
@@ -66,7 +67,7 @@ def prepare(command: str, words: list[str], multirun: bool) -> tuple[dict[str, s
 def compose_each(given: Any) -> list[tuple[Path, DictConfig]]:
     """Return each run's folder and its configuration under this job's overrides; given: cfg.run of the job."""
     names = list(given) if isinstance(given, ListConfig) else [given]
-    if names in ([], [None], [""]):
+    if not names or None in names or "" in names:
         raise UserError("which run? metalab eval run=outputs/train/..., or run=latest")
     pairs = []
     found = [find_run(str(name)) for name in names]

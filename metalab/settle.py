@@ -6,6 +6,7 @@ from omegaconf import DictConfig
 
 from metalab.check import check, nearest
 from metalab.errors import UserError
+from metalab.paths import given_path
 
 
 def settle(cfg: DictConfig) -> None:
@@ -19,5 +20,6 @@ def settle(cfg: DictConfig) -> None:
         raise UserError(f"seed={cfg.seed}: expected a whole number, 0 or more and below 2^64")
     for data in (cfg.data, *(cfg.data.get("members") or {}).values()):
         for key in ("root", "cache"):
-            if data.get(key):
+            if data.get(key) is not None:
+                given_path(str(data[key]), f"data.{key}", "/path/to/a/folder")
                 data[key] = str(Path(str(data[key])).expanduser().absolute())

@@ -1,13 +1,13 @@
 """What `metalab --help` and `metalab data --help` print, and the words that they are about."""
 
 COMMANDS = ("train", "eval")  # Hydra's; data is its own
-VERBS = ("list", "prepare", "check", "show")  # of metalab data
+VERBS = ("list", "prepare", "check", "show", "clean")  # of metalab data
 FLAGS = ("--multirun", "--cfg", "--info", "--help", "--hydra-help", "--config-dir", "--resolve", "--package")
 
 
 USAGE = """usage: metalab train [group=option ...] [key=value ...]   train and validate, into outputs/train/
        metalab eval run=FOLDER [key=value ...]            test a trained run, into outputs/eval/
-       metalab data list | prepare NAME | check NAME | show NAME [data.key=value ...]
+       metalab data list | prepare NAME | check NAME | show NAME [data.key=value ...] | clean [STORE ...]
        metalab --help | --version
 
 metalab train --help                                       the groups, their options and every setting
@@ -26,8 +26,9 @@ DATA_USAGE = """usage: metalab data list                       the data sets: cl
        metalab data prepare NAME               bring it onto the disk, decoded: every later start is quick
        metalab data check NAME [out=FOLDER]    what it leaks; exit code 1 where a class is in two splits
        metalab data show NAME [what=episode] [split=test] [out=FILE.png] [task.way=5] [seed=0]
+       metalab data clean                      what the prepared data takes; clean STORE, NAME or all removes it
 
-Each but list takes data.KEY=VALUE, as data.root=/path/to/the/files; all take --config-dir FOLDER for data sets of your
-own. METALAB_CACHE=FOLDER before a command is where prepared data lies.
+Each but list and clean takes data.KEY=VALUE, as data.root=/path/to/the/files; all but clean take --config-dir FOLDER
+for data sets of your own. METALAB_CACHE=FOLDER before a command is where prepared data lies.
 out=FOLDER of check receives leaks.json, with all it found, and near.png, with the pairs that look alike.
 """

@@ -27,6 +27,7 @@ from metalab.engines.auto import TABLE, Auto, Row, table
 from metalab.engines.graph import EAGER
 from metalab.engines.precision import tf32
 from metalab.engines.vectorised import Vectorised
+from metalab.paths import typed
 from metalab.provenance import processor
 
 ASKED = ("engine.precision", "engine.graphs")  # what engine=auto takes only where the user says so
@@ -135,9 +136,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU")
     parser.add_argument("--repeats", type=int, default=20, help="that are counted")
     parser.add_argument("--warm", type=int, default=2, help="repeats before, that are not")
-    parser.add_argument("--out", type=Path, default=Path("outputs/bench"), help="folder of bench.md and bench.csv")
+    parser.add_argument("--out", type=typed, default=Path("outputs/bench"), help="folder of bench.md and bench.csv")
     parser.add_argument(
-        "--table", nargs="?", type=Path, const=TABLE, help="update the table of engine=auto, or this copy"
+        "--table", nargs="?", type=typed, const=TABLE, help="update the table of engine=auto, or this copy"
     )
     parser.add_argument("--evaluate", action="store_true", help="without an outer gradient, as metalab eval does")
     parser.add_argument("--profile", action="store_true", help="where the time goes, in the place of how much it is")

@@ -27,6 +27,7 @@ from metalab.data.ahead import Ahead
 from metalab.data.episodes import Episodes
 from metalab.errors import UserError
 from metalab.interfaces import EpisodeSource, Split
+from metalab.paths import typed
 
 
 class Plain(torch.utils.data.Dataset):
@@ -66,8 +67,10 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seconds", type=float, default=2.0, help="a repetition")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--folder", help="on a disk, for the images; default: the folder for temporary files")
-    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    parser.add_argument(
+        "--folder", type=typed, help="on a disk, for the images; default: the folder for temporary files"
+    )
+    parser.add_argument("--json", type=typed, help="also write the numbers to this file")
     parser.add_argument("--smoke", action="store_true", help="tiny and quick: shows that it runs, measures nothing")
     given = parser.parse_args(argv)
     if given.smoke:

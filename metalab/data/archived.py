@@ -7,6 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from metalab.data import decode
 from metalab.data.files import Files, found
 from metalab.data.layouts import Layout, Picture
 from metalab.data.sources import IMAGES
@@ -42,4 +43,4 @@ def layout(files: Files, images: dict[str, list[str]], read: Callable[[str], Ima
 
 def opened(files: Files, name: str) -> Image.Image:
     """Return one of the files as an image that is not yet decoded."""
-    return Image.open(io.BytesIO(files.read(name)))
+    return decode.opened(io.BytesIO(files.read(name)))

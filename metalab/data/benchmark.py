@@ -13,7 +13,7 @@ from PIL import Image
 
 from metalab.data import decode
 from metalab.data.download import Published, fetch_all
-from metalab.data.identity import PUBLISHED
+from metalab.data.identity import PUBLISHED, repeated
 from metalab.data.layouts import Layout, Picture
 from metalab.data.records import Record
 from metalab.data.sources import fingerprint, given_folder
@@ -73,7 +73,9 @@ class Benchmark:
         loaded = store.split(name)
         held = sum(len(kept["files"]) for kept in store.splits.values())
         fewer = f"{held:,} images instead of {self.images:,}" if held != self.images else ""
-        return replace(loaded, note="; ".join(filter(None, [store.recipe["note"], fewer])))
+        copies = repeated(loaded.image_ids, loaded.count.tolist())
+        twice = f"{copies} images are copies of others of their class" if copies else ""
+        return replace(loaded, note="; ".join(filter(None, [store.recipe["note"], fewer, twice])))
 
     def _recognised(self, root: Path) -> Layout:
         for recognise in self.recognise:

@@ -6,10 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from PIL import Image
-
 from metalab.data.benchmark import Benchmark
 from metalab.data.cifar import Pickles
+from metalab.data.decode import opened
 from metalab.data.download import Published
 from metalab.data.layouts import Layout, Picture
 from metalab.data.official import Official
@@ -50,7 +49,7 @@ def class_folders(root: Path) -> Layout | None:
     def pictures() -> Iterator[Picture]:
         for name, files in images.items():
             for file in files:
-                yield Picture(name, name, str(file.relative_to(root)), partial(Image.open, file))
+                yield Picture(name, name, str(file.relative_to(root)), partial(opened, file))
 
     every = [file for files in images.values() for file in files]
     return Layout("class folders", every, lambda: dict.fromkeys(images), pictures, len(every))

@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from PIL import Image
-
 from metalab.data.benchmark import Benchmark
+from metalab.data.decode import opened
 from metalab.data.layouts import Layout, Picture
 from metalab.data.official import Official
 from metalab.data.sources import class_splits
@@ -45,7 +44,7 @@ def photographs(root: Path) -> Layout | None:
     def pictures() -> Iterator[Picture]:
         for name in sorted(images):
             for file in images[name]:
-                yield Picture(name, name, file, partial(Image.open, root / file))
+                yield Picture(name, name, file, partial(opened, root / file))
 
     every = [root / name for listed in images.values() for name in listed]
     return Layout("COCO lists", [*lists, *every], lambda: dict.fromkeys(images), pictures, len(every))

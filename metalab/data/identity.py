@@ -1,6 +1,7 @@
 """By what a net that was trained on a split knows it again: global class ids, and digests of single images."""
 
 import hashlib
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 
 from metalab.data.tree import few, shown
@@ -45,8 +46,13 @@ def known_images(split: Split, trained: Collection[str]) -> list[bool]:
 
 
 def _copies(image: str) -> list[str]:
-    """Return the ids by which a checkpoint may know an image: one of two is the user's own."""
+    """Return the ids by which a checkpoint may know an image: one of two is the user's own.
+
+    An image deeper than 8 bits has two digests, and checkpoints of older versions the second alone.
+    """
     kind, _, digest = image.rpartition(":")
+    if "+" in digest:
+        return [image, IMAGE + digest.partition("+")[2]]
     return {IMAGE: [image, PUBLISHED + digest], PUBLISHED: [IMAGE + digest]}.get(f"{kind}:", [])
 
 
@@ -64,13 +70,31 @@ def refuse_twins(classes: Mapping[str, tuple[Sequence[str], Sequence[str]]]) -> 
             homes[class_id] = home
 
 
+def repeated(image_ids: Sequence[str], count: Sequence[int]) -> int:
+    """Return how many images are copies of others of their class; `count` has the images of each class, in order."""
+    found = start = 0
+    for images in count:
+        own = list(filter(None, image_ids[start : start + images]))
+        found, start = found + len(own) - len(set(own)), start + images
+    return found
+
+
+def one_name(name: str) -> str:
+    """Return what all spellings of a class name have in common: whatever the case, composed or decomposed (a Mac's)."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
 def refuse_same_names(names: Mapping[str, Collection[str]], allowed: bool) -> str:
     """Return a note on the class names that stand in two splits; UserError, naming them, unless that is allowed."""
-    homes: dict[str, list[str]] = {}  # class name -> its splits
+    homes: dict[str, dict[str, list[str]]] = {}  # name -> as it is spelled -> its splits
     for split, held in names.items():
         for name in held:
-            homes.setdefault(name, []).append(split)
-    twice = [f"{shown(name)} ({' and '.join(found)})" for name, found in homes.items() if len(found) > 1]
+            homes.setdefault(one_name(name), {}).setdefault(name, []).append(split)
+    twice = [
+        " = ".join(f"{spelled(name, found)} ({' and '.join(splits)})" for name, splits in found.items())
+        for found in homes.values()
+        if len(set().union(*found.values())) > 1
+    ]
     if twice and not allowed:
         raise UserError(
             f"{len(twice)} class names stand in two of train/ val/ test/: {few(twice)}. A class that is trained on "
@@ -78,6 +102,12 @@ def refuse_same_names(names: Mapping[str, Collection[str]], allowed: bool) -> st
             "split by data.ratios. Where they are different classes, rename one, or type data.allow_same_names=true"
         )
     return f"{len(twice)} class names stand in two splits" if twice else ""
+
+
+def spelled(name: str, beside: Collection[str]) -> str:
+    """Return a class name as it can be shown, with escapes where people could not tell it from one beside it."""
+    alike = sum(unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", other) for other in beside) > 1
+    return ascii(name)[1:-1] if alike else shown(name)
 
 
 def refuse_copies(images: Mapping[str, tuple[Sequence[str], Sequence[str]]], allowed: bool) -> str:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from metalab.data.decode import opened
 from metalab.data.sources import IMAGES, SPLITS, tree
 from metalab.data.unpickle import images_and_rows
 from metalab.errors import UserError
@@ -51,7 +52,7 @@ def class_folders(root: Path, named: re.Pattern[str] = WNID) -> Layout | None:
     def pictures() -> Iterator[Picture]:
         for folder, files in images.items():
             for file in files:
-                yield Picture(folder.name, folder.name, str(file.relative_to(root)), partial(Image.open, file))
+                yield Picture(folder.name, folder.name, str(file.relative_to(root)), partial(opened, file))
 
     classes = {folder.name: split for folder, split in folders.items() if images[folder]}
     every = [file for files in images.values() for file in files]
@@ -79,7 +80,7 @@ def csv_images(root: Path) -> Layout | None:
     def pictures() -> Iterator[Picture]:
         for wnid, names in images.items():
             for name in names:
-                yield Picture(wnid, wnid, f"images/{name}", partial(Image.open, root / "images" / name))
+                yield Picture(wnid, wnid, f"images/{name}", partial(opened, root / "images" / name))
 
     files = [root / "images" / name for names in images.values() for name in names]
     return Layout("csv and images", [*tables.values(), *files], lambda: classes, pictures, len(files))

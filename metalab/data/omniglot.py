@@ -171,7 +171,7 @@ def _images(part: Path) -> Iterator[tuple[str, bytes]]:
 def inked(raw: bytes, size: int, where: Path) -> tuple[np.ndarray, str]:
     """Return uint8 [1,size,size], ink 255 on 0, every pixel the mean of the area it covers; and the image's id."""
     try:
-        opened = Image.open(io.BytesIO(raw))
+        opened = decode.opened(io.BytesIO(raw))
         image = ImageOps.invert(opened.convert("L"))
     except (OSError, SyntaxError) as error:
         raise UserError(f"{where} cannot be read ({error}); the data set has to be whole. Fetch it again.") from error

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
+from metalab.data.decode import opened
 from metalab.data.layouts import Layout, Picture
 from metalab.errors import UserError
 
@@ -68,7 +69,7 @@ def _blob(path: Path, z: dict[str, Any]) -> np.ndarray:
 
 
 def _opened(raw: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(raw))
+    return opened(io.BytesIO(raw))
 
 
 def _reencoded(raw: bytes) -> str:

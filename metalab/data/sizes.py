@@ -1,11 +1,12 @@
 """The size of an episode: whether a split can give it, and what to type where it cannot."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from torch import Tensor
 
 from metalab.data.kin import largest
+from metalab.data.tree import few
 from metalab.errors import UserError
 from metalab.interfaces import Fixed, Kin, Split
 
@@ -53,13 +54,62 @@ def check(split: Split, sizes: Sizes, stream: str) -> None:
     smallest = int(split.count.argmin())
     images = int(split.count[smallest])
     if images < sizes.a_class:
+        every = _listed(zip(split.names, split.count.tolist(), strict=True), sizes)
         beside = f" and {sizes.unlabelled} unlabelled" if sizes.unlabelled else ""
         raise UserError(
             f"class {smallest} ({split.names[smallest]}) of the {name} split has {images} images, {sizes.shot}-shot "
-            f"with {sizes.query} queries{beside} needs {sizes.a_class}; {int((split.count < sizes.a_class).sum())} of "
+            f"with {sizes.query} queries{beside} needs {sizes.a_class}; {len(every)} of "
             f"{len(split.ids)} classes have too few: {_advice(images, sizes, key)}, or add images to these classes, or "
-            "leave the classes out"
+            f"leave the classes out: {few(every, 50)}"
         )
+
+
+def too_small(held: Mapping[str, Mapping[str, int]], wanted: Mapping[str, Sizes], families: bool) -> str:
+    """Return in words what of all splits is too small for their episodes, with what to type; nothing where all is well.
+
+    held: split -> class -> images. Wanted: split -> the size of its episodes. families: each episode is of some classes
+    only, and how many there are says nothing.
+    """
+    wanted = {split: sizes for split, sizes in wanted.items() if held.get(split)}
+    found = []
+    for split, sizes in wanted.items():
+        classes, needed = held[split], sizes.way + sizes.distractors
+        if small := _listed(classes.items(), sizes):
+            found.append(f"{len(small)} of the {len(classes)} {split} classes have fewer images: {few(small, 50)}")
+        elif len(classes) < needed and not families:
+            found.append(f"{split} has {len(classes)} classes, and an episode {needed}")
+    if not found:
+        return ""
+    advice = ", or ".join(_to_type(held, wanted, families))
+    return f"an episode needs {_needs(wanted)}. {'; '.join(found)}: {advice}, or add images"
+
+
+def _to_type(held: Mapping[str, Mapping[str, int]], wanted: Mapping[str, Sizes], families: bool) -> Iterator[str]:
+    """Yield what helps where the episodes of some split are larger than it allows."""
+    lacking = {split: sizes.a_class - min(held[split].values()) for split, sizes in wanted.items()}
+    worst = max(lacking, key=lambda split: lacking[split])
+    if lacking[worst] <= 0:
+        yield "type a smaller task.way"
+        return
+    key = "task.train_" if worst == "train" and len(set(wanted.values())) > 1 else "task."
+    yield _advice(min(held[worst].values()), wanted[worst], key)
+    most = max(sizes.a_class for sizes in wanted.values())
+    left = {split: sum(images >= most for images in held[split].values()) for split in wanted}
+    if families:
+        yield f"data.members.NAME.least={most} to leave the smaller classes of that member out"
+    elif all(left[split] >= sizes.way + sizes.distractors for split, sizes in wanted.items()):
+        yield f"data.least={most} to leave the smaller classes out"
+
+
+def _needs(wanted: Mapping[str, Sizes]) -> str:
+    each = {f"{s.a_class} images a class ({s.shot}-shot with {s.query} queries": s.unlabelled for s in wanted.values()}
+    return " or ".join(f"{words}{f' and {n} unlabelled' if n else ''})" for words, n in each.items())
+
+
+def _listed(classes: Iterable[tuple[str, int]], sizes: Sizes) -> list[str]:
+    """Return the classes with too few images and how many they have, smallest first."""
+    small = sorted((images, name) for name, images in classes if images < sizes.a_class)
+    return [f"{name} ({images})" for images, name in small]
 
 
 def _check_classes(classes: int, sizes: Sizes, name: str, key: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from metalab.errors import UserError
+from metalab.paths import given_path
 
 SPLITS = ("train", "val", "test")
 IMAGES = (".png", ".jpg", ".jpeg")
@@ -15,7 +16,7 @@ IMAGES = (".png", ".jpg", ".jpeg")
 
 def given_folder(root: str) -> Path:
     """Return `data.root` as an absolute folder; UserError where there is none."""
-    folder = Path(root).expanduser().absolute()
+    folder = given_path(root, "data.root", "/path/to/the/folder").absolute()
     if not folder.is_dir():
         raise UserError(
             f"data.root={root}: {'this is a file' if folder.exists() else 'there is no such folder'}"
@@ -60,14 +61,18 @@ def tree(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
 
 
 def fingerprint(root: Path, files: Iterable[Path]) -> dict[str, int | str]:
-    """Return what tells these files from others without reading them: names, sizes [bytes] and times of change."""
-    digest, count, size = hashlib.sha256(), 0, 0
+    """Return what tells these files from others without reading them: names, sizes [bytes] and times of change.
+
+    changed: when the system last saw each change (ctime), which no program can set back.
+    """
+    digest, changed, count, size = hashlib.sha256(), hashlib.sha256(), 0, 0
     start = len(str(root)) + 1  # strings, for pathlib takes a second more on 60,000 files
     for path in files:
         seen = os.stat(path)
         digest.update(f"{str(path)[start:]}\0{seen.st_size}\0{seen.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+        changed.update(f"{seen.st_ctime_ns}\n".encode())
         count, size = count + 1, size + seen.st_size
-    return {"files": count, "bytes": size, "digest": digest.hexdigest()}
+    return {"files": count, "bytes": size, "digest": digest.hexdigest(), "changed": changed.hexdigest()}
 
 
 def zip_members(path: Path, endings: tuple[str, ...] = IMAGES) -> Iterator[tuple[str, bytes]]:

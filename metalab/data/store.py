@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from metalab.data.lock import locked
 from metalab.data.records import Record, watched, write
 from metalab.errors import UserError
 from metalab.interfaces import Split
+from metalab.paths import given_path
 
 FORMAT = 1  # raised whenever the layout changes, so that older stores are rebuilt
 META = "store.json"
@@ -40,6 +41,7 @@ class Store:
     recipe: dict[str, Any]
     splits: dict[str, dict[str, Any]]  # per split: file, sha256, ids, names, count, files
     images: dict[str, np.ndarray]  # per split: uint8 [N,C,H,W], memory-mapped
+    facts: dict[str, Any] = field(default_factory=dict)  # what was found while it was built
 
     def split(self, name: str) -> Split:
         """Return one split, its images mapped and not copied; raise NoSplit naming the splits there are."""
@@ -69,6 +71,8 @@ def cache_folder(cache: str | None) -> Path:
         ) from None
     if folder.exists() and not folder.is_dir():
         raise UserError(f"The cache {folder} is a file; a folder is needed. Type data.cache=/path/to/a/folder.")
+    if cache is not None:
+        given_path(cache, "data.cache", "/path/to/a/folder")
     return folder
 
 
@@ -100,12 +104,17 @@ def verifying() -> Iterator[None]:
 
 
 def prepared(
-    folder: Path, recipe: dict[str, Any], records: Callable[[], Iterable[Record]], total: int | None = None
+    folder: Path,
+    recipe: dict[str, Any],
+    records: Callable[[], Iterable[Record]],
+    total: int | None = None,
+    facts: dict[str, Any] | None = None,
 ) -> Store:
     """Return the store in `folder`; build it first where it is missing, damaged or made by another recipe.
 
     `records` yields class by class, every image of one shape; a recipe is anything JSON can hold; `total` is the
-    number of records where that is known, for the progress bar.
+    number of records where that is known, for the progress bar; `facts` are kept beside the images as they are when
+    the last record has come.
     Two processes may call this at once: one builds, the other waits. UserError where the folder cannot be written.
     """
     recipe = json.loads(json.dumps(recipe))
@@ -117,7 +126,7 @@ def prepared(
                 store, why = _checked(folder, recipe)  # another process may have built it meanwhile
                 if store is None:
                     log.info("Preparing %s: %s.", folder, why)
-                    _build(folder, recipe, records, total)
+                    _build(folder, recipe, records, total, {} if facts is None else facts)
                     store, why = _checked(folder, recipe)
     if store is None:
         raise RuntimeError(f"{folder} was built just now, and yet {why}")
@@ -142,9 +151,16 @@ def _checked(folder: Path, recipe: dict[str, Any]) -> tuple[Store | None, str]:
     store = _open(folder)
     if isinstance(store, str):
         return None, store
-    changed = [key for key in {**store.recipe, **recipe} if store.recipe.get(key) != recipe.get(key)]
+    changed = [key for key in {**store.recipe, **recipe} if not _same(store.recipe.get(key), recipe.get(key))]
     words = [f"{key} was {_short(store.recipe.get(key))} and is {_short(recipe.get(key))}" for key in changed]
     return (None, "the recipe has changed: " + ", ".join(words)) if words else (store, "")
+
+
+def _same(kept: Any, wanted: Any) -> bool:
+    """Compare what a store was made from with what it would be; what an older version did not note does not count."""
+    if isinstance(kept, dict) and isinstance(wanted, dict):
+        return all(kept[key] == wanted.get(key) for key in kept)
+    return kept == wanted
 
 
 def _short(value: Any) -> str:
@@ -168,14 +184,20 @@ def _open(folder: Path) -> Store | str:
             images[name] = np.memmap(path, dtype=np.uint8, mode="c", shape=shape)
             if _hashing.get() and hashlib.sha256(images[name]).hexdigest() != kept["sha256"]:
                 return f"the store is damaged: {path.name} has other content than was written"
-        return Store(folder, meta["recipe"], meta["splits"], images)
+        return Store(folder, meta["recipe"], meta["splits"], images, meta.get("facts", {}))
     except FileNotFoundError as error:
         return f"the store is damaged: {error.filename} is missing" if folder.exists() else "there is none yet"
     except (ValueError, KeyError, TypeError, AttributeError, NotADirectoryError) as error:
         return f"the store is damaged: {META} cannot be understood ({error})"
 
 
-def _build(folder: Path, recipe: dict[str, Any], records: Callable[[], Iterable[Record]], total: int | None) -> None:
+def _build(
+    folder: Path,
+    recipe: dict[str, Any],
+    records: Callable[[], Iterable[Record]],
+    total: int | None,
+    facts: dict[str, Any],
+) -> None:
     """Write a whole store under another name, then rename it: what is found under `folder` is finished."""
     work, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
     try:
@@ -184,6 +206,7 @@ def _build(folder: Path, recipe: dict[str, Any], records: Callable[[], Iterable[
                 shutil.rmtree(leftover)
         work.mkdir()
         meta = {"format": FORMAT, "recipe": recipe, **write(work, watched(records(), folder.name, total))}
+        meta["facts"] = facts
         if not meta["splits"]:
             raise UserError(f"No image was found for {folder.name}; is data.root the right folder?")
         (work / META).write_text(json.dumps(meta), encoding="utf-8")

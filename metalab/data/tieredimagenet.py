@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from metalab.data.benchmark import Benchmark
+from metalab.data.decode import opened
 from metalab.data.layouts import SPLITS, Layout, Picture, class_folders, three
 from metalab.data.official import Official
 from metalab.data.sources import class_splits
@@ -86,7 +87,7 @@ def _labels(path: Path, split: str, words: Path, synsets: Path) -> tuple[np.ndar
 
 
 def _opened(raw: Any) -> Image.Image:
-    return Image.open(io.BytesIO(bytes(np.asarray(raw, np.uint8).data)))
+    return opened(io.BytesIO(bytes(np.asarray(raw, np.uint8).data)))
 
 
 BENCHMARK = Benchmark(

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,22 +12,26 @@ from metalab.data.decode import EXTENSIONS
 from metalab.errors import UserError
 
 SPLITS = ("train", "val", "test")
+ALL = "all"  # the one part of a folder whose classes are split by ratios
 
 
 class Tree(NamedTuple):
     """What stands below a folder; paths are relative to it."""
 
     images: dict[str, dict[str, list[str]]]  # split -> class name -> image files, both sorted
+    parts: dict[str, dict[str, list[str]]]  # the same where the splits are folders; else all classes, as one part
     remarks: list[str]  # what is left out and why, in words
 
 
-def read_tree(root: Path, ratios: list[float], seed: int) -> Tree:
+def read_tree(root: Path, ratios: list[float], seed: int, skip: Sequence[str] = ()) -> Tree:
     """Return the classes of root's train/ val/ test/ folders, or those of root itself, split by ratios and seed.
 
+    Folders with a name that is to be skipped are left out, whatever its case.
     Raises UserError where these folders are not three, or the classes too few for two in each split.
     """
     remarks: list[str] = []
-    folders, _ = _children(root)
+    left = _Skipped(root, frozenset(name.casefold() for name in skip), [])
+    folders = left.without(root, _children(root)[0])
     given = [name for name in SPLITS if name in folders and _children(root / name)[0]]
     capital = [name for name in folders if name not in SPLITS and name.lower() in SPLITS]
     if len(capital) > 1 and not given:
@@ -45,24 +49,42 @@ def read_tree(root: Path, ratios: list[float], seed: int) -> Tree:
         beside = [name for name in folders if name not in SPLITS]
         if beside:
             remarks.append(f"{len(beside)} folders beside train/ val/ test/ are left out: {few(beside)}")
-        images = {split: _classes(root, split, remarks) for split in SPLITS}
+        images = parts = {split: _classes(root, split, remarks, left) for split in SPLITS}
         for split, classes in images.items():
             if len(classes) < 2:
                 raise UserError(f"{root / split} has {len(classes)} class folders with images: add some, 2 are needed")
     else:
-        images = _by_ratio(root, _classes(root, "", remarks), ratios, seed)
-    return Tree(images, remarks)
+        parts = {ALL: _classes(root, "", remarks, left)}
+        images = _by_ratio(root, parts[ALL], ratios, seed)
+    if left.found:
+        found = few(map(shown, dict.fromkeys(left.found)))
+        remarks.append(f"folders that data.skip names are left out: {found}")
+    return Tree(images, parts, remarks)
 
 
-def few(names: Iterable[str]) -> str:
-    """Return the first ten names, and how many more there are."""
+def few(names: Iterable[str], most: int = 10) -> str:
+    """Return the first names, at most so many, and how many more there are."""
     names = list(names)
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def shown(name: str) -> str:
     """Return a file name as text that can be printed and stored, whatever bytes it was made of."""
     return name.encode("utf-8", "backslashreplace").decode()
+
+
+class _Skipped(NamedTuple):
+    """The folders that are left out, wherever they stand."""
+
+    root: Path
+    names: frozenset[str]  # case-folded
+    found: list[str]  # relative to the root
+
+    def without(self, place: Path, folders: list[str]) -> list[str]:
+        """Return the folders of a place but those that are left out."""
+        out = [name for name in folders if name.casefold() in self.names]
+        self.found.extend(os.path.relpath(place / name, self.root) for name in out)
+        return [name for name in folders if name not in out]
 
 
 def _children(folder: Path) -> tuple[list[str], list[str]]:
@@ -71,18 +93,25 @@ def _children(folder: Path) -> tuple[list[str], list[str]]:
     return [e.name for e in entries if e.is_dir()], [e.name for e in entries if not e.is_dir()]
 
 
-def _classes(root: Path, within: str, remarks: list[str]) -> dict[str, list[str]]:
+def _classes(root: Path, within: str, remarks: list[str], left: _Skipped) -> dict[str, list[str]]:
     """Return the image files of each class folder in root/within; remark on what else there is."""
     folders, stray = _children(root / within)
     place = f"{within}/" if within else ""
     others: Counter[str] = Counter()
-    found = {name: _images(root, root / within / name, others) for name in folders}
+    found = {name: _images(root / within / name, others, left) for name in left.without(root / within, folders)}
+    nested = [words for name, files in found.items() if (words := _nested(place + name, files))]
     empty = [shown(place + name) for name, files in found.items() if not files]
     if stray:
         names = few(shown(place + name) for name in stray)
         remarks.append(f"{len(stray)} files stand where a class folder is expected and are left out: {names}")
     if empty:
         remarks.append(f"{len(empty)} class folders hold no image and are left out: {few(empty)}")
+    if nested:
+        remarks.append(
+            f"{len(nested)} class folders hold folders of their own, and all images below are the class's: "
+            f"{few(map(shown, nested))}. Where the inner ones are the classes, put these into one folder, or type "
+            "data.root= one level down"
+        )
     if others:
         kinds = few(f"{count} {kind}" for kind, count in others.most_common())
         known = " ".join(sorted(EXTENSIONS))
@@ -92,7 +121,14 @@ def _classes(root: Path, within: str, remarks: list[str]) -> dict[str, list[str]
     return {name: files for name, files in found.items() if files}
 
 
-def _images(root: Path, folder: Path, others: Counter[str]) -> list[str]:
+def _nested(folder: str, files: list[str]) -> str:
+    """Return in words how many of a class's images lie in folders below its own; nothing where none does."""
+    inner = [parts[0] for file in files if len(parts := Path(os.path.relpath(file, folder)).parts) > 1]
+    names = list(dict.fromkeys(inner))
+    return f"{folder} ({len(inner)} images in {', '.join(names[:3])}{', ...' * (len(names) > 3)})" if names else ""
+
+
+def _images(folder: Path, others: Counter[str], left: _Skipped) -> list[str]:
     """Return the image files at any depth below a folder; count the other files by extension."""
 
     def refuse(error: OSError) -> None:
@@ -105,11 +141,11 @@ def _images(root: Path, folder: Path, others: Counter[str]) -> list[str]:
             folders.clear()
             continue
         been.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = left.without(Path(place), sorted(name for name in folders if not name.startswith(".")))
         for name in sorted(name for name in names if not name.startswith(".")):
             kind = os.path.splitext(name)[1].lower()
             if kind in EXTENSIONS:
-                files.append(os.path.relpath(os.path.join(place, name), root))
+                files.append(os.path.relpath(os.path.join(place, name), left.root))
             else:
                 others[kind or "without extension"] += 1
     return sorted(files)

@@ -13,6 +13,7 @@ from metalab.data.folder import Folder
 from metalab.data.identity import known, marks
 from metalab.data.kin import kin
 from metalab.data.matched import matched
+from metalab.data.sources import SPLITS
 from metalab.errors import UserError
 from metalab.interfaces import Data, Kin, Split
 
@@ -130,7 +131,13 @@ def _joined(parts: dict[str, Split], weights: dict[str, float]) -> Split:
         turns=torch.cat([_turns(part) for part in splits]) if turned else None,
         kin=_kin(parts, weights),
         note="; ".join(notes),
+        class_sizes={split: _class_sizes(parts, split) for split in SPLITS},
     )
+
+
+def _class_sizes(parts: dict[str, Split], split: str) -> dict[str, int]:
+    """Return the images of each class of a split, of those members that know them of all their splits."""
+    return {f"{name}/{k}": n for name, part in parts.items() for k, n in part.class_sizes.get(split, {}).items()}
 
 
 def _turns(part: Split) -> Tensor:

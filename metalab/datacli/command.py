@@ -1,4 +1,4 @@
-"""The four verbs of `metalab data`, each on one data set of conf/data composed with the user's settings."""
+"""The five verbs of `metalab data`, each on one data set of conf/data composed with the user's settings."""
 
 import logging
 import os
@@ -19,10 +19,11 @@ from metalab.data.folder import Folder
 from metalab.data.sources import SPLITS
 from metalab.data.store import NoSplit, cache_folder, verifying
 from metalab.data.union import Union
-from metalab.datacli import leaks, listing, sheet
+from metalab.datacli import clean, leaks, listing, sheet
 from metalab.datacli.report import told, written
 from metalab.errors import UsageError, UserError
 from metalab.interfaces import Split
+from metalab.paths import given_path
 from metalab.task import Task
 
 OWN = {"check": ("out",), "show": ("what", "split", "out")}  # settings of a verb, beside data.*, task.* and seed
@@ -35,6 +36,8 @@ def run(verb: str, words: list[str]) -> int:
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     folder, words = _config_dir(words)
+    if verb == "clean":
+        return clean.run(words, cache_folder(None))
     if verb == "list":
         listing.show(_options(folder), cache_folder(None))
         return 0
@@ -65,7 +68,7 @@ def _checked(cfg: DictConfig, name: str, out: str | None) -> int:
         found = leaks.search(splits)
     print(told(name, splits, found))
     if out is not None:
-        written(Path(out), splits, found)
+        written(given_path(out, "out", "FOLDER"), splits, found)
     return 1 if found.across else 0
 
 
@@ -78,7 +81,7 @@ def _shown(cfg: DictConfig, name: str, own: dict[str, str]) -> Path:
     data = build(cfg.data, "data").load(split)
     task, _ = protocol.settled(settings(Task, cfg.task, "task"), settings(Eval, cfg.eval, "eval"), data)
     rows = sheet.classes(data) if what == "sheet" else sheet.episode(data, task, cfg.seed)
-    path = Path(own.get("out", f"{name}_{split}_{what}.png")).absolute()
+    path = given_path(own.get("out", f"{name}_{split}_{what}.png"), "out", "picture.png").absolute()
     sheet.save(sheet.drawn(rows), path)
     return path
 
@@ -112,8 +115,9 @@ def _config_dir(words: list[str]) -> tuple[str | None, list[str]]:
     if "--config-dir" not in words:
         return None, words
     at = words.index("--config-dir")
-    folder = Path(*words[at + 1 : at + 2]).expanduser().absolute()
-    if len(words) == at + 1 or not (folder / "data").is_dir():
+    given = "".join(words[at + 1 : at + 2]).strip()
+    folder = given_path(given or ".", "--config-dir", "my_conf").absolute()
+    if not given or not (folder / "data").is_dir():
         raise UsageError(f"--config-dir FOLDER: expected a folder that holds data/*.yaml, not {folder}")
     return str(folder), words[:at] + words[at + 2 :]
 

@@ -9,7 +9,7 @@ import imagehash
 import numpy as np
 from PIL import Image
 
-from metalab.data.identity import IMAGE, OWN
+from metalab.data.identity import IMAGE, OWN, one_name
 from metalab.interfaces import Split
 
 # Hamming distance, in bits of 64, up to which two images are shown as near copies. Chosen by looking at CIFAR-FS's
@@ -85,18 +85,18 @@ def _classes(splits: dict[str, Split], excused: tuple[str, ...]) -> dict[str, li
     """
     if any(split.by_image for split in splits.values()):
         return {}
-    homes: dict[str, list[tuple[str, str]]] = {}  # id, or name -> each split and name
+    homes: dict[tuple[bool, str], list[tuple[str, str]]] = {}  # whether by name, id or name -> each split and name
     for split, held in splits.items():
         for class_id, name in zip(held.ids, held.names, strict=True):
             by_name = class_id.startswith(OWN) and not name.startswith(excused)
-            for key in (class_id, name) if by_name else (class_id,):
+            for key in ((False, class_id), (True, one_name(name)))[: 1 + by_name]:
                 homes.setdefault(key, []).append((split, name))
     found = {}
-    for key, places in homes.items():
-        own, names = key.startswith(OWN), dict.fromkeys(name for _, name in places)
+    for (by_name, key), places in homes.items():
+        own, names = not by_name and key.startswith(OWN), dict.fromkeys(name for _, name in places)
         where = list(dict.fromkeys(split for split, _ in places))
         if len(where) > 1 or (own and len(places) > 1):
-            found[" = ".join(names) if own else key] = where
+            found[" = ".join(names) if own or by_name else key] = where
     return found
 
 

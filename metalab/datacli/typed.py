@@ -1,9 +1,9 @@
 """The words behind `metalab data VERB`, looked at before anything is read or made."""
 
 import os
-from pathlib import Path
 
 from metalab.errors import UsageError, UserError
+from metalab.paths import given_path
 from metalab.quoting import readable
 
 
@@ -18,16 +18,23 @@ def checked(verb: str, words: list[str]) -> list[str]:
             f"'{word}': metalab data list takes --config-dir FOLDER alone; to look into another cache type "
             "METALAB_CACHE=FOLDER metalab data list"
         )
+    if verb == "clean":
+        if wrong := next((word for word in words if "=" in word or word.startswith("-")), None):
+            raise UsageError(
+                f"'{wrong}': metalab data clean takes names of stores alone; to look into another cache type "
+                "METALAB_CACHE=FOLDER metalab data clean"
+            )
+        return words
     for word in words:
         key, _, value = word.partition("=")
-        if key == "out" and value and verb in ("check", "show"):
+        if key == "out" and "=" in word and verb in ("check", "show"):
             _check_out(verb, value)
     return [readable(word, multirun=False) for word in words]
 
 
 def _check_out(verb: str, out: str) -> None:
     """Raise UserError where out= is no folder (check) or no file (show) that can be made and written to."""
-    path = Path(out).absolute()
+    path = given_path(out, "out", "FOLDER" if verb == "check" else "picture.png").absolute()
     if verb == "show" and path.is_dir():
         raise UserError(f"out={out} is a folder, the name of a picture is expected: type out={path / 'picture.png'}")
     folder = path if verb == "check" else path.parent

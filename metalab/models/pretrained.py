@@ -2,7 +2,6 @@
 
 import pickle
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +11,7 @@ from metalab.check import nearest
 from metalab.errors import UserError
 from metalab.models.layers import Normalise, convert
 from metalab.models.seen import seen
+from metalab.paths import given_path
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # what torchvision's ImageNet weights were trained with
 
@@ -70,6 +70,9 @@ class Torchvision:
             raise UserError(
                 f"backbone.name={self.name}: torchvision has no such classification net.{nearest(self.name, names)}"
             )
+        for key, value in (("weights", self.weights), ("classes", self.classes)):
+            if value is not None:
+                given_path(value, f"backbone.{key}", {"weights": "DEFAULT", "classes": "imagenet"}[key])
         if self.weights is None and self.classes is not None:
             raise UserError(f"backbone.classes={self.classes} without backbone.weights: random weights saw no class")
 
@@ -129,8 +132,9 @@ class Torchvision:
 
         return self.weights == "DEFAULT" or self.weights in models.get_model_weights(self.name).__members__
 
-    def _read(self, file: str) -> dict[str, Tensor]:
-        if not Path(file).is_file():
+    def _read(self, given_file: str) -> dict[str, Tensor]:
+        file = given_path(given_file, "backbone.weights", "/path/to/weights.pt")
+        if not file.is_file():
             from torchvision import models
 
             known = ", ".join(["DEFAULT", *models.get_model_weights(self.name).__members__])

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from metalab.errors import UserError
+from metalab.paths import given_path
 
 IMAGENET = Path(__file__).parents[1] / "data" / "splits" / "imagenet_ilsvrc2012.txt"
 
@@ -11,7 +12,7 @@ def seen(what: str) -> set[str]:
     """Return the ids of imagenet, of none, or of a text file with an id a line; lines with # are comments."""
     if what == "none":
         return set()
-    path = IMAGENET if what == "imagenet" else Path(what).expanduser()
+    path = IMAGENET if what == "imagenet" else given_path(what, "backbone.classes", "imagenet")
     if not path.is_file():
         raise UserError(
             f"backbone.classes={what}: expected imagenet, none, or a text file with a global class id a line, "

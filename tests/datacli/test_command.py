@@ -135,7 +135,7 @@ def test_help_and_completion_import_nothing_heavy(tmp_path):
         assert run.stderr.strip() == "[]"
         assert time.perf_counter() - start < 5
     for line, expected in (
-        ("metalab data ", "list\nprepare\ncheck\nshow\n"),
+        ("metalab data ", "list\nprepare\ncheck\nshow\nclean\n"),
         ("metalab da", "data\n"),
         ("metalab data check cifarf", "cifarfs\n"),
     ):
