@@ -77,7 +77,7 @@ def drawn(found: dict[str, tuple[Record, dict[int, Record]]], document: Path) ->
         way = next(clean["way"] for name, (clean, _) in found.items() if name.startswith(method))
         picture = document.with_name(f"{document.stem}_{method}.png")
         title = f"{method}, PGD-20 on the queries, trained at {AT}/255"
-        pictures.robustness_curve(curves, "linf", title, way).savefig(picture)
+        pictures.save(pictures.robustness_curve(curves, "linf", title, way), picture)
         lines.append(f"![{method}]({picture.name})")
     return lines
 
