@@ -125,7 +125,6 @@ def _run_hydra(command: str, given: list[str], typed: list[str] | None = None) -
         if typed is None:
             raise  # while a line is typed, its runs need not be there yet
     args.resolve = args.resolve or args.help
-    sys.path.append(os.getcwd())  # a user's own algorithm may lie here; last, so that it hides nothing
     version.setbase("1.3")
     whole = os.environ.get("HYDRA_FULL_ERROR", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would else print
@@ -148,7 +147,7 @@ def _run_hydra(command: str, given: list[str], typed: list[str] | None = None) -
 
 
 def _train(cfg: "DictConfig") -> float:
-    with _mistakes_told():
+    with _mistakes_told(), _parts_named():
         from metalab import runs, train
 
         out = runs.out()
@@ -158,7 +157,7 @@ def _train(cfg: "DictConfig") -> float:
 
 
 def _evaluate(cfg: "DictConfig") -> float:
-    with _mistakes_told():
+    with _mistakes_told(), _parts_named():
         from metalab import runs
 
         _asked.append(runs.words())
@@ -171,6 +170,15 @@ def _evaluate(cfg: "DictConfig") -> float:
 
 
 JOBS = {"train": _train, "eval": _evaluate}
+
+
+@contextmanager
+def _parts_named() -> Iterator[None]:
+    """Import meanwhile no part that is not metalab's, but those that this command names."""
+    from metalab import keyboard, runs, trusted
+
+    with trusted.only(keyboard.named(runs.words(), runs.GROUPS)):
+        yield
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from metalab import trusted
 from metalab.check import at_least, check, describe, nearest, show
 from metalab.errors import UserError
 
@@ -95,10 +96,14 @@ def settings(cls: type[T], node: Any, where: str) -> T:
 
 
 def locate(dotted: str, where: str) -> Any:
-    """Return the object at a dotted path; `where` is the key that named it, for the UserError if there is none."""
+    """Return the object at a dotted path; `where` is the key that named it.
+
+    UserError where there is none, or where the command may not import it (trusted.py).
+    """
     module, _, name = dotted.rpartition(".")
     if not module or not all(part.isidentifier() for part in dotted.split(".")):
         raise UserError(f"{where}={dotted}: expected a dotted path, as package.module.Name")
+    trusted.check(dotted, where)
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -109,6 +114,7 @@ def locate(dotted: str, where: str) -> Any:
         ) from None
     if name not in vars(found):
         raise UserError(f"{where}={dotted}: module {module} has no {name!r}.{nearest(name, vars(found))}")
+    trusted.check_found(vars(found)[name], dotted, where)
     return vars(found)[name]
 
 

@@ -10,9 +10,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
+from metalab import run_config
 from metalab.config import find_run
 from metalab.errors import UserError
 from metalab.quoting import readable
@@ -57,6 +56,8 @@ def prepare(command: str, words: list[str], multirun: bool) -> tuple[dict[str, s
         return replaced, command
     if command == "train" and (multirun or len(folders) > 1):
         raise UserError("resume goes on with one run, in its own folder: leave out -m, and give one resume=FOLDER")
+    if command == "train":
+        _refuse_links(folders[0])
     own = {"run": {"dir": str(folders[0])}, "output_subdir": None} if command == "train" else {}
     _register(ALL, command, folders, own)
     return replaced, ALL
@@ -91,7 +92,7 @@ def words() -> list[str]:
 
 def _register(name: str, command: str, folders: list[Path], own: dict[str, Any]) -> None:
     """Give Hydra the folders' configurations as the option `name` of each group and a primary config that picks it."""
-    merged = OmegaConf.merge(*map(_config, folders))
+    merged = OmegaConf.merge(*map(run_config.read, folders))
     node = OmegaConf.to_container(merged)
     assert isinstance(node, dict)
     root = {key: value for key, value in node.items() if key not in {*GROUPS, *ANEW[command]}}
@@ -103,19 +104,14 @@ def _register(name: str, command: str, folders: list[Path], own: dict[str, Any])
     store.store(name, {"defaults": defaults, "hydra": own, **root})
 
 
-def _config(folder: Path) -> Any:
-    """Return the configuration of a run; UserError where there is none, or none that is whole."""
-    path = folder / "config.yaml"
-    if not path.is_file():
-        raise UserError(f"{folder} holds no config.yaml: give the folder of a run of metalab train")
-    try:
-        held = OmegaConf.load(path)
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}. Its best.pt holds the same settings") from error
-    missing = [group for group in ("algo", "data", "backbone", "task") if group not in held]
-    if missing:
-        raise UserError(f"{path} is cut short or not a run's: {', '.join(missing)} is missing")
-    return held
+def _refuse_links(folder: Path) -> None:
+    """Raise UserError where going on with a run would write through a link in its folder to somewhere else."""
+    links = sorted(file.name for file in folder.iterdir() if file.is_symlink())
+    if links:
+        raise UserError(
+            f"{folder} holds a link, {links[0]}, and resume writes into the run's folder, not to where a link leads: "
+            "put the file itself in its place"
+        )
 
 
 def _refuse_lists(group: str, values: list[Any]) -> None:
