@@ -153,6 +153,27 @@ def network(backbone: Mapping[str, Any], algorithm: Algorithm, drop: nn.Module, 
     return Net(normalise, inside, drop, algorithm.parts(inside, features))
 
 
+def refuse_larger(
+    backbone: Mapping[str, Any], algorithm: Algorithm, drop: nn.Module, sides: tuple[int, int], held: Mapping[str, Tensor]
+) -> None:
+    """Raise UserError, before any memory is taken, where the settings make a net far larger than a checkpoint's.
+
+    sides: channels and side of the images; held: the tensors of the checkpoint's net.
+    """
+    channels, size = sides
+    try:
+        with torch.device("meta"):
+            made = network(backbone, algorithm, drop, Normalise([0.0] * channels, [1.0] * channels), size)
+    except (NotImplementedError, RuntimeError, TypeError, ValueError):
+        return  # a body of the user's own that is not made without memory; one that cannot be made at all is told next
+    asked, has = (sum(each.numel() for each in tensors) for tensors in (made.state_dict().values(), held.values()))
+    if asked > 10 * has + 10**8:
+        raise UserError(
+            f"the settings make a net of {asked:,} numbers, and the checkpoint's has {has:,}: they are not those of "
+            "the run; leave out algo and backbone, and take the config.yaml that the run wrote"
+        )
+
+
 def pretrained(backbone: Mapping[str, Any], net: Net) -> set[str]:
     """Give the body the weights that the backbone's node names, if any; return the ids of the classes they saw."""
     what = build(backbone, "backbone")

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ def load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path} does not exist; a run has best.pt and last.pt after its first validation")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        _refuse_packed(path)
+        state = _own(torch.load(str(path), map_location="cpu", weights_only=True, mmap=True), {})
     except Exception as error:  # whatever unpickling strange bytes may raise
         why = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
@@ -53,6 +55,36 @@ def load(path: Path) -> dict[str, Any]:
             else f"{path} is not a checkpoint of metalab: give a run's folder, as run=latest"
         )
     return state
+
+
+def _refuse_packed(path: Path) -> None:
+    """Raise ValueError where unpacking a file would take more memory than the file has bytes: torch packs nothing."""
+    with zipfile.ZipFile(path) as held:
+        records = held.infolist()
+    if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+        raise ValueError("its parts are compressed")
+    if sum(record.file_size for record in records) > path.stat().st_size:
+        raise ValueError("its parts overlap")
+
+
+def _own(value: Any, done: dict[int, Any]) -> Any:
+    """Return what was loaded with tensors of its own in the place of views of the file, where they are whole.
+
+    One that declares more numbers than the file holds stays as it is, for the schema to refuse. done: what was met
+    already, by its id.
+    """
+    if id(value) in done:
+        return done[id(value)]
+    if isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu":
+        whole = value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+        done[id(value)] = value.clone() if whole else value
+    elif isinstance(value, dict):
+        made = done[id(value)] = {}
+        made.update((key, _own(each, done)) for key, each in value.items())
+    elif isinstance(value, list):
+        made = done[id(value)] = []
+        made.extend(_own(each, done) for each in value)
+    return done.get(id(value), value)
 
 
 def random_state() -> dict[str, Any]:

@@ -118,19 +118,20 @@ def locate(dotted: str, where: str) -> Any:
     return vars(found)[name]
 
 
-def find_run(given: str | Path, holds: str = "best.pt") -> Path:
+def find_run(given: str | Path, *files: str) -> Path:
     """Return a run's folder from its path, or, for "latest", the run below outputs/train that saved last.
 
-    `holds` is the file that the folder must have; a UserError lists the runs that have it.
+    It must have one of the files, best.pt where none is given; a UserError lists the runs that have one.
     """
-    home = Path("outputs/train")
+    home, holds = Path("outputs/train"), (files or ("best.pt",))[0]
+    files = files or (holds,)
     if str(given) == "latest":
-        runs = _runs_below(home, holds)
+        runs = _runs_below(home, files)
         if not runs:
             raise UserError(f"no run in {home.absolute()} holds {holds}; train one: metalab train")
         return runs[0]
     folder = Path(given)
-    if (folder / holds).is_file():
+    if any((folder / file).is_file() for file in files):
         return folder
     if folder.is_file():
         problem = f"{folder} is a file; give the run's folder, {folder.parent}"
@@ -140,16 +141,18 @@ def find_run(given: str | Path, holds: str = "best.pt") -> Path:
         problem = f"{folder} holds no {holds} yet: a run saves it when it first validates"
     else:
         problem = f"{folder} is not a run: it holds no {holds}"
-    runs = _runs_below(folder, holds) or _runs_below(home, holds)
+    runs = _runs_below(folder, files) or _runs_below(home, files)
     listed = "\n".join(f"  {run}" for run in runs[:10])
     raise UserError(
         f"{problem}\n" + (f"runs with {holds}, newest first:\n{listed}" if runs else "train one: metalab train")
     )
 
 
-def _runs_below(folder: Path, holds: str) -> list[Path]:
-    found = sorted(folder.rglob(holds), key=lambda file: (file.stat().st_mtime_ns, str(file)), reverse=True)
-    return [file.parent for file in found]
+def _runs_below(folder: Path, files: tuple[str, ...]) -> list[Path]:
+    """Return the folders below that hold one of the files, the one that was written last first."""
+    found = [file for name in files for file in folder.rglob(name)]
+    found.sort(key=lambda file: (file.stat().st_mtime_ns, str(file)), reverse=True)
+    return list(dict.fromkeys(file.parent for file in found))
 
 
 def _plain(node: Any, where: str) -> dict[str, Any]:

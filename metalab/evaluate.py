@@ -46,7 +46,7 @@ def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
     notes |= {f"adapted to supports that reg.{n} attacked" for n, p in cfg.reg.items() if p.get("where") == "inner"}
     if t.attacks.built:
         row["attacks"] = _attacked(t, source)
-        notes.add(robust.mismatch(t.bn, t.saved["config"]["train"]["bn"] or "batch") if t.normed else "")
+        notes.add(robust.mismatch(t.bn, t.saved["config"]["train"].get("bn") or "batch") if t.normed else "")
         notes.add(ENDS if t.attacks.shared.on == "both" else "")
     notes.add(
         f"{lost} of {len(loss)} {what} have predictions that are no numbers, which count as wrong" if lost else ""

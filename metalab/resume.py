@@ -1,14 +1,16 @@
 """Going on from what an earlier run saved: resume the same run, or start a new one from its weights."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from metalab import checkpoint
+from metalab import schema
 from metalab.assemble import parts_of
 from metalab.check import show
 from metalab.config import Train, find_run, settings
@@ -18,6 +20,7 @@ from metalab.interfaces import Split
 from metalab.optim import Rate
 
 MAY_CHANGE = ("train.steps", "train.minutes", "train.patience", "device", "data.root", "data.cache", "engine.graphs")
+Builder = Callable[[list[Tensor]], Optimizer]
 logger = logging.getLogger("metalab")
 
 
@@ -31,10 +34,16 @@ def refuse_used(out: Path) -> None:
             )
 
 
+def checkpoint_in(folder: Path) -> Path:
+    """Return the file from which a run goes on: last.pt, or best.pt where the run was killed before it wrote that."""
+    last, best = folder / "last.pt", folder / "best.pt"
+    return best if best.is_file() and not last.exists() else last
+
+
 def accepted(cfg: DictConfig, out: Path) -> dict[str, Any]:
     """Return the last checkpoint of the run in out, or raise UserError where cfg asks for another run than that."""
     settings(Train, cfg.train, "train")  # a mistyped limit is told before it is compared
-    saved = checkpoint.load(out / "last.pt")
+    saved = schema.loaded(checkpoint_in(out))
     new, old = flat(plain(cfg)), flat(saved["config"])
     changed = {k for k in new.keys() | old.keys() if new.get(k) != old.get(k)} - {"resume"}
     refused = sorted(changed - set(MAY_CHANGE))
@@ -60,6 +69,24 @@ def accepted(cfg: DictConfig, out: Path) -> dict[str, Any]:
     return saved
 
 
+def restore(saved: dict[str, Any], path: Path, net: nn.Module, optimiser: Optimizer, build: Builder) -> None:
+    """Give a net and its optimiser what the checkpoint at path holds of them; UserError where it does not fit them.
+
+    build: what made the optimiser of a list of parameters.
+    """
+    schema.refuse(path, schema.net_misfits(net.state_dict(), saved["net"]))
+    one = nn.Parameter(torch.zeros(2))  # on which the optimiser shows what it keeps of a parameter
+    one.grad = torch.zeros(2)
+    shown = build([one])
+    shown.step()
+    kept = shown.state_dict()["state"].get(0, {})
+    shapes = [parameter.shape for parameter in net.parameters()]
+    found = schema.optimiser_misfits(optimiser.state_dict(), saved["optimiser"], kept, shapes)
+    schema.refuse(path, found)
+    net.load_state_dict(saved["net"])
+    optimiser.load_state_dict(saved["optimiser"])
+
+
 def refuse_other_data(saved: dict[str, str], now: dict[str, str]) -> None:
     """Raise UserError where a split holds other images or classes than it did when the run was saved."""
     changed = [name for name, print_ in now.items() if saved[name] != print_]
@@ -76,7 +103,7 @@ def warm_start(net: nn.Module, run: str) -> tuple[set[str], dict[str, str]]:
     The body must fit; a part of the algorithm's that is not there, or has another shape, starts afresh and is named.
     """
     folder = find_run(run)
-    saved = checkpoint.load(folder / "best.pt")
+    saved = schema.loaded(folder / "best.pt")
     own, given = net.state_dict(), saved["net"]
     fits = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
     misfits = [k for k in {**own, **given} if k.startswith("body.") and k not in fits]

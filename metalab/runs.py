@@ -18,7 +18,10 @@ from metalab.quoting import readable
 
 GROUPS = ("algo", "data", "backbone", "reg", "attack", "engine", "optim", "task", "experiment")
 MANY = ("reg", "attack")  # groups of which several options may be chosen at once
-KEY = {"train": ("resume", "last.pt"), "eval": ("run", "best.pt")}  # what names earlier runs, what they must hold
+KEY = {  # what names earlier runs, and what they must hold, one of these files
+    "train": ("resume", ("last.pt", "best.pt")),  # a run that was killed in its first validation may have best.pt alone
+    "eval": ("run", ("best.pt",)),
+}
 ANEW = {"train": {"resume"}, "eval": {"attack", "seed", "device", "resume", "run"}}  # never taken from them
 TRAINING = ("train", "optim", "resume", "experiment")  # what no evaluation reads
 ALL, ONE = "_runs_", "_run_"  # names in Hydra's ConfigStore: all runs that are given, and one of them inside a job
@@ -46,7 +49,7 @@ def prepare(command: str, words: list[str], multirun: bool) -> tuple[dict[str, s
         values = _values(override)
         _refuse_lists(override.key_or_group, values)
         if override.key_or_group in (key, "train.init") and not override.is_delete():
-            found = [_located(value, holds if override.key_or_group == key else "best.pt") for value in values]
+            found = [_located(value, holds if override.key_or_group == key else ("best.pt",)) for value in values]
             replaced[word] = f"{override.get_key_element()}={','.join(map(_quoted, found))}"
             if override.key_or_group == key:
                 folders += [
@@ -133,11 +136,11 @@ def _plain(value: Any) -> Any:
     return value.text if isinstance(value, QuotedString) else value
 
 
-def _located(value: Any, holds: str) -> Any:
+def _located(value: Any, holds: tuple[str, ...]) -> Any:
     """Return the value of run= or resume= with the folder of each run in its place; None stays."""
     if isinstance(value, list):
         return [_located(item, holds) for item in value]
-    return find_run(str(_plain(value)), holds) if _plain(value) not in (None, "") else None
+    return find_run(str(_plain(value)), *holds) if _plain(value) not in (None, "") else None
 
 
 def _quoted(value: Any) -> str:

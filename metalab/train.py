@@ -13,7 +13,7 @@ from torch import nn
 from metalab import checkpoint, loop, provenance, resume
 from metalab.allocator import keep_freed_memory
 from metalab.any_way import check_any_way
-from metalab.assemble import at_way, by_way, image_shape, network, normalisation, pretrained, taken
+from metalab.assemble import at_way, by_way, image_shape, network, normalisation, pretrained, refuse_larger, taken
 from metalab.data import identity
 from metalab.engines.learn2learn import TaskLearner, task
 from metalab.errors import UserError
@@ -85,6 +85,8 @@ def _begin(cfg: DictConfig, r: Recipe, saved: dict[str, Any] | None) -> tuple[nn
     torch.manual_seed(cfg.seed)
     train, classes = r.data["train"], identity.marks(r.data["train"])
     drop = r.terms.drop or nn.Sequential()
+    if saved is not None:
+        refuse_larger(cfg.backbone, r.trained, drop, image_shape(train), saved["net"])
     net = network(cfg.backbone, r.trained, drop, normalisation(train.images), image_shape(train)[1])
     check_drops(net, r.how)
     if saved is None and r.train.weights is not None:
@@ -103,8 +105,7 @@ def _begin(cfg: DictConfig, r: Recipe, saved: dict[str, Any] | None) -> tuple[nn
         raise UserError(f"algo={r.how.name} with this backbone has nothing to learn; type another, as backbone=conv4")
     outer = Outer(r.optimiser.build(list(net.parameters())), r.rate, r.clip, r.train.steps)
     if saved is not None:
-        net.load_state_dict(saved["net"])
-        outer.optimiser.load_state_dict(saved["optimiser"])
+        resume.restore(saved, resume.checkpoint_in(Path(cfg.resume)), net, outer.optimiser, r.optimiser.build)
         resume.refuse_other_data(saved["data"], fingerprint(r))
         classes |= set(saved["classes"])
     return net, outer, classes
