@@ -24,6 +24,8 @@ def save(path: Path, state: dict[str, Any]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # a full disk is either, by who notices first
+        if not path.parent.is_dir():
+            raise UserError(f"{path} cannot be written: the folder {path.parent} was moved or deleted") from error
         free = shutil.disk_usage(path.parent).free
         raise UserError(
             f"{path} cannot be written ({str(error).splitlines()[0]}; {free / 1e6:,.0f} MB are free there). What was "
@@ -31,6 +33,13 @@ def save(path: Path, state: dict[str, Any]) -> None:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def clear(folder: Path) -> None:
+    """Remove what a process that was killed while it saved has left behind; no other may be saving there."""
+    for name in ("best.pt", "last.pt"):
+        for file in folder.glob(f".{name}.*.tmp"):
+            file.unlink(missing_ok=True)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -47,7 +56,7 @@ def load(path: Path) -> dict[str, Any]:
             f"of something else ({why}). Give another run, or train again"
         ) from error
     given = state.get("format") if isinstance(state, dict) else None
-    if given != FORMAT:
+    if type(given) is not int or given != FORMAT:
         raise UserError(
             f"{path} is a checkpoint of format {given}, metalab {__version__} reads format {FORMAT}: "
             "train again, or use the version that wrote it"

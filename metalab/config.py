@@ -118,13 +118,12 @@ def locate(dotted: str, where: str) -> Any:
     return vars(found)[name]
 
 
-def find_run(given: str | Path, *files: str) -> Path:
+def find_run(given: str | Path, holds: str = "best.pt", instead: str | None = None) -> Path:
     """Return a run's folder from its path, or, for "latest", the run below outputs/train that saved last.
 
-    It must have one of the files, best.pt where none is given; a UserError lists the runs that have one.
+    `holds` is the file that the folder must have, `instead` one that also does; a UserError lists the runs that have.
     """
-    home, holds = Path("outputs/train"), (files or ("best.pt",))[0]
-    files = files or (holds,)
+    home, files = Path("outputs/train"), (holds,) if instead is None else (holds, instead)
     if str(given) == "latest":
         runs = _runs_below(home, files)
         if not runs:

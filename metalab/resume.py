@@ -20,6 +20,7 @@ from metalab.interfaces import Split
 from metalab.optim import Rate
 
 MAY_CHANGE = ("train.steps", "train.minutes", "train.patience", "device", "data.root", "data.cache", "engine.graphs")
+FILES = ("config.yaml", "run.json", "metrics.jsonl", "episode.png", "adaptation.png")  # beside the checkpoints
 Builder = Callable[[list[Tensor]], Optimizer]
 logger = logging.getLogger("metalab")
 
@@ -31,6 +32,16 @@ def refuse_used(out: Path) -> None:
             raise UserError(
                 f"{out} already holds a run ({name}): go on with it, as metalab train resume={out}, "
                 "or give the new run another folder, as hydra.run.dir=outputs/train/another"
+            )
+
+
+def refuse_folders(out: Path) -> None:
+    """Raise UserError, before any work, where a folder stands in the place of a file that a run writes into out."""
+    for name in (*FILES, "last.pt", "best.pt"):
+        if (out / name).is_dir():
+            raise UserError(
+                f"{out / name} is a folder, and a run writes a file of that name: move it away, or give the run another "
+                "folder, as hydra.run.dir=outputs/train/another"
             )
 
 

@@ -19,7 +19,7 @@ from metalab.quoting import readable
 GROUPS = ("algo", "data", "backbone", "reg", "attack", "engine", "optim", "task", "experiment")
 MANY = ("reg", "attack")  # groups of which several options may be chosen at once
 KEY = {  # what names earlier runs, and what they must hold, one of these files
-    "train": ("resume", ("last.pt", "best.pt")),  # a run that was killed in its first validation may have best.pt alone
+    "train": ("resume", ("last.pt", "best.pt")),  # a run that was killed in its first validation has best.pt alone
     "eval": ("run", ("best.pt",)),
 }
 ANEW = {"train": {"resume"}, "eval": {"attack", "seed", "device", "resume", "run"}}  # never taken from them

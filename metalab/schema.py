@@ -227,7 +227,7 @@ EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "config.algo.name": (_text, "text"),
     "config.data._target_": (_text, "text"),
     "config.train.steps": (_number, "a number"),
-    "config.seed": (_whole, "a whole number, 0 or more"),
+    "config.seed": (lambda value: type(value) is int and 0 <= value < 2**64, "a whole number, 0 to 2^64"),
     "train_way": (lambda value: _whole(value) and 1 <= value <= 10**6, "a whole number of classes"),
     "labels": (_list_of(_text), "a list of class ids"),
     "shape": (_shape, "channels, height and width of square images, up to 4096 pixels"),

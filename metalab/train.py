@@ -40,6 +40,7 @@ RUNNING_IMAGES = 1000  # training images the running statistics are estimated on
 def run(cfg: DictConfig, out: Path) -> float:
     """Train as cfg says in the folder out and return the best validation accuracy, a fraction."""
     settle(cfg)
+    resume.refuse_folders(out)
     saved = resume.accepted(cfg, out) if cfg.resume is not None else None
     if saved is None:
         resume.refuse_used(out)
@@ -117,6 +118,12 @@ def _saving(
     """Return what writes NAME.pt, from which alone the run can go on or be evaluated."""
 
     def save(name: str, state: loop.State) -> None:
+        if not out.is_dir():
+            logger.warning(
+                f"{out} was moved or deleted while the run writes into it: it is made anew, with all that this step "
+                "saves; the curves up to here are where it was moved to"
+            )
+            _record(cfg, r, net, state, out)
         content = {
             "net": net.state_dict(),
             "optimiser": outer.optimiser.state_dict(),
@@ -180,6 +187,7 @@ def _forward(net: nn.Module, algorithm: Algorithm, source: Source, step: int) ->
 def _record(cfg: DictConfig, r: Recipe, net: nn.Module, state: loop.State, out: Path) -> None:
     """Write config.yaml and run.json: what is trained, and what trains it."""
     out.mkdir(parents=True, exist_ok=True)
+    checkpoint.clear(out)
     OmegaConf.save(cfg, out / "config.yaml", resolve=True)
     made = provenance.describe(sum(p.numel() for p in net.parameters()), r.device)
     provenance.write(out, **(made if cfg.resume is None else {"resumes": [made | {"step": state.step}]}))
