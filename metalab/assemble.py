@@ -154,7 +154,11 @@ def network(backbone: Mapping[str, Any], algorithm: Algorithm, drop: nn.Module, 
 
 
 def refuse_larger(
-    backbone: Mapping[str, Any], algorithm: Algorithm, drop: nn.Module, sides: tuple[int, int], held: Mapping[str, Tensor]
+    backbone: Mapping[str, Any],
+    algorithm: Algorithm,
+    drop: nn.Module,
+    sides: tuple[int, int],
+    held: Mapping[str, Tensor],
 ) -> None:
     """Raise UserError, before any memory is taken, where the settings make a net far larger than a checkpoint's.
 

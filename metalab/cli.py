@@ -87,8 +87,10 @@ def _data(words: list[str]) -> None:
 def _complete(rest: list[str]) -> None:
     """Answer the shell, which calls `metalab -sc query=bash` with the line so far in COMP_LINE."""
     line = os.environ.get("COMP_LINE")
+    if line is None and not any(word.startswith(("install=", "uninstall=")) for word in rest):
+        raise UserError("-sc query=... is the shell's, which says what is typed; you type metalab -sc install=bash")
     if line is None:
-        return _run_hydra("train", ["-sc", *rest])  # install=bash
+        return _run_hydra("train", ["-sc", *rest])
     program, *words = line.split()
     typed = "" if line[-1].isspace() else words.pop()
     if typed.startswith("-"):  # Hydra takes half a flag for a mistake

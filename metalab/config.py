@@ -2,6 +2,8 @@
 
 import dataclasses
 import importlib
+import itertools
+import os
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +17,7 @@ from metalab.check import at_least, check, describe, nearest, show
 from metalab.errors import UserError
 
 T = TypeVar("T")
+DEEPEST, MOST = 6, 20_000  # folders inside each other, and in all, that are searched for runs
 BN = Literal["batch", "support", "one", "running"]
 
 
@@ -130,6 +133,8 @@ def find_run(given: str | Path, holds: str = "best.pt", instead: str | None = No
             raise UserError(f"no run in {home.absolute()} holds {holds}; train one: metalab train")
         return runs[0]
     folder = Path(given)
+    if len(os.fsencode(folder)) > 4095 or any(len(os.fsencode(name)) > 255 for name in folder.parts):
+        raise UserError(f"{str(folder)[:60]}... is longer than a path may be: there is no such folder")
     if any((folder / file).is_file() for file in files):
         return folder
     if folder.is_file():
@@ -148,8 +153,15 @@ def find_run(given: str | Path, holds: str = "best.pt", instead: str | None = No
 
 
 def _runs_below(folder: Path, files: tuple[str, ...]) -> list[Path]:
-    """Return the folders below that hold one of the files, the one that was written last first."""
-    found = [file for name in files for file in folder.rglob(name)]
+    """Return the folders below that hold one of the files, the one that was written last first.
+
+    Where they are looked for in vain: not deeper than runs lie, and not in more than so many folders (run=/).
+    """
+    found: list[Path] = []
+    for inside, below, names in itertools.islice(os.walk(folder), MOST):
+        if len(Path(inside).relative_to(folder).parts) >= DEEPEST:
+            below.clear()
+        found += [Path(inside, name) for name in files if name in names]
     found.sort(key=lambda file: (file.stat().st_mtime_ns, str(file)), reverse=True)
     return list(dict.fromkeys(file.parent for file in found))
 

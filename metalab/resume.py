@@ -40,8 +40,8 @@ def refuse_folders(out: Path) -> None:
     for name in (*FILES, "last.pt", "best.pt"):
         if (out / name).is_dir():
             raise UserError(
-                f"{out / name} is a folder, and a run writes a file of that name: move it away, or give the run another "
-                "folder, as hydra.run.dir=outputs/train/another"
+                f"{out / name} is a folder, and a run writes a file of that name: move it away, or give the run "
+                "another folder, as hydra.run.dir=outputs/train/another"
             )
 
 
@@ -95,7 +95,8 @@ def restore(saved: dict[str, Any], path: Path, net: nn.Module, optimiser: Optimi
     found = schema.optimiser_misfits(optimiser.state_dict(), saved["optimiser"], kept, shapes)
     schema.refuse(path, found)
     net.load_state_dict(saved["net"])
-    optimiser.load_state_dict(saved["optimiser"])
+    groups = optimiser.state_dict()["param_groups"]  # as the settings have them, which are those of the run
+    optimiser.load_state_dict({"state": saved["optimiser"]["state"], "param_groups": groups})
 
 
 def refuse_other_data(saved: dict[str, str], now: dict[str, str]) -> None:

@@ -7,7 +7,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.override_parser.types import Glob, Override, Quote, QuotedString
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -44,11 +44,17 @@ def prepare(command: str, words: list[str], multirun: bool) -> tuple[dict[str, s
             [override] = OverridesParser.create().parse_overrides([read])
         except OverrideParseException:
             continue  # Hydra will say what is wrong with it
+        if not override.key_or_group:
+            raise UserError(f"{word}: there is no key; type key=value, as seed=1, or +key=value for one that is new")
         if command == "eval" and override.key_or_group.partition(".")[0] in TRAINING:
             raise UserError(f"{word}: metalab eval trains nothing, and would not read it: leave it out")
         values = _values(override)
-        _refuse_lists(override.key_or_group, values)
+        _refuse_lists(word, override.key_or_group, values)
+        if override.key_or_group in ("resume", "train.init") and "" in map(_plain, values):
+            name = override.key_or_group
+            raise UserError(f"{word}: which run? Type {name}=FOLDER or {name}=latest, or leave it out for a new run")
         if override.key_or_group in (key, "train.init") and not override.is_delete():
+            _refuse_nested(word, values)
             found = [_located(value, holds if override.key_or_group == key else ("best.pt",)) for value in values]
             replaced[word] = f"{override.get_key_element()}={','.join(map(_quoted, found))}"
             if override.key_or_group == key:
@@ -117,9 +123,14 @@ def _refuse_links(folder: Path) -> None:
         )
 
 
-def _refuse_lists(group: str, values: list[Any]) -> None:
-    for value in values:
-        if group in GROUPS and group not in MANY and isinstance(value, list):
+def _refuse_lists(word: str, group: str, values: list[Any]) -> None:
+    """Raise UserError for a word that gives a group what is no name of an option, or several where one is taken."""
+    for value in values if group in GROUPS else ():
+        items = value if isinstance(value, list) else []
+        if isinstance(value, dict) or (group in MANY and not all(isinstance(_plain(item), str) for item in items)):
+            example = {"reg": "reg=[l2,dropout]", "attack": "attack=[fgsm,pgd]"}.get(group, f"{group}=NAME")
+            raise UserError(f"{word}: expected names of options, as {example}; metalab train --help lists them")
+        if group not in MANY and isinstance(value, list):
             options = [str(_plain(item)) for item in value]
             raise UserError(
                 f"{group}=[{','.join(options)}]: expected one option, as in {group}={(options or ['...'])[0]}; "
@@ -127,8 +138,17 @@ def _refuse_lists(group: str, values: list[Any]) -> None:
             )
 
 
+def _refuse_nested(word: str, values: list[Any]) -> None:
+    """Raise UserError for runs that are neither a folder nor a list of folders."""
+    items = [item for value in values for item in (value if isinstance(value, list) else [value])]
+    if any(isinstance(item, (list, dict)) for item in items):
+        raise UserError(f"{word}: expected a folder, or a list of folders, as run=[a,b]")
+
+
 def _values(override: Override) -> list[Any]:
-    """Return what an override sets: one value, or each value of a sweep."""
+    """Return what an override sets: one value, or each value of a sweep; a pattern of names is Hydra's to look up."""
+    if isinstance(override.value(), Glob):
+        return []
     return list(override.sweep_iterator()) if override.is_choice_sweep() else [override.value()]
 
 

@@ -67,12 +67,9 @@ def optimiser_misfits(
         yield "optimiser.param_groups", given["param_groups"], f"{len(own['param_groups'])} groups"
         return
     for i, (mine, theirs) in enumerate(zip(own["param_groups"], given["param_groups"], strict=True)):
-        for key, value in mine.items():
-            here, found = f"optimiser.param_groups.{i}.{key}", theirs.get(key, NOTHING)
-            later = found is NOTHING and (value is None or isinstance(value, bool))  # torch adds such switches
-            same = _list_of(_whole)(found) and found == value if key == "params" else _alike(found, value)
-            if not later and not same:
-                yield here, found, f"a value like {_shown(value)}"
+        found = theirs.get("params", NOTHING)
+        if not (_list_of(_whole)(found) and found == mine["params"]):
+            yield f"optimiser.param_groups.{i}.params", found, f"{len(mine['params'])} parameters"
     for index, kept in given["state"].items():
         here = f"optimiser.state.{index}"
         if not (_whole(index) and index < len(shapes) and isinstance(kept, dict)):

@@ -1,10 +1,11 @@
 """The root of a configuration, before any part of it is built: its keys, its seed, where its data lie."""
 
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from metalab.check import check, nearest
+from metalab.check import check, nearest, show
 from metalab.errors import UserError
 
 
@@ -17,7 +18,20 @@ def settle(cfg: DictConfig) -> None:
             raise UserError(f"{key}: there is no such setting.{nearest(str(key), known)}")
     if check(cfg.seed, int, "seed") < 0:
         raise UserError(f"seed={cfg.seed}: expected a whole number, 0 or more")
-    for data in (cfg.data, *(cfg.data.get("members") or {}).values()):
+    for data in (_group(cfg.data, "data"), *_members(cfg.data)):
         for key in ("root", "cache"):
             if data.get(key):
                 data[key] = str(Path(str(data[key])).expanduser().absolute())
+
+
+def _members(data: DictConfig) -> list[Any]:
+    """Return the settings of a union's members, none where there is no union; UserError where one has none."""
+    members = data.get("members") or {}
+    return [_group(node, f"data.members.{name}") for name, node in _group(members, "data.members").items()]
+
+
+def _group(node: Any, where: str) -> Any:
+    """Return a node that is a group of settings, else raise UserError."""
+    if not OmegaConf.is_dict(node) and node != {}:
+        raise UserError(f"{where}={show(node)}: expected a group of settings, as +data@data.members.omniglot=omniglot")
+    return node

@@ -1,4 +1,4 @@
-"""Another's run folder is data, not a program: whatever it names, nothing of it runs and nothing is written elsewhere."""
+"""Another's run folder is data, not a program: nothing that it names runs, and nothing is written elsewhere."""
 
 import os
 import shutil
