@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from metalab import checkpoint, loop, provenance, resume
+from metalab import checkpoint, loop, provenance, resume, toll
 from metalab.allocator import keep_freed_memory
 from metalab.any_way import check_any_way
 from metalab.assemble import at_way, by_way, image_shape, network, normalisation, pretrained, refuse_larger, taken
@@ -58,6 +58,8 @@ def run(cfg: DictConfig, out: Path) -> float:
     episodes = prefetched(episodes, r.data["train"].images, r.train.workers, r.device)
     net, outer, classes = _begin(cfg, r, saved)
     validate = _validation(r, net, val)
+    if warning := _toll(r, net, plan):
+        logger.warning(warning)
     validate(2)  # what cannot be tested fails here, before any training
     save = _saving(cfg, r, net, outer, classes, out)
     _record(cfg, r, net, state, out)
@@ -146,6 +148,16 @@ def _saving(
 def fingerprint(r: Recipe) -> dict[str, str]:
     """Return a hash of which images of which classes each split holds."""
     return {name: identity.fingerprint(split) for name, split in r.data.items()}
+
+
+def _toll(r: Recipe, net: nn.Module, plan: loop.Plan) -> str | None:
+    """Return what a training will take where its numbers are very large, else None; train.minutes may end it before."""
+    t, episode = r.task, r.meta_batch * (1 + r.how.steps)
+    look = r.train.val_episodes * (1 + r.at_test.steps)
+    made_of = {"train.steps": plan.steps, "algo.steps": r.how.steps, "algo.test_steps": r.at_test.steps}
+    images = r.how.mini_batch or (t.train_way or t.way) * ((t.train_shot or t.shot) + (t.train_query or t.query))
+    passes = plan.steps * episode + max(1, plan.steps // plan.val_every) * look
+    return toll.told(net, images, image_shape(r.data["train"]), passes, 24 * toll.HOUR, made_of)
 
 
 def _validation(r: Recipe, net: nn.Module, val: Source) -> Callable[[int], dict[str, float]]:
