@@ -49,7 +49,7 @@ def test_such_a_run_is_found(killed, tmp_path, monkeypatch):
     assert find_run(killed, "last.pt", "best.pt") == killed
     shutil.move(killed, tmp_path / "outputs/train/cut")
     assert find_run("latest", "last.pt", "best.pt") == Path("outputs/train/cut")
-    with pytest.raises(UserError, match="no run in .* holds last.pt"):
+    with pytest.raises(UserError, match=r"no run in .* holds last\.pt"):
         find_run("latest", "last.pt")
 
 
