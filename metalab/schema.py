@@ -43,6 +43,9 @@ def misfits(saved: Mapping[str, Any]) -> Iterator[Misfit]:
         value = _at(saved, key)
         if (value is not NOTHING or key not in LATER) and not fits(value):
             yield key, value, expected
+    for name, value in saved["net"].items():
+        if not (_text(name) and _tensor(value)):
+            yield f"net.{name}", value, "a tensor with all its numbers in the file"
     known = {field.name for field in fields(State)}
     for key in saved["state"].keys() - known:
         yield f"state.{key}", saved["state"][key], f"one of {', '.join(sorted(known))}"
@@ -148,10 +151,6 @@ def _tensor(value: Any) -> bool:
     return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
-def _tensors(value: Any) -> bool:
-    return isinstance(value, dict) and all(_text(name) and _tensor(each) for name, each in value.items())
-
-
 def _row(value: Any) -> bool:
     return _tensor(value) and value.is_floating_point() and value.dim() == 1 and 4 <= len(value) <= 5
 
@@ -201,7 +200,7 @@ def _score(value: Any) -> bool:
 
 
 EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "net": (_tensors, "a group of tensors, each with all its numbers in the file"),
+    "net": (_group, "a group of tensors"),
     "optimiser": (_group, "a group"),
     "optimiser.state": (_group, "a group"),
     "optimiser.param_groups": (_list_of(_group), "a list of groups of settings"),

@@ -83,7 +83,7 @@ def test_no_alteration_is_a_traceback_and_each_names_a_key(trained):
 ALTERED = [
     (("net", "body.0.0.weight"), GONE, "net.body.0.0.weight is nothing, expected a tensor of shape [4, 1, 3, 3]"),
     (("net", "body.0.0.weight"), torch.zeros(2), "net.body.0.0.weight is a tensor of shape [2], float32, expected a"),
-    (("net", "body.0.0.weight"), HUGE, "net is a group of 20, expected a group of tensors, each with all its numbers"),
+    (("net", "body.0.0.weight"), HUGE, "net.body.0.0.weight is a tensor of shape [1000000000], float32, expected a "),
     (("net", "more"), torch.zeros(2), "net.more is a tensor of shape [2], float32, expected nothing of that name"),
     (("optimiser", "param_groups"), [], "optimiser.param_groups is a list of 0, expected 1 groups"),
     (("optimiser", "param_groups", 0, "params"), [0], "optimiser.param_groups.0.params is a list of 1, expected "),
