@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -223,3 +224,13 @@ def test_no_file_is_blown_up(stranger, told, text):
         file.write(text)
     code, said = told("eval", "run=run")
     assert (code, "config.yaml cannot be read: it has " in said) == (1, True), said
+
+
+@pytest.mark.parametrize("words", [("train", "--cfg", "job", "-p", "seed"), ("data", "check", "glyphs", "data.no=1")])
+def test_no_plugin_of_hydras_is_taken_from_the_current_folder(tmp_path, words):
+    (tmp_path / "hydra_plugins").mkdir()
+    (tmp_path / "hydra_plugins/evil.py").write_text(EVIL.format(trace=str(tmp_path / "trace")))
+    code = "import sys; sys.path.remove(''); from metalab.cli import main; main()"  # as the installed command has it
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode in (0, 1), done.stderr
+    assert not (tmp_path / "trace").exists()
