@@ -1,5 +1,6 @@
 """From the config's nodes to the objects that train and evaluate share: device, algorithm, objective, net."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
@@ -165,12 +166,14 @@ def refuse_larger(
     sides: channels and side of the images; held: the tensors of the checkpoint's net.
     """
     channels, size = sides
+    has, asked = sum(each.numel() for each in held.values()), math.inf
     try:
         with torch.device("meta"):
             made = network(backbone, algorithm, drop, Normalise([0.0] * channels, [1.0] * channels), size)
-    except (NotImplementedError, RuntimeError, TypeError, ValueError):
-        return  # a body of the user's own that is not made without memory; one that cannot be made at all is told next
-    asked, has = (sum(each.numel() for each in tensors) for tensors in (made.state_dict().values(), held.values()))
+        asked = sum(each.numel() for each in made.state_dict().values())
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        if "overflow" not in str(error):  # else it has more bytes than can be counted
+            return  # a body of the user's own that is not made without memory; what cannot be made is told next
     if asked > 10 * has + 10**8:
         raise UserError(
             f"the settings make a net of {asked:,} numbers, and the checkpoint's has {has:,}: they are not those of "

@@ -5,7 +5,8 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from hydra.core.global_hydra import GlobalHydra
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.plugins.config_source import ConfigSource
@@ -28,10 +29,10 @@ def named(words: Iterable[str], groups: Iterable[str]) -> frozenset[str]:
     found = set()
     for override in OverridesParser.create().parse_overrides(list(words)):
         found |= _paths({override.key_or_group.rpartition(".")[2]: None if override.is_delete() else override.value()})
-    for source in GlobalHydra.instance().config_loader().get_sources():
-        if source.provider in GIVEN:
-            for group in groups:
-                found |= {path for node in _options(source, group) for path in _paths(node)}
+    for place in HydraConfig.get().runtime.config_sources:
+        if place.provider in GIVEN:
+            source = SourcesRegistry.instance().resolve(place.schema)(place.provider, f"{place.schema}://{place.path}")
+            found |= {path for group in groups for node in _options(source, group) for path in _paths(node)}
     here = os.getcwd()
     if here not in sys.path and not all(map(trusted.own, found)):
         sys.path.append(here)
