@@ -139,7 +139,7 @@ def test_eval_takes_no_altered_checkpoint(run, small, at, value, said):
 @pytest.mark.parametrize("filters", [10**6, 10**9])
 def test_settings_of_a_net_that_no_memory_holds_are_refused_before_it_is_made(run, small, filters):
     cfg = small(*WORDS, "data.absent=", f"backbone.filters={filters}")
-    with pytest.raises(UserError, match=r"the settings make a net of ([0-9,]{14,}|inf) numbers, and the checkpoint's has "):
+    with pytest.raises(UserError, match=r"the settings make a net of ([0-9,]{14,}|inf) numbers, and the checkpoint's"):
         trial.prepared(run, cfg)
 
 
