@@ -1,5 +1,6 @@
 """From the config's nodes to the objects that train and evaluate share: device, algorithm, objective, net."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
@@ -153,6 +154,33 @@ def network(backbone: Mapping[str, Any], algorithm: Algorithm, drop: nn.Module, 
     if isinstance(inside, Headless) and inside.expects:  # weights from elsewhere have a normalisation of their own
         normalise = inside.expects[0]
     return Net(normalise, inside, drop, algorithm.parts(inside, features))
+
+
+def refuse_larger(
+    backbone: Mapping[str, Any],
+    algorithm: Algorithm,
+    drop: nn.Module,
+    sides: tuple[int, int],
+    held: Mapping[str, Tensor],
+) -> None:
+    """Raise UserError, before any memory is taken, where the settings make a net far larger than a checkpoint's.
+
+    sides: channels and side of the images; held: the tensors of the checkpoint's net.
+    """
+    channels, size = sides
+    has, asked = sum(each.numel() for each in held.values()), math.inf
+    try:
+        with torch.device("meta"):
+            made = network(backbone, algorithm, drop, Normalise([0.0] * channels, [1.0] * channels), size)
+        asked = sum(each.numel() for each in made.state_dict().values())
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        if "overflow" not in str(error):  # else it has more bytes than can be counted
+            return  # a body of the user's own that is not made without memory; what cannot be made is told next
+    if asked > 10 * has + 10**8:
+        raise UserError(
+            f"the settings make a net of {asked:,} numbers, and the checkpoint's has {has:,}: they are not those of "
+            "the run; leave out algo and backbone, and take the config.yaml that the run wrote"
+        )
 
 
 def pretrained(backbone: Mapping[str, Any], net: Net) -> set[str]:

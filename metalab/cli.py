@@ -112,8 +112,10 @@ def _data(words: list[str]) -> None:
 def _complete(rest: list[str]) -> None:
     """Answer the shell, which calls `metalab -sc query=bash` with the line so far in COMP_LINE."""
     line = os.environ.get("COMP_LINE")
+    if line is None and not any(word.startswith(("install=", "uninstall=")) for word in rest):
+        raise UserError("-sc query=... is the shell's, which says what is typed; you type metalab -sc install=bash")
     if line is None:
-        return _run_hydra("train", ["-sc", *rest])  # install=bash
+        return _run_hydra("train", ["-sc", *rest])
     program, *words = line.split()
     typed = "" if line[-1].isspace() else words.pop()
     if typed.startswith("-"):  # Hydra takes half a flag for a mistake
@@ -153,7 +155,6 @@ def _run_hydra(command: str, given: list[str], typed: list[str] | None = None) -
         if typed is None:
             raise  # while a line is typed, its runs need not be there yet
     args.resolve = args.resolve or args.help
-    sys.path.append(os.getcwd())  # a user's own algorithm may lie here; last, so that it hides nothing
     version.setbase("1.3")
     whole = os.environ.get("HYDRA_FULL_ERROR", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would else print
@@ -176,7 +177,7 @@ def _run_hydra(command: str, given: list[str], typed: list[str] | None = None) -
 
 
 def _train(cfg: "DictConfig") -> float:
-    with _mistakes_told():
+    with _mistakes_told(), _parts_named():
         from metalab import runs, train
 
         out = runs.out()
@@ -186,7 +187,7 @@ def _train(cfg: "DictConfig") -> float:
 
 
 def _evaluate(cfg: "DictConfig") -> float:
-    with _mistakes_told():
+    with _mistakes_told(), _parts_named():
         from metalab import runs
 
         _asked.append(runs.words())
@@ -199,6 +200,15 @@ def _evaluate(cfg: "DictConfig") -> float:
 
 
 JOBS = {"train": _train, "eval": _evaluate}
+
+
+@contextmanager
+def _parts_named() -> Iterator[None]:
+    """Import meanwhile no part that is not metalab's, but those that this command names."""
+    from metalab import keyboard, runs, trusted
+
+    with trusted.only(keyboard.named(runs.words(), runs.GROUPS)):
+        yield
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 import dataclasses
 import importlib
+import itertools
+import os
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,10 +12,12 @@ from typing import Any, Literal, TypeVar
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from metalab import trusted
 from metalab.check import at_least, check, describe, nearest, show
 from metalab.errors import UserError
 
 T = TypeVar("T")
+DEEPEST, MOST = 6, 20_000  # folders inside each other, and in all, that are searched for runs
 BN = Literal["batch", "support", "one", "running"]
 
 
@@ -96,10 +100,14 @@ def settings(cls: type[T], node: Any, where: str) -> T:
 
 
 def locate(dotted: str, where: str) -> Any:
-    """Return the object at a dotted path; `where` is the key that named it, for the UserError if there is none."""
+    """Return the object at a dotted path; `where` is the key that named it.
+
+    UserError where there is none, or where the command may not import it (trusted.py).
+    """
     module, _, name = dotted.rpartition(".")
     if not module or not all(part.isidentifier() for part in dotted.split(".")):
         raise UserError(f"{where}={dotted}: expected a dotted path, as package.module.Name")
+    trusted.check(dotted, where)
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -110,22 +118,25 @@ def locate(dotted: str, where: str) -> Any:
         ) from None
     if name not in vars(found):
         raise UserError(f"{where}={dotted}: module {module} has no {name!r}.{nearest(name, vars(found))}")
+    trusted.check_found(vars(found)[name], dotted, where)
     return vars(found)[name]
 
 
-def find_run(given: str | Path, holds: str = "best.pt") -> Path:
+def find_run(given: str | Path, holds: str = "best.pt", instead: str | None = None) -> Path:
     """Return a run's folder from its path, or, for "latest", the run below outputs/train that saved last.
 
-    `holds` is the file that the folder must have; a UserError lists the runs that have it.
+    `holds` is the file that the folder must have, `instead` one that also does; a UserError lists the runs that have.
     """
-    home = Path("outputs/train")
+    home, files = Path("outputs/train"), (holds,) if instead is None else (holds, instead)
     if str(given) == "latest":
-        runs = _runs_below(home, holds)
+        runs = _runs_below(home, files)
         if not runs:
             raise UserError(f"no run in {home.absolute()} holds {holds}; train one: metalab train")
         return runs[0]
     folder = Path(given)
-    if (folder / holds).is_file():
+    if len(os.fsencode(folder)) > 4095 or any(len(os.fsencode(name)) > 255 for name in folder.parts):
+        raise UserError(f"{str(folder)[:60]}... is longer than a path may be: there is no such folder")
+    if any((folder / file).is_file() for file in files):
         return folder
     if folder.is_file():
         problem = f"{folder} is a file; give the run's folder, {folder.parent}"
@@ -135,16 +146,25 @@ def find_run(given: str | Path, holds: str = "best.pt") -> Path:
         problem = f"{folder} holds no {holds} yet: a run saves it when it first validates"
     else:
         problem = f"{folder} is not a run: it holds no {holds}"
-    runs = _runs_below(folder, holds) or _runs_below(home, holds)
+    runs = _runs_below(folder, files) or _runs_below(home, files)
     listed = "\n".join(f"  {run}" for run in runs[:10])
     raise UserError(
         f"{problem}\n" + (f"runs with {holds}, newest first:\n{listed}" if runs else "train one: metalab train")
     )
 
 
-def _runs_below(folder: Path, holds: str) -> list[Path]:
-    found = sorted(folder.rglob(holds), key=lambda file: (file.stat().st_mtime_ns, str(file)), reverse=True)
-    return [file.parent for file in found]
+def _runs_below(folder: Path, files: tuple[str, ...]) -> list[Path]:
+    """Return the folders below that hold one of the files, the one that was written last first.
+
+    Where they are looked for in vain: not deeper than runs lie, and not in more than so many folders (run=/).
+    """
+    found: list[Path] = []
+    for inside, below, names in itertools.islice(os.walk(folder), MOST):
+        if len(Path(inside).relative_to(folder).parts) >= DEEPEST:
+            below.clear()
+        found += [Path(inside, name) for name in files if name in names]
+    found.sort(key=lambda file: (file.stat().st_mtime_ns, str(file)), reverse=True)
+    return list(dict.fromkeys(file.parent for file in found))
 
 
 def _plain(node: Any, where: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from metalab import assemble, plain, protocol, report
+from metalab import assemble, plain, protocol, report, toll
 from metalab.assemble import by_way, measured_objective, robust_objective
 from metalab.attacks import records as robust
 from metalab.besides import Shares, besides, shape
@@ -37,6 +37,8 @@ def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
     logger.info(
         f"{folder}: {t.evaluation.episodes} {what} of {len(t.split.ids)} {t.evaluation.split} classes, bn={t.bn}"
     )
+    if warning := _toll(t):
+        logger.warning(warning)
     source = t.source(t.task)
     objective = by_way(t.task, t.tested, lambda algo, way: measured_objective(t.how, algo, t.bn, way, t.terms))
     torch.manual_seed(cfg.seed)  # of heads that are drawn for each task
@@ -50,7 +52,7 @@ def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
     notes |= {f"adapted to supports that reg.{n} attacked" for n, p in cfg.reg.items() if p.get("where") == "inner"}
     if t.attacks.built:
         row["attacks"] = _attacked(t, source)
-        notes.add(robust.mismatch(t.bn, t.saved["config"]["train"]["bn"] or "batch") if t.normed else "")
+        notes.add(robust.mismatch(t.bn, t.saved["config"]["train"].get("bn") or "batch") if t.normed else "")
         notes |= robust.of_support(t.attacks)
     notes.add(
         f"{lost} of {len(loss)} {what} have predictions that are no numbers, which count as wrong" if lost else ""
@@ -60,6 +62,18 @@ def _one(folder: Path, cfg: DictConfig) -> tuple[dict[str, Any], np.ndarray]:
     row |= {"overlap": t.overlap} if t.overlap else {}
     row |= protocol.told(t.split, accuracy, source)
     return row, accuracy
+
+
+def _toll(t: Trial) -> str | None:
+    """Return what the evaluation will take where its numbers are very large, else None."""
+    passes, made_of = 1 + t.how.steps, {"eval.episodes": t.evaluation.episodes}
+    made_of |= {"algo.test_steps": t.how.steps} if t.how.steps > 100 else {}
+    for (name, _), attack in t.attacks.built.items():
+        passes += attack.steps or 1
+        made_of |= {f"attack.{name}.steps": attack.steps} if (attack.steps or 0) > 100 else {}
+    images = 1 if t.split.by_image else t.task.way * (t.task.shot + t.task.query)
+    channels, side, _ = t.saved["shape"]
+    return toll.told(t.net, images, (channels, side), t.evaluation.episodes * passes, toll.HOUR, made_of)
 
 
 def _attacked(t: Trial, source: Source) -> list[dict[str, Any]]:

@@ -41,7 +41,7 @@ def write(out: Path, **more: Any) -> dict[str, Any]:
     """Add to out/run.json, and return all that it holds.
 
     A key that is there is replaced (`finished`, `seconds`), but `resumes` is a list, and grows. UserError: the file is
-    there and is not JSON.
+    there and is not JSON as a run writes it.
     """
     path = out / "run.json"
     record = _read(path) if path.exists() else {}
@@ -118,6 +118,11 @@ def _version(package: str) -> str | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: expected JSON, found an error in line {error.lineno}; mend or delete it") from error
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path}: expected JSON, found something else; mend or delete it") from error
+    if not isinstance(record, dict) or not isinstance(record.get("resumes", []), list):
+        raise UserError(f"{path}: expected a JSON object, in which `resumes` is a list; mend or delete it")
+    return record

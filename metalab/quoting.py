@@ -1,5 +1,6 @@
 """Paths and patterns on the command line as people type them: what Hydra's grammar cannot read is put in quotes."""
 
+import os
 import re
 from pathlib import Path
 
@@ -7,10 +8,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import OverrideParseException
 
+from metalab.errors import UserError
+
 PATHS = re.compile(
     r"\+*(data\.(members\.[^.]+\.)?(root|cache)|resume|run|train\.init|backbone\.weights|hydra\.(run|sweep)\.(sub)?dir)"
 )
 PATTERNS = re.compile(r"\+*data\.(members\.[^.]+\.)?group")
+DIGITS, NESTED = 1000, 20  # of a number; of lists, groups and keys in each other
+NAME, PATH = 255, 4095  # bytes that Linux takes at most
 ITEMS = re.compile(r"\[.*?\](?=,|$)|[^,]+")  # of a sweep: lists, and what else stands between commas
 
 
@@ -18,7 +23,9 @@ def readable(word: str, multirun: bool) -> str:
     """Return `word`, the value of a path or pattern in quotes where Hydra would refuse or misread it as it stands.
 
     A list stays one, and in a multirun so does a sweep: their items are quoted. What is in quotes stays as typed.
+    UserError for a word that would end Hydra's reader, or the system, in the middle of the work.
     """
+    _refuse_unreadable(word)
     key, equals, value = word.partition("=")
     path, pattern = PATHS.fullmatch(key), PATTERNS.fullmatch(key)
     if not (equals and value and (path or pattern)) or value[0] in "'\"":
@@ -34,6 +41,28 @@ def readable(word: str, multirun: bool) -> str:
         return f"{key}={_quoted(value)}"
     parts = ITEMS.findall(value) if multirun else [value]
     return f"{key}={','.join(_item(key, part) for part in parts)}"
+
+
+def _refuse_unreadable(word: str) -> None:
+    """Raise UserError for a word that no reader takes: null bytes, endless numbers, nests and names."""
+    shown = repr(word if len(word) <= 60 else f"{word[:60]}...")
+    key, _, value = word.partition("=")
+    if "\0" in word:
+        raise UserError(f"{shown} holds a null byte, which no value and no path may: type it again")
+    if max(map(len, re.findall(r"\d+", value)), default=0) > DIGITS:
+        raise UserError(f"{shown} holds a number of more than {DIGITS} digits, and none is so large: type fewer")
+    depth = deepest = 0
+    for letter in value:
+        depth += (letter in "[{(") - (letter in "]})")
+        deepest = max(deepest, depth)
+    if deepest > NESTED or key.count(".") > NESTED:
+        raise UserError(f"{shown} is nested more than {NESTED} deep, and no setting is: type it flatter")
+    if PATHS.fullmatch(key):
+        names = re.split(r"[/,\[\]]", value)
+        if max(map(len, map(os.fsencode, names))) > NAME or max(map(len, value.split(","))) > PATH:
+            raise UserError(
+                f"{shown} is longer than a path may be, {NAME} bytes a name and {PATH} in all: there is no such file"
+            )
 
 
 def _item(key: str, value: str) -> str:

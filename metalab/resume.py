@@ -1,14 +1,16 @@
 """Going on from what an earlier run saved: resume the same run, or start a new one from its weights."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from metalab import checkpoint
+from metalab import schema
 from metalab.assemble import parts_of
 from metalab.check import show
 from metalab.config import Train, find_run, settings
@@ -20,6 +22,8 @@ from metalab.upgrade import read_by_training
 
 MAY_CHANGE = ("train.steps", "train.minutes", "train.patience", "train.on_warning", "device", "data.root")
 MAY_CHANGE += ("data.cache", "engine.graphs")
+FILES = ("config.yaml", "run.json", "metrics.jsonl", "episode.png", "adaptation.png")  # beside the checkpoints
+Builder = Callable[[list[Tensor]], Optimizer]
 logger = logging.getLogger("metalab")
 PERMITS = ("data.allow_copies", "data.allow_same_names")  # may change, too: no image and no episode is another
 
@@ -34,10 +38,26 @@ def refuse_used(out: Path) -> None:
             )
 
 
+def refuse_folders(out: Path) -> None:
+    """Raise UserError, before any work, where a folder stands in the place of a file that a run writes into out."""
+    for name in (*FILES, "last.pt", "best.pt"):
+        if (out / name).is_dir():
+            raise UserError(
+                f"{out / name} is a folder, and a run writes a file of that name: move it away, or give the run "
+                "another folder, as hydra.run.dir=outputs/train/another"
+            )
+
+
+def checkpoint_in(folder: Path) -> Path:
+    """Return the file from which a run goes on: last.pt, or best.pt where the run was killed before it wrote that."""
+    last, best = folder / "last.pt", folder / "best.pt"
+    return best if best.is_file() and not last.exists() else last
+
+
 def accepted(cfg: DictConfig, out: Path) -> dict[str, Any]:
     """Return the last checkpoint of the run in out, or raise UserError where cfg asks for another run than that."""
     settings(Train, cfg.train, "train")  # a mistyped limit is told before it is compared
-    saved = checkpoint.load(out / "last.pt")
+    saved = schema.loaded(checkpoint_in(out))
     new, old = flat(plain(cfg)), flat(saved["config"])
     changed = {k for k in new.keys() | old.keys() if new.get(k) != old.get(k) and read_by_training(k)} - {"resume"}
     refused = sorted(changed - set(MAY_CHANGE))
@@ -68,6 +88,25 @@ def accepted(cfg: DictConfig, out: Path) -> dict[str, Any]:
     return saved
 
 
+def restore(saved: dict[str, Any], path: Path, net: nn.Module, optimiser: Optimizer, build: Builder) -> None:
+    """Give a net and its optimiser what the checkpoint at path holds of them; UserError where it does not fit them.
+
+    build: what made the optimiser of a list of parameters.
+    """
+    schema.refuse(path, schema.net_misfits(net.state_dict(), saved["net"]))
+    one = nn.Parameter(torch.zeros(2))  # on which the optimiser shows what it keeps of a parameter
+    one.grad = torch.zeros(2)
+    shown = build([one])
+    shown.step()
+    kept = shown.state_dict()["state"].get(0, {})
+    shapes = [parameter.shape for parameter in net.parameters()]
+    found = schema.optimiser_misfits(optimiser.state_dict(), saved["optimiser"], kept, shapes)
+    schema.refuse(path, found)
+    net.load_state_dict(saved["net"])
+    groups = optimiser.state_dict()["param_groups"]  # as the settings have them, which are those of the run
+    optimiser.load_state_dict({"state": saved["optimiser"]["state"], "param_groups": groups})
+
+
 def refuse_other_data(saved: dict[str, str], now: dict[str, str]) -> None:
     """Raise UserError where a split holds other images or classes than it did when the run was saved."""
     changed = [name for name, print_ in now.items() if saved[name] != print_]
@@ -84,7 +123,7 @@ def warm_start(net: nn.Module, run: str) -> tuple[set[str], dict[str, str]]:
     The body must fit; a part of the algorithm's that is not there, or has another shape, starts afresh and is named.
     """
     folder = find_run(run)
-    saved = checkpoint.load(folder / "best.pt")
+    saved = schema.loaded(folder / "best.pt")
     own, given = net.state_dict(), saved["net"]
     fits = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
     misfits = [k for k in {**own, **given} if k.startswith("body.") and k not in fits]

@@ -7,12 +7,11 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.override_parser.types import Glob, Override, Quote, QuotedString
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
+from metalab import run_config
 from metalab.config import find_run
 from metalab.errors import UserError
 from metalab.paths import at_home
@@ -21,7 +20,10 @@ from metalab.upgrade import completed
 
 GROUPS = ("algo", "data", "backbone", "reg", "attack", "engine", "optim", "task", "experiment")
 MANY = ("reg", "attack")  # groups of which several options may be chosen at once
-KEY = {"train": ("resume", "last.pt"), "eval": ("run", "best.pt")}  # what names earlier runs, what they must hold
+KEY = {  # what names earlier runs, and what they must hold, one of these files
+    "train": ("resume", ("last.pt", "best.pt")),  # a run that was killed in its first validation has best.pt alone
+    "eval": ("run", ("best.pt",)),
+}
 ANEW = {"train": {"resume"}, "eval": {"attack", "seed", "device", "resume", "run"}}  # never taken from them
 TRAINING = ("train", "optim", "resume", "experiment")  # what no evaluation reads
 ALL, ONE = "_runs_", "_run_"  # names in Hydra's ConfigStore: all runs that are given, and one of them inside a job
@@ -44,12 +46,18 @@ def prepare(command: str, words: list[str], multirun: bool) -> tuple[dict[str, s
             [override] = OverridesParser.create().parse_overrides([read])
         except OverrideParseException:
             continue  # Hydra will say what is wrong with it
+        if not override.key_or_group:
+            raise UserError(f"{word}: there is no key; type key=value, as seed=1, or +key=value for one that is new")
         if command == "eval" and override.key_or_group.partition(".")[0] in TRAINING:
             raise UserError(f"{word}: metalab eval trains nothing, and would not read it: leave it out")
         values = _values(override)
-        _refuse_lists(override.key_or_group, values)
+        _refuse_lists(word, override.key_or_group, values)
+        if override.key_or_group in ("resume", "train.init") and "" in map(_plain, values):
+            name = override.key_or_group
+            raise UserError(f"{word}: which run? Type {name}=FOLDER or {name}=latest, or leave it out for a new run")
         if override.key_or_group in (key, "train.init") and not override.is_delete():
-            found = [_located(value, holds if override.key_or_group == key else "best.pt") for value in values]
+            _refuse_nested(word, values)
+            found = [_located(value, holds if override.key_or_group == key else ("best.pt",)) for value in values]
             replaced[word] = f"{override.get_key_element()}={','.join(map(_quoted, found))}"
             if override.key_or_group == key:
                 folders += [
@@ -59,6 +67,8 @@ def prepare(command: str, words: list[str], multirun: bool) -> tuple[dict[str, s
         return replaced, command
     if command == "train" and (multirun or len(folders) > 1):
         raise UserError("resume goes on with one run, in its own folder: leave out -m, and give one resume=FOLDER")
+    if command == "train":
+        _refuse_links(folders[0])
     own = {"run": {"dir": str(folders[0])}, "output_subdir": None} if command == "train" else {}
     _register(ALL, command, folders, own)
     return replaced, ALL
@@ -93,7 +103,7 @@ def words() -> list[str]:
 
 def _register(name: str, command: str, folders: list[Path], own: dict[str, Any]) -> None:
     """Give Hydra the folders' configurations as the option `name` of each group and a primary config that picks it."""
-    merged = OmegaConf.merge(*map(_config, folders))
+    merged = OmegaConf.merge(*map(run_config.read, folders))
     node = OmegaConf.to_container(merged)
     assert isinstance(node, dict)
     node = completed(node)
@@ -106,24 +116,24 @@ def _register(name: str, command: str, folders: list[Path], own: dict[str, Any])
     store.store(name, {"defaults": defaults, "hydra": own, **root})
 
 
-def _config(folder: Path) -> Any:
-    """Return the configuration of a run; UserError where there is none, or none that is whole."""
-    path = folder / "config.yaml"
-    if not path.is_file():
-        raise UserError(f"{folder} holds no config.yaml: give the folder of a run of metalab train")
-    try:
-        held = OmegaConf.load(path)
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}. Its best.pt holds the same settings") from error
-    missing = [group for group in ("algo", "data", "backbone", "task") if group not in held]
-    if missing:
-        raise UserError(f"{path} is cut short or not a run's: {', '.join(missing)} is missing")
-    return held
+def _refuse_links(folder: Path) -> None:
+    """Raise UserError where going on with a run would write through a link in its folder to somewhere else."""
+    links = sorted(file.name for file in folder.iterdir() if file.is_symlink())
+    if links:
+        raise UserError(
+            f"{folder} holds a link, {links[0]}, and resume writes into the run's folder, not to where a link leads: "
+            "put the file itself in its place"
+        )
 
 
-def _refuse_lists(group: str, values: list[Any]) -> None:
-    for value in values:
-        if group in GROUPS and group not in MANY and isinstance(value, list):
+def _refuse_lists(word: str, group: str, values: list[Any]) -> None:
+    """Raise UserError for a word that gives a group what is no name of an option, or several where one is taken."""
+    for value in values if group in GROUPS else ():
+        items = value if isinstance(value, list) else []
+        if isinstance(value, dict) or (group in MANY and not all(isinstance(_plain(item), str) for item in items)):
+            example = {"reg": "reg=[l2,dropout]", "attack": "attack=[fgsm,pgd]"}.get(group, f"{group}=NAME")
+            raise UserError(f"{word}: expected names of options, as {example}; metalab train --help lists them")
+        if group not in MANY and isinstance(value, list):
             options = [str(_plain(item)) for item in value]
             raise UserError(
                 f"{group}=[{','.join(options)}]: expected one option, as in {group}={(options or ['...'])[0]}; "
@@ -131,8 +141,17 @@ def _refuse_lists(group: str, values: list[Any]) -> None:
             )
 
 
+def _refuse_nested(word: str, values: list[Any]) -> None:
+    """Raise UserError for runs that are neither a folder nor a list of folders."""
+    items = [item for value in values for item in (value if isinstance(value, list) else [value])]
+    if any(isinstance(item, (list, dict)) for item in items):
+        raise UserError(f"{word}: expected a folder, or a list of folders, as run=[a,b]")
+
+
 def _values(override: Override) -> list[Any]:
-    """Return what an override sets: one value, or each value of a sweep."""
+    """Return what an override sets: one value, or each value of a sweep; a pattern of names is Hydra's to look up."""
+    if isinstance(override.value(), Glob):
+        return []
     return list(override.sweep_iterator()) if override.is_choice_sweep() else [override.value()]
 
 
@@ -140,11 +159,11 @@ def _plain(value: Any) -> Any:
     return value.text if isinstance(value, QuotedString) else value
 
 
-def _located(value: Any, holds: str) -> Any:
+def _located(value: Any, holds: tuple[str, ...]) -> Any:
     """Return the value of run= or resume= with the folder of each run in its place; None stays."""
     if isinstance(value, list):
         return [_located(item, holds) for item in value]
-    return find_run(str(_plain(value)), holds) if _plain(value) not in (None, "") else None
+    return find_run(str(_plain(value)), *holds) if _plain(value) not in (None, "") else None
 
 
 def _quoted(value: Any) -> str:

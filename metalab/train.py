@@ -10,10 +10,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from metalab import checkpoint, loop, provenance, resume
+from metalab import checkpoint, loop, provenance, resume, toll
 from metalab.allocator import keep_freed_memory
 from metalab.any_way import check_any_way
-from metalab.assemble import at_way, by_way, image_shape, network, normalisation, pretrained, taken
+from metalab.assemble import at_way, by_way, image_shape, network, normalisation, pretrained, refuse_larger, taken
 from metalab.byproduct import byproduct
 from metalab.data import identity
 from metalab.disk import written
@@ -52,6 +52,7 @@ def run(cfg: DictConfig, out: Path) -> float:
 
 def _run(cfg: DictConfig, out: Path) -> float:
     """Train in a folder that no other process writes."""
+    resume.refuse_folders(out)
     saved = resume.accepted(cfg, out) if cfg.resume is not None else None
     if saved is None:
         resume.refuse_used(out)  # another process may have ended meanwhile
@@ -68,6 +69,8 @@ def _run(cfg: DictConfig, out: Path) -> float:
     episodes = prefetched(episodes, r.data["train"].images, r.train.workers, r.device)
     net, outer, classes = _begin(cfg, r, saved)
     validate = _validation(r, net, val)
+    if warning := _toll(r, net, plan):
+        logger.warning(warning)
     validate(2)  # what cannot be tested fails here, before any training
     save = _saving(cfg, r, net, outer, classes, out)
     _record(cfg, r, net, state, out)
@@ -97,6 +100,8 @@ def _begin(cfg: DictConfig, r: Recipe, saved: dict[str, Any] | None) -> tuple[nn
     torch.manual_seed(cfg.seed)
     train, classes = r.data["train"], identity.marks(r.data["train"])
     drop = r.terms.drop or nn.Sequential()
+    if saved is not None:
+        refuse_larger(cfg.backbone, r.trained, drop, image_shape(train), saved["net"])
     net = network(cfg.backbone, r.trained, drop, normalisation(train.images), image_shape(train)[1])
     check_drops(net, r.how)
     if saved is None and r.train.weights is not None:
@@ -116,8 +121,7 @@ def _begin(cfg: DictConfig, r: Recipe, saved: dict[str, Any] | None) -> tuple[nn
     parts = [own for part in net.children() if (own := list(part.parameters()))]
     outer = Outer(r.optimiser.build(list(net.parameters())), r.rate, r.clip, r.train.steps, parts)
     if saved is not None:
-        net.load_state_dict(saved["net"])
-        outer.optimiser.load_state_dict(saved["optimiser"])
+        resume.restore(saved, resume.checkpoint_in(Path(cfg.resume)), net, outer.optimiser, r.optimiser.build)
         resume.refuse_other_data(saved["data"], fingerprint(r))
         classes |= set(saved["classes"])
     return net, outer, classes
@@ -129,6 +133,12 @@ def _saving(
     """Return what writes NAME.pt, from which alone the run can go on or be evaluated."""
 
     def save(name: str, state: loop.State) -> None:
+        if not out.is_dir():
+            logger.warning(
+                f"{out} was moved or deleted while the run writes into it: it is made anew, with all that this step "
+                "saves; the curves up to here are where it was moved to"
+            )
+            _record(cfg, r, net, state, out)
         content = {
             "net": net.state_dict(),
             "optimiser": outer.optimiser.state_dict(),
@@ -151,6 +161,16 @@ def _saving(
 def fingerprint(r: Recipe) -> dict[str, str]:
     """Return a hash of which images of which classes each split holds."""
     return {name: identity.fingerprint(split) for name, split in r.data.items()}
+
+
+def _toll(r: Recipe, net: nn.Module, plan: loop.Plan) -> str | None:
+    """Return what a training will take where its numbers are very large, else None; train.minutes may end it before."""
+    t, episode = r.task, r.meta_batch * (1 + r.how.steps)
+    look = r.train.val_episodes * (1 + r.at_test.steps)
+    made_of = {"train.steps": plan.steps, "algo.steps": r.how.steps, "algo.test_steps": r.at_test.steps}
+    images = r.how.mini_batch or (t.train_way or t.way) * ((t.train_shot or t.shot) + (t.train_query or t.query))
+    passes = plan.steps * episode + max(1, plan.steps // plan.val_every) * look
+    return toll.told(net, images, image_shape(r.data["train"]), passes, 24 * toll.HOUR, made_of)
 
 
 def _validation(r: Recipe, net: nn.Module, val: Source) -> Callable[[int], dict[str, float]]:
@@ -192,6 +212,7 @@ def _forward(net: nn.Module, algorithm: Algorithm, source: Source, step: int) ->
 def _record(cfg: DictConfig, r: Recipe, net: nn.Module, state: loop.State, out: Path) -> None:
     """Write config.yaml and run.json: what is trained, and what trains it."""
     out.mkdir(parents=True, exist_ok=True)
+    checkpoint.clear(out)
     with written(out / "config.yaml"):
         OmegaConf.save(cfg, out / "config.yaml", resolve=True)
     made = provenance.describe(sum(p.numel() for p in net.parameters()), r.device)

@@ -8,9 +8,9 @@ from typing import Any
 from omegaconf import DictConfig
 from torch import nn
 
-from metalab import borrow, checkpoint, plain, protocol
+from metalab import borrow, plain, protocol, schema
 from metalab.allocator import keep_freed_memory
-from metalab.assemble import Method, device, method, network
+from metalab.assemble import Method, device, method, network, refuse_larger
 from metalab.attacks import records as robust
 from metalab.config import Eval, build, settings
 from metalab.data.identity import fingerprint, known, known_images
@@ -35,6 +35,7 @@ def rebuilt(cfg: DictConfig, saved: dict[str, Any]) -> nn.Module:
     channels, size, _ = saved["shape"]
     how, trained = method(cfg.algo, saved["train_way"], test=False)
     drop = regularisation(cfg.reg, how.steps).drop or nn.Sequential()
+    refuse_larger(cfg.backbone, trained, drop, (channels, size), saved["net"])
     net = network(cfg.backbone, trained, drop, Normalise([0.0] * channels, [1.0] * channels), size)
     if borrow.fitted(net, how, saved):
         train = _trained_on(cfg, saved)
@@ -129,7 +130,7 @@ class Trial:
 def prepared(folder: Path, cfg: DictConfig) -> Trial:
     """Check and build what an evaluation of a run is made of; UserError before any of it is measured."""
     settle(cfg)
-    saved = checkpoint.load(folder / "best.pt")
+    saved = schema.loaded(folder / "best.pt")
     task, evaluation = settings(Task, cfg.task, "task"), settings(Eval, cfg.eval, "eval")
     where = device(cfg.device)
     keep_freed_memory(where.type)

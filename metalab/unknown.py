@@ -11,6 +11,7 @@ from metalab.config import conf_dir
 
 UNKNOWN = re.compile(r"Could not override '([^']+)'")
 FOLDER = "hydra.run.dir=/path/to/a/folder"
+INSIDE = re.compile(r"full_key: (\S+)")  # of a group that was given whole, the key that is unknown
 OPTION = re.compile(r"Could not find '([^']+)/([^'/]+)'\n\nAvailable options in '[^']+':\n((?:\t.*\n)*)")
 
 
@@ -26,6 +27,8 @@ def told(error: BaseException, command: str, words: list[str]) -> str:
         return f"{group}={option}: there is no such option.{nearest(option, listed.split())}"
     if found := UNKNOWN.search(said):
         key = found.group(1)
+        if (inside := INSIDE.search(str(error.__cause__))) and inside.group(1).startswith(f"{key}."):
+            return f"{inside.group(1)}: there is no such setting. {said.splitlines()[-1]}"
         return f"{key}: there is no such setting.{_nearest(key, command, words)}"
     return said
 

@@ -205,10 +205,10 @@ def test_fitting_keeps_grey_and_brightness(tiny):
     assert larger.ids == split.ids
 
 
-def test_several_runs_give_a_row_each_and_mean_and_sd(command_line, runs, tmp_path, monkeypatch):
+def test_several_runs_give_a_row_each_and_mean_and_sd(command_line, runs, tiny_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    both = f"run=[{runs['protonet']},{runs['second']}]"
-    code, said = command_line("eval", both, "hydra.run.dir=both", "data.absent=''", "device=cpu")
+    words = (f"run=[{runs['protonet']},{runs['second']}]", "hydra.run.dir=both", "data.absent=''", "device=cpu")
+    code, said = command_line("eval", f"--config-dir={tiny_dir}", *words)
     assert code == 0, said
     record = json.loads((tmp_path / "both" / "eval.json").read_text())
     accuracies = [r["accuracy"] for r in record["runs"]]
@@ -220,9 +220,10 @@ def test_several_runs_give_a_row_each_and_mean_and_sd(command_line, runs, tmp_pa
     assert "mean ± sd of 2 runs" in said
 
 
-def test_eval_from_the_command_line_takes_all_else_from_the_run(command_line, runs, tmp_path, monkeypatch):
+def test_eval_from_the_command_line_takes_all_else_from_the_run(command_line, runs, tiny_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    given = ("eval", f"run={runs['maml']}", "hydra.run.dir=one", "data.absent=''", "device=cpu", "task.shot=2")
+    given = ("eval", f"--config-dir={tiny_dir}", f"run={runs['maml']}", "hydra.run.dir=one", "data.absent=''")
+    given += ("device=cpu", "task.shot=2")
     code, said = command_line(*given)
     assert code == 0, said
     record = json.loads((tmp_path / "one" / "eval.json").read_text())

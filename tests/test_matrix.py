@@ -64,9 +64,10 @@ def test_one_survivor_of_several_is_still_told(command_line, runs, tiny_dir, tmp
     assert not (tmp_path / "none" / "matrix.csv").exists()
 
 
-def test_one_evaluation_is_no_matrix(command_line, runs, tmp_path, monkeypatch):
+def test_one_evaluation_is_no_matrix(command_line, runs, tiny_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, said = command_line("eval", f"run={runs / 'one'}", "data.absent=''", "device=cpu", "hydra.run.dir=out")
+    words = (f"run={runs / 'one'}", "data.absent=''", "device=cpu", "hydra.run.dir=out")
+    code, said = command_line("eval", f"--config-dir={tiny_dir}", *words)
     assert code == 0, said
     assert not (tmp_path / "matrix.csv").exists()
     assert "trained on" in said

@@ -116,13 +116,13 @@ def test_killed_stopped_interrupted_and_gone_on_with_as_if_nothing_had_been(
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert (checkpoint.load(out / "last.pt")["state"]["step"], lines(out)[-1]["step"]) == (6, 8)
     doomed(signal.SIGTERM, 2)
-    code, said = command_line("train", f"resume={out}")
+    code, said = command_line("train", f"--config-dir={tiny_dir}", f"resume={out}")
     assert (code, f"resumes {out} after step 6 of 16\n" in said) == (143, True)
     assert "stopped by SIGTERM after step 8; last.pt is saved, resume goes on\n" in said
     doomed(signal.SIGINT, 3)
-    code, said = command_line("train", f"resume={out}")
+    code, said = command_line("train", f"--config-dir={tiny_dir}", f"resume={out}")
     assert (code, "stopped by SIGINT after step 11; last.pt is saved, resume goes on\n" in said) == (130, True)
-    assert command_line("train", f"resume={out}")[0] == 0
+    assert command_line("train", f"--config-dir={tiny_dir}", f"resume={out}")[0] == 0
     assert_same_run(out, tmp_path / "whole")
     assert [r["step"] for r in json.loads((out / "run.json").read_text())["resumes"]] == [6, 8, 11]
 

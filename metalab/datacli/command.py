@@ -140,9 +140,11 @@ def _parted(verb: str, words: list[str]) -> tuple[dict[str, str], list[str]]:
 
 def _composed(name: str, words: list[str], folder: str | None) -> DictConfig:
     own = [f"hydra.searchpath=[file://{folder}]"] if folder else []
-    sys.path.append(os.getcwd())  # a user's own data set may lie here; last, so that it hides nothing
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-            return compose("train", [*own, f"data={name}", *words])
+            cfg = compose("train", [*own, f"data={name}", *words])
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(str(error)) from error
+    if folder or any("_target_" in word for word in words):
+        sys.path.append(os.getcwd())  # a user's own data set may lie here; last, so that it hides nothing
+    return cfg

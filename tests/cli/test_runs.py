@@ -20,8 +20,9 @@ def test_eval_inherits_the_run_but_not_how_it_ran(bench):
     assert out.relative_to(Path.cwd()).parts[:2] == ("outputs", "eval")
     assert (out / "eval.log").is_file()
     old = bench.trained[0][0]
-    for same in ("optim", "reg", "backbone", "data", "engine", "train", "eval", "extra"):
+    for same in ("optim", "reg", "backbone", "data", "engine", "train", "eval"):
         assert cfg[same] == old[same]
+    assert "extra" not in cfg  # no setting of metalab's
     assert (cfg.algo.name, cfg.algo.lr, cfg.algo.test_steps) == ("maml", 0.25, 20)
     assert (cfg.task.way, cfg.task.shot, cfg.task.query) == (20, 2, 3)
     assert (cfg.seed, cfg.device, cfg.attack.eps, cfg.run, cfg.resume) == (0, "auto", 8, str(run), None)
@@ -150,6 +151,7 @@ def test_resume_goes_on_in_the_same_folder(bench):
 def test_resume_refusals(bench):
     run = bench.new_run()
     (run / "last.pt").unlink()
+    (run / "best.pt").unlink()
     assert bench("train", f"resume={run}")[2].startswith(f"metalab: {run} holds no last.pt yet: a run saves it when")
     (run / "last.pt").touch()
     for words in (["-m", f"resume={run}", "seed=1,2"], [f"resume=[{run},{run}]"]):

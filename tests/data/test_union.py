@@ -143,7 +143,8 @@ def test_it_trains_and_is_told_by_source_and_carries_all_ids(command_line, small
     assert code == 0, said
     classes = checkpoint.load(tmp_path / "run" / "best.pt")["classes"]
     assert {name.partition(":")[0] for name in classes} == {"tiny", "fake"}
-    code, said = command_line("eval", "run=run", "hydra.run.dir=eval", "device=cpu")
+    named = (f"--config-dir={tiny_dir}", f"data.members.two._target_={node('two', 200)['_target_']}")
+    code, said = command_line("eval", *named, "run=run", "hydra.run.dir=eval", "device=cpu")
     assert code == 0, said
     record = json.loads((tmp_path / "eval" / "eval.json").read_text())
     sources = record["sources"]
