@@ -78,7 +78,7 @@ def test_the_checkpoint_is_self_contained(trained, small):
     assert last["config"]["engine"] == {
         "_target_": "metalab.engines.auto.Auto",
         "precision": "float32",
-        "graphs": False,
+        "graphs": None,
     }
     assert (last["train_way"], last["shape"]) == (5, [1, 16, 16])
     net = rebuilt(small(), last)
