@@ -29,7 +29,11 @@ def there(batch: Episode) -> Episode:
 @pytest.mark.parametrize("engine", [Learn2Learn(), Vectorised(None), Vectorised(2)], ids=["loop", "whole", "chunks"])
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_its_gradients_are_the_cpus(algo, engine, small):
-    for r in recipes(small, algo, 16):
+    try:
+        found = recipes(small, algo, 16)
+    except UserError as error:
+        pytest.skip(f"not here: {error}")
+    for r in found:
         here, net, batch = net_of(r, SMALL["conv4"], 16), net_of(r, SMALL["conv4"], 16).to(DEVICE), episodes(r)
         try:
             expected, theirs = gradient(Learn2Learn(), r, here, batch, 0.25)
@@ -106,14 +110,21 @@ def test_a_checkpoint_is_evaluated_on_the_other_device(device, small, tmp_path: 
 
 @pytest.mark.parametrize("words", [(), ("engine.graphs=true",)], ids=["plain", "graphs"])
 def test_a_resumed_training_is_the_training(words, small, tmp_path: Path):
-    own = ("algo=maml", "device=cuda", "train.meta_batch=4", "algo.test_steps=1", "train.val_every=4", *words)
+    # SGD: cuDNN may add in another order, and Adam makes whole steps of gradients that are rounding alone
+    own = (
+        "algo=maml",
+        "device=cuda",
+        "train.meta_batch=4",
+        "algo.test_steps=1",
+        "train.val_every=4",
+        "optim=sgd",
+        *words,
+    )
     train.run(small(*own, "train.steps=16"), tmp_path / "whole")
     train.run(small(*own, "train.steps=8"), tmp_path / "parts")
     train.run(small(*own, "train.steps=16", f"resume={tmp_path / 'parts'}"), tmp_path / "parts")
     whole, parts = (checkpoint.load(tmp_path / name / "last.pt")["net"] for name in ("whole", "parts"))
-    for name in whole:  # batch norm takes out a convolution's bias: its gradient is rounding, which Adam scales up
-        if not name.endswith(".0.bias"):
-            assert (parts[name] - whole[name]).abs().max() < 1e-4, name  # cuDNN may add in another order
+    assert tasks.farthest(parts, whole) < 1e-4
 
 
 @pytest.mark.parametrize(
