@@ -67,8 +67,8 @@ class Auto:
         """Return the engine for this work and say which it is; the same work gives the same engine everywhere."""
         if work.device == "cuda":
             logger.info(
-                "engine=auto takes vectorised: the table has no row measured on a GPU, where one task after another "
-                "is bound by the launches of its kernels"
+                "engine=auto takes vectorised: on a GPU one task after another is bound by the launches of its kernels "
+                "(docs/performance.md)"
             )
             return Vectorised(None, self.precision, self.graphs)
         if work.algo is None:
