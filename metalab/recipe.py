@@ -167,8 +167,7 @@ def recipe(cfg: DictConfig, engine: Mapping[str, Any] | None = None) -> Recipe:
     how, trained = method(cfg.algo, task.train_way or task.way, test=False)
     check_together(task, train, how, terms, trained)
     graphs_asked = isinstance(runs, Auto | Vectorised) and runs.graphs is True
-    if isinstance(runs, Auto | Vectorised):
-        runs = replace(runs, graphs=takes_graphs(runs, where, task, how))
+    runs = _with_graphs(runs, where, task, how)
     check_precision(runs, how)
     made = Recipe(
         task=task,
@@ -200,6 +199,12 @@ def _wanted(task: Task, how: Method) -> dict[str, Sizes]:
     way, shot, query = task.train_way or task.way, task.train_shot or task.shot, task.train_query or task.query
     trained = {"train": Sizes(way, shot, query, *beside)} if how.mini_batch is None else {}
     return {**trained, "val": tested, "test": tested}
+
+
+def _with_graphs(engine: Any, where: torch.device, task: Task, how: Method) -> Any:
+    """Return what cfg.engine names, with whether its meta-steps are CUDA graphs settled."""
+    graphs = takes_graphs(engine, where, task, how)
+    return replace(engine, graphs=graphs) if isinstance(engine, Auto | Vectorised) else engine
 
 
 def _outer(node: Mapping[str, Any]) -> tuple[Any, Rate, Clip]:

@@ -29,7 +29,7 @@ def tf32() -> bool:
     """Whether matrix products may use TF32, as engines/precision.py sets it."""
     if torch.__version__ >= "2.9":
         return torch.backends.cuda.matmul.fp32_precision == "tf32"  # type: ignore[attr-defined]
-    return torch.backends.cuda.matmul.allow_tf32
+    return bool(torch.backends.cuda.matmul.allow_tf32)
 
 
 def columns(x: Tensor, kernel: Pair, stride: Pair, padding: Pair, groups: int) -> Tensor:
