@@ -48,7 +48,9 @@ def test_every_option_composes_and_names_what_exists(group, option):
     if group == "experiment":
         assert composed(f"experiment={option}", "train.steps=1").train.steps == 1
     elif option == "none":
-        assert set(cfg[group]) == ({"eps", "norm", "on"} if group == "attack" else set())  # what attacks share
+        assert set(cfg[group]) == (
+            {"eps", "norm", "on", "support"} if group == "attack" else set()
+        )  # what attacks share
     else:
         assert len(cfg[group]) > 0
     for target, where in targets(cfg):

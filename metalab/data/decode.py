@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -50,9 +49,8 @@ def opened(source: Path | IO[bytes]) -> ImageFile.ImageFile:
     return Image.open(source, formats=[*_formats(), *(["TGA"] if named else [])])
 
 
-@cache
 def _formats() -> tuple[str, ...]:
-    Image.init()
+    Image.init()  # loads Pillow's formats once
     return tuple(each for each in FORMATS if each in Image.OPEN)  # a Pillow of some years has no AVIF
 
 

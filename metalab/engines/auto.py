@@ -86,7 +86,7 @@ class Auto:
         chunk = near[gains.index(min(gains))].chunk
         at_once = "all tasks" if chunk is None else f"{chunk} tasks"
         logger.info(f"engine=auto takes vectorised, {at_once} at once: {min(gains):.2f} times learn2learn's speed")
-        return Vectorised(chunk, self.precision)
+        return Vectorised(chunk, self.precision, self.graphs)
 
 
 def chosen(built: Engine | Auto, work: Work) -> Engine:

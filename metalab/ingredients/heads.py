@@ -1,6 +1,7 @@
 """The classifier behind the body: where it starts a task, one made of the support itself, and one that is fitted."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -110,6 +111,11 @@ class SGD:
 Head = dict[str, Tensor]  # a classifier's weights, by name
 
 
+def full(kind: str) -> AbstractContextManager[object]:
+    """Return the context in which a device of this kind computes in its tensors' own type."""
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+
+
 def fit_head(
     logits: Callable[[Head, Tensor], Tensor],
     head: Head,
@@ -128,7 +134,7 @@ def fit_head(
     velocity: Head | None = None
     for _ in range(epochs):
         for f, t in zip(features.split(batch), y.split(batch), strict=True):
-            with torch.autocast(features.device.type, enabled=False):
+            with full(features.device.type):
                 gradient = slope(head, f, t)
             gradient = {n: g + by.weight_decay * head[n] for n, g in gradient.items()}
             if velocity is None:

@@ -43,7 +43,9 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, pa
     Under autocast it is computed in autocast's dtype, as torch's own is.
     """
     kind = x.device.type
-    if torch.is_autocast_enabled(kind):  # here and not inside: a derivative runs where autocast may be off
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(
+        kind
+    ):  # here and not inside: a derivative runs where autocast may be off
         x, weight, *rest = (t.to(torch.get_autocast_dtype(kind)) for t in (x, weight, bias) if t is not None)
         bias = rest[0] if rest else None
     return Output.apply(x, weight, bias, stride, padding, groups)  # type: ignore[return-value]

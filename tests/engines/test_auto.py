@@ -59,8 +59,8 @@ def test_it_says_what_it_took_and_why(rows, caplog):
         "engine=auto takes vectorised, 4 tasks at once: 1.30 times learn2learn's speed",
         "engine=auto takes learn2learn: vectorised was measured at 0.50 times its speed",
         "engine=auto takes learn2learn: nothing near was measured",
-        "engine=auto takes vectorised: the table has no row measured on a GPU, where one task after another is bound "
-        "by the launches of its kernels",
+        "engine=auto takes vectorised: on a GPU one task after another is bound by the launches of its kernels "
+        "(docs/performance.md)",
     ]
 
 
