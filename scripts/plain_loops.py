@@ -254,6 +254,8 @@ def job(variant: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
     """Train and test one variant with one seed."""
     began, (side, how) = time.perf_counter(), ingredients(variant)
     words = [f"experiment=omniglot_{given.method}", f"data.root={given.root}", f"seed={seed}"]
+    if given.method == "maml":  # the plain loop adapts all of its net, as most do, from a head that starts as its body
+        words += ["algo.adapt_norm=true", "algo.head_std=null", "algo.lr=0.4"]
     words += [f"train.steps={given.steps}", f"device={given.device}", *given.set]
     words += [f"data.cache={tempfile.gettempdir()}/omniglot-{how['resize']}"] * (how["resize"] != "box")
     words += ["engine=learn2learn"] * (how["running"] == "ema")  # whose batches the hooks see as they are
