@@ -10,6 +10,7 @@ from torch import Tensor
 from metalab.algorithms.mamlpp import MAMLPP
 from metalab.errors import UserError
 from metalab.interfaces import Algorithm, Episode, Learner, Loss, TaskResult
+from metalab.objectives.inner_gradient import Gradient, with_gradient
 from metalab.objectives.judge import Prediction, judged
 
 
@@ -34,7 +35,7 @@ class MultiStep:
 
     def __call__(self, learner: Learner, episode: Episode, progress: Tensor) -> TaskResult:
         mamlpp, support = cast(MAMLPP, self.algorithm), episode.support
-        early = cast(Learner, EarlyFirstOrder(learner, progress < mamlpp.first_order_share))
+        early = with_gradient(learner, constant_where(progress < mamlpp.first_order_share))
         _, *models = mamlpp.adapt(early, support, self.inner, self.steps)
         results = [judged(lambda x, m=m: self.predict(m, support.x, x), episode.query, self.outer) for m in models]
         losses = torch.stack([result.loss for result in results])
@@ -52,35 +53,16 @@ def step_weights(steps: int, progress: Tensor, share: float) -> Tensor:
     return torch.cat([others.expand(steps - 1), (1 - (steps - 1) * others)[None]])
 
 
-class EarlyFirstOrder:
-    """A learner whose gradients are constants of the outer loop where `constant` (bool []) holds.
+def constant_where(constant: Tensor) -> Gradient:
+    """Return gradients that are constants of the outer loop where `constant` (bool []) holds.
 
     A choice between two tensors, so that it may change in the middle of a training under vmap; it saves no time.
     """
 
-    def __init__(self, learner: Learner, constant: Tensor) -> None:
-        self.learner, self.constant = learner, constant
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.learner(x)
-
-    def features(self, x: Tensor) -> Tensor:
-        return self.learner.features(x)
-
-    def part(self, name: str, *args: Tensor) -> Tensor:
-        return self.learner.part(name, *args)
-
-    def parameters(self) -> dict[str, Tensor]:
-        return self.learner.parameters()
-
-    def buffers(self) -> dict[str, Tensor]:
-        return self.learner.buffers()
-
-    def grad(
-        self, loss: Callable[[Learner], Tensor], names: list[str] | None = None, first_order: bool = False
+    def gradient(
+        learner: Learner, loss: Callable[[Learner], Tensor], names: list[str] | None, first_order: bool
     ) -> dict[str, Tensor]:
-        gradient = self.learner.grad(loss, names, first_order)
-        return {n: torch.where(self.constant, g.detach(), g) for n, g in gradient.items()}
+        found = learner.grad(loss, names, first_order)
+        return {n: torch.where(constant, g.detach(), g) for n, g in found.items()}
 
-    def replace(self, tensors: dict[str, Tensor]) -> "EarlyFirstOrder":
-        return EarlyFirstOrder(self.learner.replace(tensors), self.constant)
+    return gradient

@@ -2,49 +2,26 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from metalab.attacks.steps import Attack, together
 from metalab.interfaces import Algorithm, Batch, Episode, Learner, Loss, Model
+from metalab.objectives.inner_gradient import with_gradient
 from metalab.objectives.judge import Prediction, right
 
 Tried = Iterator[tuple[Tensor, Tensor | None]]  # a support's images, and the queries' logits where they are known
 
 
-class Exact:
-    """A learner whose inner gradients are differentiated, whatever the algorithm treats as a constant (first_order).
+def exact(
+    learner: Learner, loss: Callable[[Learner], Tensor], names: list[str] | None, first_order: bool
+) -> dict[str, Tensor]:
+    """Return the inner gradient differentiated, whatever the algorithm treats as a constant (first_order).
 
     Of a first-order method the adapted weights would be constants to an attack on the support, which were then blind.
     """
-
-    def __init__(self, learner: Learner) -> None:
-        self.learner = learner
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.learner(x)
-
-    def features(self, x: Tensor) -> Tensor:
-        return self.learner.features(x)
-
-    def part(self, name: str, *args: Tensor) -> Tensor:
-        return self.learner.part(name, *args)
-
-    def parameters(self) -> dict[str, Tensor]:
-        return self.learner.parameters()
-
-    def buffers(self) -> dict[str, Tensor]:
-        return self.learner.buffers()
-
-    def grad(
-        self, loss: Callable[[Learner], Tensor], names: list[str] | None = None, first_order: bool = False
-    ) -> dict[str, Tensor]:
-        return self.learner.grad(loss, names)
-
-    def replace(self, tensors: dict[str, Tensor]) -> "Exact":
-        return Exact(self.learner.replace(tensors))
+    return learner.grad(loss, names)
 
 
 @dataclass(frozen=True)
@@ -69,10 +46,10 @@ class Poison:
 
     def answers(self, learner: Learner, episode: Episode) -> Model:
         """Return images of the support -> logits of the queries, which may be differentiated."""
-        support, exact = episode.support, cast(Learner, Exact(learner))
+        support, whole = episode.support, with_gradient(learner, exact)
 
         def model(x: Tensor) -> Tensor:
-            return self.predict(self.adapted(exact, support._replace(x=x)), x, episode.query.x)
+            return self.predict(self.adapted(whole, support._replace(x=x)), x, episode.query.x)
 
         return model
 
