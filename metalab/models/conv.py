@@ -7,6 +7,7 @@ whose kernel is the whole map, and under vmap task by task.
 """
 
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import Any, final
 
 import torch
@@ -56,6 +57,23 @@ def called(function: type[Function]) -> Callable[..., Any]:
     return function.apply if torch.is_grad_enabled() else function.forward  # type: ignore[return-value]
 
 
+def needed(ctx: Any) -> list[bool]:
+    """Return which inputs of a Function this backward is to give a gradient of.
+
+    ctx.needs_input_grad says which could have one; an attack's, on the images alone, is spared the weights' by this.
+    """
+    tensors = zip_longest(ctx.needs_input_grad, ctx.next_functions, fillvalue=(None, 0))  # these come first
+    return [bool(able) and executed(node) for able, (node, _) in tensors]
+
+
+def executed(node: Any) -> bool:
+    """Return whether the backward that is running goes on to this node; torch refuses to say so of a leaf it is for."""
+    try:
+        return torch._C._will_engine_execute_node(node)
+    except RuntimeError:
+        return True
+
+
 def derivatives(g: Tensor, x: Tensor, weight: Tensor, bias: bool, how: tuple[Pair, Pair, int], mask: list[bool]) -> Any:
     """Return torch's first derivatives of a convolution with respect to x, weight and bias, those of the mask."""
     stride, padding, groups = how
@@ -83,7 +101,7 @@ class Output(Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        (x, weight), needs = ctx.saved_tensors, ctx.needs_input_grad
+        (x, weight), needs = ctx.saved_tensors, needed(ctx)
         of_x = called(OfImages)(g, weight, x.shape, *ctx.how) if needs[0] else None
         of_weight = of_bias = None
         if needs[1] or needs[2]:
@@ -123,7 +141,7 @@ class OfImages(Function):
 
     @staticmethod
     def backward(ctx: Any, a: Tensor) -> Any:
-        (g, weight), needs = ctx.saved_tensors, ctx.needs_input_grad
+        (g, weight), needs = ctx.saved_tensors, needed(ctx)
         of_g = called(Output)(a, weight, None, *ctx.how) if needs[0] else None
         of_weight = called(OfKernels)(g, a, weight.shape, False, *ctx.how)[0] if needs[1] else None
         return of_g, of_weight, None, None, None, None
@@ -167,7 +185,7 @@ class OfKernels(Function):
 
     @staticmethod
     def backward(ctx: Any, a: Tensor, of_bias: Tensor) -> Any:
-        (g, x), needs = ctx.saved_tensors, ctx.needs_input_grad
+        (g, x), needs = ctx.saved_tensors, needed(ctx)
         of_g = called(Output)(x, a, of_bias if ctx.bias else None, *ctx.how) if needs[0] else None
         of_x = called(OfImages)(g, a, x.shape, *ctx.how) if needs[1] else None
         return of_g, of_x, None, None, None, None, None
