@@ -1,4 +1,4 @@
-"""Time a meta-step: learn2learn as a user would write it, engine=learn2learn and engine=vectorised, side by side.
+"""Time a meta-step: learn2learn as a user would write it, engine=learn2learn and engine=vectorized, side by side.
 
 One process, the same weights and episodes, turn by turn, medians after a warm-up, full float32 without TF32; on a GPU
 other precisions are rows of their own, and their speed is that against the loop by hand with TF32.
@@ -22,13 +22,13 @@ from bench_cases import ALGORITHMS, CASES, FAST, LOOP, SMOKE, USER, USER_TF32, c
 from bench_meters import amount, bandwidth, ceiling, clocked, peak, profiled
 from torch import Tensor
 
-from metalab.allocator import keep_freed_memory
-from metalab.engines.auto import TABLE, Auto, Row, table
-from metalab.engines.graph import EAGER
+from metalab.config.paths import typed
+from metalab.core.allocator import keep_freed_memory
+from metalab.engines.auto import TABLE, AutoEngine, Row, table
+from metalab.engines.cuda_graph import EAGER
 from metalab.engines.precision import tf32
-from metalab.engines.vectorised import Vectorised
-from metalab.paths import typed
-from metalab.provenance import processor
+from metalab.engines.vectorized import Vectorized
+from metalab.tracking.provenance import processor
 
 ASKED = ("engine.precision", "engine.graphs")  # what engine=auto takes only where the user says so
 COLUMNS = ["case", "algo", "engine", "ms", "low", "high", "tasks_per_s", "peak_mb", "ceiling_share", "speed", "auto"]
@@ -86,9 +86,9 @@ def mark(rows: list[dict[str, Any]], device: torch.device, evaluating: bool) -> 
     """Mark the engine that engine=auto takes in each case, by the table as it is now."""
     for row in rows:
         does = work({**CASES, **SMOKE}[row["case"]], row["algo"], device)
-        taken = Auto("float32").choose(replace(does, algo=None) if evaluating else does)
-        name = "engine=vectorised" if isinstance(taken, Vectorised) else LOOP
-        if isinstance(taken, Vectorised) and taken.chunk:
+        taken = AutoEngine("float32").choose(replace(does, algo=None) if evaluating else does)
+        name = "engine=vectorized" if isinstance(taken, Vectorized) else LOOP
+        if isinstance(taken, Vectorized) and taken.chunk:
             name += f" engine.chunk={taken.chunk}"
         row["auto"] = "auto" if row["engine"] == name else ""
 
@@ -104,7 +104,7 @@ def shown(row: dict[str, Any]) -> str:
 
 def shipped(rows: list[dict[str, Any]], device: torch.device, old: list[Row]) -> str:
     """Return the table that engine=auto goes by, with these measurements in the place of the same ones before."""
-    found = {row.work: (row.chunk, row.learn2learn, row.vectorised) for row in old}
+    found = {row.work: (row.chunk, row.learn2learn, row.vectorized) for row in old}
     for row in rows:
         if row["engine"] == LOOP:
             alike = [r for r in rows if (r["case"], r["algo"]) == (row["case"], row["algo"])]
@@ -117,7 +117,7 @@ def shipped(rows: list[dict[str, Any]], device: torch.device, old: list[Row]) ->
             found[key] = (int(chunk) if chunk else None, row["ms"], best["ms"])
     head = [
         "# python scripts/bench.py --table",
-        "device,algo,size,tasks,images,steps,filters,chunk,learn2learn_ms,vectorised_ms",
+        "device,algo,size,tasks,images,steps,filters,chunk,learn2learn_ms,vectorized_ms",
     ]
     body = [
         f"{','.join(map(str, astuple(w)))},{chunk or ''},{loop:.1f},{fast:.1f}"

@@ -15,17 +15,17 @@ from bench_cases import ALGORITHMS, Case, episodes
 from bench_meters import amount, clocked
 from torch import Tensor, nn
 
-from metalab.allocator import keep_freed_memory
+from metalab.algorithms.objectives.prediction import cross_entropy, predict_transductive
+from metalab.algorithms.objectives.query_loss import QueryLoss
 from metalab.attacks.pgd import PGD
+from metalab.core.allocator import keep_freed_memory
+from metalab.core.interfaces import Engine, Learner, Objective
 from metalab.engines.learn2learn import Learn2Learn, TaskLearner, task
-from metalab.engines.vectorised import Vectorised
-from metalab.interfaces import Engine, Learner, Objective
+from metalab.engines.vectorized import Vectorized
 from metalab.models.backbones import Conv4
-from metalab.models.layers import Normalise
-from metalab.models.net import Net
-from metalab.objectives.judge import cross_entropy, together
-from metalab.objectives.query import QueryLoss
-from metalab.regularisers.adversarial import attacked_loss
+from metalab.models.layers import Normalize
+from metalab.models.meta_net import Net
+from metalab.regularizers.adversarial import attacked_loss
 
 CASE = Case(tasks=4, way=5, shot=1, query=15, channels=1, size=28, steps=1, filters=64)
 SMOKE = Case(tasks=2, way=2, shot=1, query=2, channels=1, size=16, steps=1, filters=4)
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> dict[str, tuple[float, float]]:
     costs = {}
     print("| method | engine | ms natural | ms attacked | ms needed | time / needed | operations / needed |")
     for algo in ("maml", "protonet"):
-        for name, engine in {"learn2learn": Learn2Learn(), "vectorised": Vectorised(None)}.items():
+        for name, engine in {"learn2learn": Learn2Learn(), "vectorized": Vectorized(None)}.items():
             natural, attacked, climb = contestants(case, algo, engine, given.steps, device)
             runs = [natural, attacked, climb]
             times = [[clocked(run, device) for run in runs] for _ in range(1 if given.smoke else given.repeats + 1)]
@@ -62,7 +62,7 @@ def contestants(case: Case, algo: str, engine: Engine, steps: int, device: torch
     algorithm = ALGORITHMS[algo](case.way)
     body = Conv4(case.filters, 4, False, False).build(case.channels, case.size)
     parts = algorithm.parts(body, case.filters * (case.size // 16) ** 2)
-    net = Net(Normalise([0.0], [1.0]), body, nn.Sequential(), parts).to(device)
+    net = Net(Normalize([0.0], [1.0]), body, nn.Sequential(), parts).to(device)
     batch, attack = episodes(case, device), PGD(51 / 255, "linf", steps, None, True, 1, "cross_entropy")
 
     def by(objective: Objective) -> Callable[[], Tensor]:
@@ -87,7 +87,9 @@ def contestants(case: Case, algo: str, engine: Engine, steps: int, device: torch
         return loss.detach()
 
     outer = attacked_loss(cross_entropy, attack, "replace", 1.0)
-    plain, robust = (QueryLoss(algorithm, case.steps, cross_entropy, loss, together) for loss in (cross_entropy, outer))
+    plain, robust = (
+        QueryLoss(algorithm, case.steps, cross_entropy, loss, predict_transductive) for loss in (cross_entropy, outer)
+    )
     return [by(plain), by(robust), climb]
 
 

@@ -8,22 +8,22 @@ import torch
 from bench_loop import cnn4, user_loop
 from torch import Tensor, nn
 
-from metalab.algorithms.anil import ANIL
-from metalab.algorithms.maml import MAML
-from metalab.algorithms.protonet import ProtoNet
-from metalab.engines.auto import Work
-from metalab.engines.graph import Graphed
+from metalab.algorithms.gradient_based.anil import ANIL
+from metalab.algorithms.gradient_based.maml import MAML
+from metalab.algorithms.metric_based.protonet import ProtoNet
+from metalab.algorithms.objectives.prediction import cross_entropy, predict_transductive
+from metalab.algorithms.objectives.query_loss import QueryLoss
+from metalab.core.interfaces import Batch, Engine, Episode
+from metalab.engines.auto import Workload
+from metalab.engines.cuda_graph import CUDAGraphEngine
 from metalab.engines.learn2learn import Learn2Learn
 from metalab.engines.precision import Precision, tf32
-from metalab.engines.vectorised import Vectorised
-from metalab.interfaces import Batch, Engine, Episode
+from metalab.engines.vectorized import Vectorized
 from metalab.models.backbones import Conv4
-from metalab.models.layers import Normalise
-from metalab.models.net import Net
-from metalab.objectives.judge import cross_entropy, together
-from metalab.objectives.query import QueryLoss
+from metalab.models.layers import Normalize
+from metalab.models.meta_net import Net
 
-USER, LOOP, FAST = "learn2learn, by hand", "engine=learn2learn", "engine=vectorised"
+USER, LOOP, FAST = "learn2learn, by hand", "engine=learn2learn", "engine=vectorized"
 USER_TF32 = f"{USER}, TF32"  # about torch's own default, which has TF32 in convolutions alone
 GRAPHS = f"{FAST} engine.graphs=true"
 
@@ -82,9 +82,9 @@ def contestants(
     body = Conv4(case.filters, 4, False, False).build(case.channels, case.size)
     features = case.filters * (case.size // 16) ** 2
     parts = algorithm.parts(body, features)
-    net = Net(Normalise([0.0] * case.channels, [1.0] * case.channels), body, nn.Sequential(), parts).to(device)
+    net = Net(Normalize([0.0] * case.channels, [1.0] * case.channels), body, nn.Sequential(), parts).to(device)
     batch, progress = episodes(case, device), torch.zeros((), device=device)
-    objective = QueryLoss(algorithm, case.steps, cross_entropy, cross_entropy, together)
+    objective = QueryLoss(algorithm, case.steps, cross_entropy, cross_entropy, predict_transductive)
     theirs = cnn4(net, case.way, case.filters, case.channels, features)
 
     def by(engine: Engine) -> Callable[[], Tensor]:
@@ -113,15 +113,17 @@ def contestants(
     chunks = [None] + ([4] if device.type == "cpu" and case.tasks > 4 else [])
     for chunk in chunks:
         name = FAST + (f" engine.chunk={chunk}" if chunk else "")
-        found |= {name: by(Vectorised(chunk))}
-    found |= {f"{FAST} engine.precision={p}": by(Vectorised(None, p)) for p in precisions}
+        found |= {name: by(Vectorized(chunk))}
+    found |= {f"{FAST} engine.precision={p}": by(Vectorized(None, p)) for p in precisions}
     if device.type == "cuda" and not evaluating:
-        in_full = {GRAPHS: by(Graphed(Vectorised(None)))}
-        found |= in_full | {f"{GRAPHS} engine.precision={p}": by(Graphed(Vectorised(None, p))) for p in precisions}
+        in_full = {GRAPHS: by(CUDAGraphEngine(Vectorized(None)))}
+        found |= in_full | {
+            f"{GRAPHS} engine.precision={p}": by(CUDAGraphEngine(Vectorized(None, p))) for p in precisions
+        }
     return found
 
 
-def work(case: Case, algo: str, device: torch.device) -> Work:
+def work(case: Case, algo: str, device: torch.device) -> Workload:
     """Return what engine=auto goes by."""
     steps = 0 if algo == "protonet" else case.steps
-    return Work(device.type, algo, case.size, case.tasks, case.way * (case.shot + case.query), steps, case.filters)
+    return Workload(device.type, algo, case.size, case.tasks, case.way * (case.shot + case.query), steps, case.filters)

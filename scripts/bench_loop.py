@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metalab._learn2learn import learn2learn
-from metalab.interfaces import Episode
+from metalab.core.interfaces import Episode
+from metalab.core.learn2learn_import import learn2learn
 
 
 def cnn4(net: nn.Module, way: int, filters: int, channels: int, features: int) -> Any:

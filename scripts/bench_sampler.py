@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metalab._learn2learn import learn2learn as l2l
-from metalab.allocator import keep_freed_memory
-from metalab.data.ahead import Ahead
-from metalab.data.episodes import Episodes
-from metalab.errors import UserError
-from metalab.interfaces import EpisodeSource, Split
-from metalab.paths import typed
+from metalab.config.paths import typed
+from metalab.core.allocator import keep_freed_memory
+from metalab.core.errors import UserError
+from metalab.core.interfaces import EpisodeSource, Split
+from metalab.core.learn2learn_import import learn2learn as l2l
+from metalab.data.sampling.episode_sampler import EpisodeSampler
+from metalab.data.sampling.prefetch import Prefetcher
 
 
 class Plain(torch.utils.data.Dataset):
@@ -84,13 +84,13 @@ def cases(given: argparse.Namespace) -> list[Case]:
     keep_freed_memory(device.type)  # for both
     counts = torch.full((given.classes,), given.images)
 
-    def ours(images: Tensor) -> Episodes:
+    def ours(images: Tensor) -> EpisodeSampler:
         names = [str(k) for k in range(given.classes)]
         split = Split(images, counts.cumsum(0) - counts, counts, names, names)
-        return Episodes(split, given.way, given.shot, given.query, given.tasks, 0, "train", device)
+        return EpisodeSampler(split, given.way, given.shot, given.query, given.tasks, 0, "train", device)
 
     def ahead(images: Tensor) -> EpisodeSource:
-        return Ahead(ours(images), given.workers)
+        return Prefetcher(ours(images), given.workers)
 
     def theirs(images: Tensor) -> Callable[[int], object]:
         labels = {k: list(range(k * given.images, (k + 1) * given.images)) for k in range(given.classes)}

@@ -6,7 +6,7 @@ import unicodedata
 import numpy as np
 from PIL import Image
 
-from metalab.data.shapes import closest, looks, upright
+from metalab.data.datasets.drawings.glyph_shapes import closest, looks, upright
 
 
 def main(picture: str | None) -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 
-from metalab.baseline import pixel_nearest_neighbour
-from metalab.config import build, conf_dir
-from metalab.data.episodes import Episodes
-from metalab.data.sizes import EVALUATED
-from metalab.errors import UserError
+from metalab.config.instantiate import build
+from metalab.config.paths import conf_dir
+from metalab.core.errors import UserError
+from metalab.data.sampling.episode_sampler import EpisodeSampler
+from metalab.data.sampling.episode_size import EVALUATED
+from metalab.evaluation.pixel_baseline import pixel_nearest_neighbour
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     split = build(OmegaConf.merge(node, root), "data").load(given.split)
     cpu = torch.device("cpu")
     stream = EVALUATED[given.split]
-    episodes = Episodes(split, given.way, given.shot, given.query, 10, given.seed, stream, cpu)
+    episodes = EpisodeSampler(split, given.way, given.shot, given.query, 10, given.seed, stream, cpu)
     accuracy, ci95 = pixel_nearest_neighbour(episodes, given.episodes)
     print(
         f"{given.data} {given.split} ({len(split.ids)} classes), {given.way}-way {given.shot}-shot, {given.query} "

@@ -1,7 +1,7 @@
 """Train by metalab and by a plain torch loop on the same Omniglot episodes, with one ingredient changed at a time.
 
 python scripts/plain_loops.py --root DATA/omniglot --seeds 0,1,2 --jobs 8 --out loops.json
-python scripts/plain_loops.py --root DATA/omniglot plain metalab plain:init=metalab metalab:init=torch,normalise=none
+python scripts/plain_loops.py --root DATA/omniglot plain metalab plain:init=metalab metalab:init=torch,normalize=none
 python scripts/plain_loops.py --root DATA/omniglot --method maml --steps 100
 
 A variant is a side, plain or metalab, with the ingredients (OWN, below) in which it differs from the side's own;
@@ -34,21 +34,24 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metalab import checkpoint, train
-from metalab.config import build, conf_dir
-from metalab.data import omniglot
-from metalab.data.episodes import Episodes
-from metalab.models.layers import BatchStatNorm, Normalise, running_statistics
-from metalab.models.start import RULES
-from metalab.recipe import on_device
-from metalab.report import mean_ci95
-from metalab.trial import rebuilt
+from metalab.config.experiment import read_config
+from metalab.config.instantiate import build
+from metalab.config.paths import conf_dir
+from metalab.core.statistics import mean_ci95
+from metalab.data.datasets.drawings import omniglot
+from metalab.data.sampling.episode_sampler import EpisodeSampler
+from metalab.evaluation.setup import load_net
+from metalab.models.layers import BatchStatNorm, Normalize, running_statistics
+from metalab.models.weight_init import RULES
+from metalab.tracking import checkpoint
+from metalab.training import train
+from metalab.training.setup import on_device
 
 OWN = {
     # weights: torch, metalab (Xavier) or he; metalab: mean 0 and deviation 1, none: pixels in [0, 1]; support and query
     # through the net together or apart; statistics of the test: ema or estimate; weights that are tested: last or best
-    "plain": {"init": "torch", "normalise": "none", "passes": "together", "running": "ema", "select": "last"},
-    "metalab": {"init": "metalab", "normalise": "metalab", "passes": "apart", "running": "estimate", "select": "best"},
+    "plain": {"init": "torch", "normalize": "none", "passes": "together", "running": "ema", "select": "last"},
+    "metalab": {"init": "metalab", "normalize": "metalab", "passes": "apart", "running": "estimate", "select": "best"},
 }
 BOTH = {"resize": "box", "eps": "1e-5", "affine": "yes"}  # a filter of Pillow's; of batch norm
 FIXED = {"plain": {"select"}, "metalab": {"passes", "eps", "affine"}}  # what a side cannot change
@@ -58,7 +61,7 @@ def variants(method: str) -> list[str]:
     """Return both sides as they are, with one ingredient changed, and with all of the other's that they can have."""
     named = []
     for side, other in (("plain", "metalab"), ("metalab", "plain")):
-        keys = [k for k in OWN[side] if k not in FIXED[side] and (method == "protonet" or k in ("init", "normalise"))]
+        keys = [k for k in OWN[side] if k not in FIXED[side] and (method == "protonet" or k in ("init", "normalize"))]
         changes = [f"{key}={OWN[other][key]}" for key in keys]
         more = ["init=he", *(["resize=bicubic"] if method == "protonet" else [])]
         named += [side, *(f"{side}:{change}" for change in [*changes, *more, ",".join(changes)])]
@@ -97,7 +100,7 @@ class Standardise(nn.Module):
 
 def plain_net(how: dict[str, str], filters: int, way: int | None, images: Tensor) -> nn.Sequential:
     """Return four blocks of filters, max-pooled; given a way, MAML's: strided, averaged, and a linear head."""
-    layers: list[nn.Module] = [Standardise(images)] if how["normalise"] == "metalab" else []
+    layers: list[nn.Module] = [Standardise(images)] if how["normalize"] == "metalab" else []
     for i in range(4):
         conv = nn.Conv2d(filters if i else 1, filters, 3, stride=2 if way else 1, padding=1)
         norm = nn.BatchNorm2d(filters, float(how["eps"]), affine=how["affine"] == "yes", track_running_stats=not way)
@@ -151,7 +154,7 @@ def train_plain(how: dict[str, str], cfg: Any, splits: Any, device: torch.device
     """Train by a plain loop; return the net and the loss of each step."""
     way, task, maml = cfg.task.way, cfg.task, cfg.algo.name == "maml"
     sizes = (task.train_way or way, task.train_shot or task.shot, task.train_query or task.query)
-    draw = Episodes(splits["train"], *sizes, cfg.train.meta_batch or 1, cfg.seed, "train", device)
+    draw = EpisodeSampler(splits["train"], *sizes, cfg.train.meta_batch or 1, cfg.seed, "train", device)
     torch.manual_seed(cfg.seed)
     net = plain_net(how, cfg.backbone.filters, way if maml else None, splits["train"].images).to(device)
     adam, losses = torch.optim.Adam(net.parameters(), lr=cfg.optim.lr), []
@@ -167,7 +170,7 @@ def train_plain(how: dict[str, str], cfg: Any, splits: Any, device: torch.device
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None
-        draw = Episodes(splits["train"], *sizes, 1, cfg.seed, "running", device)
+        draw = EpisodeSampler(splits["train"], *sizes, 1, cfg.seed, "running", device)
         with torch.no_grad():
             for step in range(max(1, 1000 // (sizes[0] * (sizes[1] + sizes[2])))):
                 protonet_loss(net, how, cfg, draw(step))
@@ -199,13 +202,15 @@ def train_metalab(how: dict[str, str], cfg: Any) -> tuple[nn.Module, list[float]
     cfg.train.weights = how["init"] if how["init"] in ("he", "orthogonal") else None
     with tempfile.TemporaryDirectory() as out, ExitStack() as stack:
         stack.enter_context(patch.object(train, "network", partial(changed, how, cfg.seed, train.network)))
-        if how["normalise"] == "none":
-            stack.enter_context(patch.object(train, "normalisation", lambda images: Normalise([0.0], [1.0])))
+        if how["normalize"] == "none":
+            stack.enter_context(patch.object(train, "normalization", lambda images: Normalize([0.0], [1.0])))
         if how["running"] == "ema":
             stack.enter_context(patch.object(train, "estimate_running", lambda net, passes: None))
         train.run(cfg, Path(out))
         lines = [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
-        net = rebuilt(cfg, checkpoint.load(Path(out) / f"{how['select']}.pt"))
+        config = read_config(cfg)
+        backbone = build(config.backbone, "backbone")
+        net = load_net(config, backbone, checkpoint.load(Path(out) / f"{how['select']}.pt"))
     return net, [line["train/loss"] for line in lines if "train/loss" in line]
 
 
@@ -213,7 +218,7 @@ def train_metalab(how: dict[str, str], cfg: Any) -> tuple[nn.Module, list[float]
 def tested(net: nn.Module, side: str, cfg: Any, split: Any, device: torch.device, count: int) -> dict[str, Any]:
     """Return accuracy and 95 % interval on the first test episodes, in percent, for each batch-norm mode."""
     task, results = cfg.task, {}
-    draw = Episodes(split, task.way, task.shot, task.query, 1, 0, "test", device)
+    draw = EpisodeSampler(split, task.way, task.shot, task.query, 1, 0, "test", device)
     call = (
         partial(functional_call, net)
         if side == "plain"

@@ -5,7 +5,7 @@ from typing import Any
 
 from reproduce_rows import Row
 
-from metalab import pictures
+from metalab.tracking import figures
 
 CURVE = (0, 8, 16, 26, 51, 77)  # 255ths
 AT = 51  # what is trained on and what the table is of
@@ -77,7 +77,7 @@ def drawn(found: dict[str, tuple[Record, dict[int, Record]]], document: Path) ->
         way = next(clean["way"] for name, (clean, _) in found.items() if name.startswith(method))
         picture = document.with_name(f"{document.stem}_{method}.png")
         title = f"{method}, PGD-20 on the queries, trained at {AT}/255"
-        pictures.save(pictures.robustness_curve(curves, "linf", title, way), picture)
+        figures.save(figures.robustness_curve(curves, "linf", title, way), picture)
         lines.append(f"![{method}]({picture.name})")
     return lines
 

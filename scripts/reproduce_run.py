@@ -49,12 +49,12 @@ class Clock:
 
 def metalab(*words: str) -> int:
     """Run metalab with these words in this process, and return its exit code."""
-    from metalab import cli
+    from metalab.cli import main
 
     print("metalab", *words, flush=True)
     sys.argv = ["metalab", *words]
     try:
-        cli.main()
+        main.main()
     except SystemExit as end:
         if isinstance(end.code, str):
             print(end.code, flush=True)
@@ -65,7 +65,7 @@ def metalab(*words: str) -> int:
 
 def train(spec: dict[str, Any], clock: Clock) -> int:
     """Train, or go on, so that the evaluations have their time; the exit code."""
-    from metalab import checkpoint
+    from metalab.tracking import checkpoint
 
     folder, done, words = Path(spec["folder"]), 0.0, [*spec["train"], f"hydra.run.dir={spec['folder']}"]
     if (folder / "last.pt").is_file():
@@ -88,7 +88,7 @@ def train(spec: dict[str, Any], clock: Clock) -> int:
 
 def validate(spec: dict[str, Any], clock: Clock) -> None:
     """Give a training that was stopped before its first validation one, by a step more."""
-    from metalab import checkpoint
+    from metalab.tracking import checkpoint
 
     folder = Path(spec["folder"])
     if (folder / "best.pt").is_file() or not (folder / "last.pt").is_file() or clock.left < 5:
@@ -108,7 +108,7 @@ def _training(clock: Clock, *words: str) -> int:
 
 def evaluate(spec: dict[str, Any], clock: Clock) -> bool:
     """Make the evaluations of the best checkpoint that are not there yet; whether none failed."""
-    from metalab import checkpoint
+    from metalab.tracking import checkpoint
 
     best = Path(spec["folder"]) / "best.pt"
     if not best.is_file():

@@ -11,7 +11,7 @@ from reproduce_curves import curve_table
 from reproduce_rows import Mistake, Number, Row
 from scipy.stats import t as student
 
-from metalab.report import sample_sd
+from metalab.core.statistics import sample_sd
 
 HEAD = (
     "| method | task | bn | queries | ours | over seeds | published | difference | bar | steps | trained | settings |",

@@ -13,9 +13,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
-from metalab import cli
-from metalab.config import conf_dir
-from metalab.interfaces import Split
+from metalab.cli import main
+from metalab.config.paths import conf_dir
+from metalab.core.interfaces import Split
 
 TINY = Path(__file__).parent / "tiny_data"
 SMALL = (  # a training of a second
@@ -94,7 +94,7 @@ def command_line(monkeypatch, capsys) -> Callable[..., tuple[int, str]]:
         monkeypatch.setattr(sys, "argv", ["metalab", *words])
         monkeypatch.setattr(logging, "raiseExceptions", True)  # main turns it off, for this test alone
         try:
-            cli.main()
+            main.main()
             code: Any = 0
         except SystemExit as end:
             code = end.code or 0

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from metalab.interfaces import Batch, Episode, TaskResult
-from metalab.loop import Plan, State, fit
-from metalab.optim import SGD, Clip, Outer, Rate
+from metalab.core.interfaces import Batch, Episode, TaskResult
+from metalab.tracking.training_state import State
+from metalab.training.loop import Plan, fit
+from metalab.training.optimizers import SGD, Clip, LRSchedule, MetaOptimizer
 
 
 @dataclass
@@ -82,8 +83,8 @@ class Bench:
         on_warning: Literal["save", "leave"] = "save",
     ) -> State:
         plan = Plan(steps, minutes, val_every, log_every, monitor, patience, on_warning)
-        optimiser = SGD(self.lr, 0.0, False, 0.0).build(list(self.net.parameters()))
-        outer = Outer(optimiser, Rate("constant", 1, 1.0, 0.0), Clip(None, None), steps)
+        optimizer = SGD(self.lr, 0.0, False, 0.0).build(list(self.net.parameters()))
+        outer = MetaOptimizer(optimizer, LRSchedule("constant", 1, 1.0, 0.0), Clip(None, None), steps)
         none = Batch(torch.empty(0), torch.empty(0), torch.empty(0))
         fit(
             self.net,

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metalab.attacks.losses import Loss, chosen, targeted, targets
-from metalab.attacks.steps import (
+from metalab.attacks.base import (
+    Iterate,
     Norm,
     Over,
-    Try,
     Value,
     check,
     direction,
@@ -20,7 +19,8 @@ from metalab.attacks.steps import (
     per_image,
     random_in_ball,
 )
-from metalab.interfaces import Model
+from metalab.attacks.losses import Loss, chosen, targeted, targets
+from metalab.core.interfaces import Model
 
 MOMENTUM, RISES = 0.75, 0.75  # alpha and rho of the paper
 
@@ -51,7 +51,7 @@ class APGD:
     def __post_init__(self) -> None:
         check(self, self.eps, None, steps=self.steps, restarts=self.restarts, targets=self.targets + 1)
 
-    def climb(self, model: Model, x: Tensor, value: Value) -> Iterator[Try]:
+    def climb(self, model: Model, x: Tensor, value: Value) -> Iterator[Iterate]:
         """Yield every point that the images come to; the last has the largest value of each image."""
         slope, tried = gradient(model, random_in_ball(x, self.eps, self.norm), value)
         yield tried
@@ -75,13 +75,13 @@ class APGD:
             ahead = self._moved(x, now, slope, size)
             ahead = into_ball(x, now + MOMENTUM * (ahead - now) + (1 - MOMENTUM) * (now - before), self.eps, self.norm)
             before, now = now, ahead
-        yield Try(now, None, None)
-        yield Try(best, None, None)
+        yield Iterate(now, None, None)
+        yield Iterate(best, None, None)
 
     def _moved(self, x: Tensor, at: Tensor, slope: Tensor, size: Tensor) -> Tensor:
         return into_ball(x, at + per_image(size, x) * direction(slope, self.norm), self.eps, self.norm)
 
-    def tries(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Try]:
+    def tries(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Iterate]:
         values = [chosen(self.loss, y)]
         if self.targets:
             values = [targeted(self.loss, y, target) for target in targets(model(x), y, self.targets)]
@@ -94,6 +94,6 @@ class APGD:
         return last.x
 
 
-def _known(tried: Try) -> Tensor:
+def _known(tried: Iterate) -> Tensor:
     assert tried.logits is not None
     return tried.logits

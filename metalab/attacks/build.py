@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from metalab.attacks.steps import Attack, Norm
-from metalab.config import build, settings
-from metalab.errors import UserError
+from metalab.attacks.base import Attack, Norm
+from metalab.config.instantiate import build, settings
+from metalab.core.errors import UserError
+from metalab.core.interfaces import AttackedImages
 
 IN_255THS = ("eps", "step")  # the keys of an attack that are sizes
-On = Literal["query", "support", "both"]
 Climbed = Literal["adapt", "own_loss"]
 SHARED = ("eps", "norm", "on", "support")
 
@@ -20,7 +20,7 @@ class Shared:
 
     eps: float  # 255ths
     norm: Norm
-    on: On
+    on: AttackedImages
     support: Climbed = "adapt"  # what an attack on the support climbs, see objectives.poison
 
     def __post_init__(self) -> None:

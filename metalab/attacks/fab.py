@@ -6,9 +6,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from metalab.attacks.base import (
+    Iterate,
+    Norm,
+    Over,
+    check,
+    each,
+    gradient,
+    into_ball,
+    length,
+    per_image,
+    random_in_ball,
+)
 from metalab.attacks.losses import targeted, targets
-from metalab.attacks.steps import Norm, Over, Try, check, each, gradient, into_ball, length, per_image, random_in_ball
-from metalab.interfaces import Model
+from metalab.core.interfaces import Model
 
 MOST_BACK, BEYOND, RETREAT = 0.1, 1.05, 0.9  # alpha_max, eta and beta of the paper
 
@@ -30,7 +41,7 @@ class FAB:
     def __post_init__(self) -> None:
         check(self, self.eps, None, steps=self.steps, restarts=self.restarts, targets=self.targets)
 
-    def tries(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Try]:
+    def tries(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Iterate]:
         assert over is each, "refused before there is any work: records.refuse_boundary"
         clean = model(x)
         nearest, distance = x, torch.where(clean.argmax(1) == y, torch.inf, 0.0).to(x.dtype)
@@ -41,7 +52,7 @@ class FAB:
                 at = random_in_ball(x, radius, self.norm) if restart else x
                 for _ in range(self.steps):
                     slope, tried = gradient(model, at, lead)
-                    yield Try(x, clean, tried.dead)  # where it walks may be outside the ball, so it is not tried
+                    yield Iterate(x, clean, tried.dead)  # where it walks may be outside the ball, so it is not tried
                     assert tried.logits is not None
                     at = self._step(x, at, slope, lead(tried.logits))
                     wrong, far = model(at).argmax(1) != y, self._length(at - x)
@@ -49,7 +60,7 @@ class FAB:
                     nearest = torch.where(per_image(nearer, x), at, nearest)
                     distance = torch.where(nearer, far, distance)
                     at = torch.where(per_image(wrong, x), x + RETREAT * (at - x), at)
-        yield Try(into_ball(x, nearest, self.eps, self.norm), None, None)
+        yield Iterate(into_ball(x, nearest, self.eps, self.norm), None, None)
 
     def _step(self, x: Tensor, at: Tensor, slope: Tensor, lead: Tensor) -> Tensor:
         """Return a point beyond the linearised boundary, drawn a little towards the image."""

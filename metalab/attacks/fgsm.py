@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from metalab.attacks.base import Iterate, Norm, Over, Value, check, direction, each, gradient, into_ball, random_in_ball
 from metalab.attacks.losses import Loss, chosen
-from metalab.attacks.steps import Norm, Over, Try, Value, check, direction, each, gradient, into_ball, random_in_ball
-from metalab.interfaces import Model
+from metalab.core.interfaces import Model
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,15 @@ class FGSM:
     def steps(self) -> int:
         return 1
 
-    def climb(self, model: Model, x: Tensor, value: Value) -> Iterator[Try]:
+    def climb(self, model: Model, x: Tensor, value: Value) -> Iterator[Iterate]:
         """Yield where it starts and where it ends."""
         size = self.step or (1.25 if self.random_start else 1.0) * self.eps
         start = random_in_ball(x, self.eps, self.norm) if self.random_start else x
         slope, tried = gradient(model, start, value)
         yield tried
-        yield Try(into_ball(x, start + size * direction(slope, self.norm), self.eps, self.norm), None, None)
+        yield Iterate(into_ball(x, start + size * direction(slope, self.norm), self.eps, self.norm), None, None)
 
-    def tries(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Try]:
+    def tries(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Iterate]:
         return self.climb(model, x, over(chosen(self.loss, y)))
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:

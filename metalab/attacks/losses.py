@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalab.attacks.steps import Value
+from metalab.attacks.base import Value
 
 Loss = Literal["cross_entropy", "margin", "dlr"]
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from metalab.attacks.base import Iterate, Norm, Over, Value, check, direction, each, gradient, into_ball, random_in_ball
 from metalab.attacks.losses import Loss, chosen, targeted, targets
-from metalab.attacks.steps import Norm, Over, Try, Value, check, direction, each, gradient, into_ball, random_in_ball
-from metalab.interfaces import Model
+from metalab.core.interfaces import Model
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class PGD:
     def __post_init__(self) -> None:
         check(self, self.eps, self.step, steps=self.steps, restarts=self.restarts)
 
-    def climb(self, model: Model, x: Tensor, value: Value) -> Iterator[Try]:
+    def climb(self, model: Model, x: Tensor, value: Value) -> Iterator[Iterate]:
         """Yield where each restart begins and every point it comes to."""
         size = self.eps / 4 if self.step is None else self.step
         for _ in range(self.restarts):
@@ -37,9 +37,9 @@ class PGD:
                 slope, tried = gradient(model, at, value)
                 yield tried
                 at = into_ball(x, at + size * direction(slope, self.norm), self.eps, self.norm)
-            yield Try(at, None, None)
+            yield Iterate(at, None, None)
 
-    def tries(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Try]:
+    def tries(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Iterate]:
         return self.climb(model, x, over(chosen(self.loss, y)))
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class TargetedPGD:
     def __post_init__(self) -> None:
         check(self, self.eps, self.step, steps=self.steps, restarts=self.restarts, targets=self.targets)
 
-    def tries(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Try]:
+    def tries(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Iterate]:
         plain = PGD(self.eps, self.norm, self.steps, self.step, self.random_start, self.restarts, self.loss)
         for target in targets(model(x), y, self.targets):
             yield from plain.climb(model, x, over(targeted(self.loss, y, target)))

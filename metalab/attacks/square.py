@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from metalab.attacks.base import Iterate, Norm, Over, check, each, per_image
 from metalab.attacks.losses import chosen
 from metalab.attacks.square_l2 import moved, tiled
-from metalab.attacks.steps import Norm, Over, Try, check, each, per_image
-from metalab.attacks.windows import inside, signs, window
-from metalab.errors import UserError
-from metalab.interfaces import Model
+from metalab.attacks.square_windows import inside, signs, window
+from metalab.core.errors import UserError
+from metalab.core.interfaces import Model
 
 FALLS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries: where the share of the image halves
 
@@ -39,22 +39,22 @@ class Square:
     def steps(self) -> int:
         return self.queries
 
-    def tries(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Try]:
+    def tries(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Iterate]:
         margin = over(chosen("margin", y))
         begin, change = (striped, painted) if self.norm == "linf" else (tiled, moved)
         best = begin(x, self.eps)
         logits = model(best)
-        yield Try(best, logits, None)
+        yield Iterate(best, logits, None)
         height = margin(logits)
         for query in range(1, self.queries):
             new = change(x, best, self.eps, self._side(x, query))
             logits = model(new)
-            yield Try(new, logits, None)
+            yield Iterate(new, logits, None)
             reached = margin(logits)
             better = reached > height
             height = torch.where(better, reached, height)
             best = torch.where(per_image(better, x), new, best)
-        yield Try(best, None, None)
+        yield Iterate(best, None, None)
 
     def _side(self, x: Tensor, query: int) -> int:
         """Return the side of the square that is changed before a query, in pixels; under l2 it has a middle one."""

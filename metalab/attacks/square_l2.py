@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalab.attacks.steps import direction, into_ball
-from metalab.attacks.windows import inside, signs, window
+from metalab.attacks.base import direction, into_ball
+from metalab.attacks.square_windows import inside, signs, window
 
 TILES = 5  # a side of the grid
 

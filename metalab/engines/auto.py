@@ -3,15 +3,14 @@
 import csv
 import logging
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from metalab.core.interfaces import Backbone, Engine
 from metalab.engines.learn2learn import Learn2Learn
 from metalab.engines.precision import Precision
-from metalab.engines.vectorised import Vectorised
-from metalab.interfaces import Engine
+from metalab.engines.vectorized import Vectorized
+from metalab.models.backbones import Conv4
 
 TABLE = Path(__file__).parent / "measured.csv"  # written by the command that stands in its first line
 GAIN = 1.2  # how much faster than task by task it must have been: two processes differ by less
@@ -19,7 +18,7 @@ logger = logging.getLogger("metalab")
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """What one meta-step does, as far as the choice looks at it."""
 
     device: str  # cpu or cuda
@@ -31,21 +30,21 @@ class Work:
     filters: int | None  # of a conv4; None: another backbone, of which nothing was measured
 
 
-def filters(backbone: Mapping[str, Any]) -> int | None:
-    """Return the filters of a backbone's config, as Work has them."""
-    return backbone.get("filters") if backbone.get("_target_") == "metalab.models.backbones.Conv4" else None
+def conv4_filters(backbone: Backbone) -> int | None:
+    """Return the filters of a backbone, as Workload has them."""
+    return backbone.filters if isinstance(backbone, Conv4) else None
 
 
 @dataclass(frozen=True)
 class Row:
     """One measurement: milliseconds of a meta-step task by task, and with so many tasks at once."""
 
-    work: Work
+    work: Workload
     chunk: int | None
     learn2learn: float
-    vectorised: float
+    vectorized: float
 
-    def near(self, work: Work) -> bool:
+    def near(self, work: Workload) -> bool:
         """Whether the row says something about this work: half to twice as much of it, a quarter to four times."""
         mine = self.work
         alike = mine.device == work.device and (mine.steps == 0) == (work.steps == 0)
@@ -57,41 +56,36 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Auto:
+class AutoEngine:
     """Take the engine that was faster where it was measured, and learn2learn's where nothing near was."""
 
     precision: Precision
-    graphs: bool | None = None  # see Vectorised
+    graphs: bool | None = None  # see Vectorized
 
-    def choose(self, work: Work) -> Engine:
+    def choose(self, work: Workload) -> Engine:
         """Return the engine for this work and say which it is; the same work gives the same engine everywhere."""
         if work.device == "cuda":
             logger.info(
-                "engine=auto takes vectorised: on a GPU one task after another is bound by the launches of its kernels "
+                "engine=auto takes vectorized: on a GPU one task after another is bound by the launches of its kernels "
                 "(docs/performance.md)"
             )
-            return Vectorised(None, self.precision, self.graphs)
+            return Vectorized(None, self.precision, self.graphs)
         if work.algo is None:
-            logger.info("engine=auto takes learn2learn: on a CPU an evaluation gains nothing from vectorised")
+            logger.info("engine=auto takes learn2learn: on a CPU an evaluation gains nothing from vectorized")
             return Learn2Learn(self.precision)
         near = [row for row in table() if row.near(work)]
         near = [row for row in near if row.work.algo == work.algo] or near
-        gains = [row.learn2learn / row.vectorised for row in near]
+        gains = [row.learn2learn / row.vectorized for row in near]
         if not near or min(gains) < GAIN:
             why = (
-                f"vectorised was measured at {min(gains):.2f} times its speed" if near else "nothing near was measured"
+                f"vectorized was measured at {min(gains):.2f} times its speed" if near else "nothing near was measured"
             )
             logger.info(f"engine=auto takes learn2learn: {why}")
             return Learn2Learn(self.precision)
         chunk = near[gains.index(min(gains))].chunk
         at_once = "all tasks" if chunk is None else f"{chunk} tasks"
-        logger.info(f"engine=auto takes vectorised, {at_once} at once: {min(gains):.2f} times learn2learn's speed")
-        return Vectorised(chunk, self.precision, self.graphs)
-
-
-def chosen(built: Engine | Auto, work: Work) -> Engine:
-    """Return what cfg.engine builds, and in the place of engine=auto the engine that it takes for this work."""
-    return built.choose(work) if isinstance(built, Auto) else built
+        logger.info(f"engine=auto takes vectorized, {at_once} at once: {min(gains):.2f} times learn2learn's speed")
+        return Vectorized(chunk, self.precision, self.graphs)
 
 
 def table(path: Path = TABLE) -> list[Row]:
@@ -99,10 +93,10 @@ def table(path: Path = TABLE) -> list[Row]:
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
     return [
         Row(
-            Work(r["device"], r["algo"], *(int(r[key]) for key in ("size", "tasks", "images", "steps", "filters"))),
+            Workload(r["device"], r["algo"], *(int(r[key]) for key in ("size", "tasks", "images", "steps", "filters"))),
             int(r["chunk"]) if r["chunk"] else None,
             float(r["learn2learn_ms"]),
-            float(r["vectorised_ms"]),
+            float(r["vectorized_ms"]),
         )
         for r in csv.DictReader(lines)
     ]

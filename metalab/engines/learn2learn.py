@@ -7,10 +7,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from metalab._learn2learn import clone_module
+from metalab.core.interfaces import Batch, Episode, Learner, Objective, TaskResult
+from metalab.core.learn2learn_import import clone_module
+from metalab.engines.buffers import store
 from metalab.engines.precision import Precision, computing
-from metalab.engines.state import store
-from metalab.interfaces import Batch, Episode, Learner, Objective, TaskResult
 
 
 class TaskLearner:

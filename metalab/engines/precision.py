@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 
-from metalab.errors import UserError
+from metalab.core.errors import UserError
 
 Precision = Literal["float32", "tf32", "bf16"]
 

@@ -1,1 +1,1 @@
-"""What algorithms are made of: inner steps, heads, distances, losses of pairs, recurrent cells, memory."""
+"""What algorithms are made of, for users to import: metalab.ingredients.metric has distances and class means."""

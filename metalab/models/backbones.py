@@ -1,4 +1,4 @@
-"""The backbones of the papers: images [N,C,H,W], already normalised, to features [N,D,h,w].
+"""The backbones of the papers: images [N,C,H,W], already normalized, to features [N,D,h,w].
 
 Each is a dataclass whose build(channels, size) returns the body. learn2learn's ConvBlock and ResNet12 are not used:
 its batch norms start with a random gain, its linear layers draw from numpy's generator, which a torch seed does not
@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metalab.errors import UserError
-from metalab.models.conv import Conv2d
+from metalab.core.errors import UserError
+from metalab.models.conv_autograd import Conv2d
 from metalab.models.layers import BatchStatNorm, convert
 
 

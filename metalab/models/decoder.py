@@ -3,8 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metalab.errors import UserError
-from metalab.models.conv import Conv2d
+from metalab.core.errors import UserError
+from metalab.models.conv_autograd import Conv2d
 
 BASE = 7  # side of the map that the features are spread to
 

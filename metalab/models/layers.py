@@ -1,4 +1,4 @@
-"""The layers a meta-learned net needs: normalisation of images, and batch norm that is right under torch.func."""
+"""The layers a meta-learned net needs: normalization of images, and batch norm that is right under torch.func."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metalab.models.conv import Conv2d, converted
-from metalab.models.norm import normalised
-from metalab.models.pooled import pooled
+from metalab.models.batch_norm_autograd import normalized
+from metalab.models.batch_norm_pool_autograd import pooled
+from metalab.models.conv_autograd import Conv2d, convert_conv
 
 _first: ContextVar[tuple[int, int | None] | None] = ContextVar("first", default=None)
 _running: ContextVar[bool] = ContextVar("running", default=False)
@@ -39,7 +39,7 @@ def running_statistics() -> Iterator[None]:
         _running.reset(token)
 
 
-class Normalise(nn.Module):
+class Normalize(nn.Module):
     """Map images [N,C,H,W] in [0,1] to zero mean and unit deviation per channel: the first layer of every net."""
 
     mean: Tensor
@@ -55,7 +55,7 @@ class Normalise(nn.Module):
 
 
 class BatchStatNorm(nn.Module):
-    """Normalise by the statistics of the images passed together; never writes a buffer in forward.
+    """Normalize by the statistics of the images passed together; never writes a buffer in forward.
 
     Batch norm (Ioffe & Szegedy 2015, algorithm 1) without torch's own, which gives wrong second-order gradients under
     vmap (see norm.py). Takes [N,D] or [N,D,h,w]. The statistics come from the whole batch, from its first images
@@ -74,10 +74,10 @@ class BatchStatNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(features))
 
     def forward(self, x: Tensor, then_pool: bool = False) -> Tensor:
-        """Return x normalised; then_pool: the ReLU of its 2x2 maxima, which takes one operation with the norm."""
+        """Return x normalized; then_pool: the ReLU of its 2x2 maxima, which takes one operation with the norm."""
         running, first = _running.get(), _first.get()
         if not running and first is None:
-            return (pooled if then_pool else normalised)(x, self.weight, self.bias, self.eps)
+            return (pooled if then_pool else normalized)(x, self.weight, self.bias, self.eps)
         images, of = first or (None, None)
         rows = images if images is None or of is None else images * len(x) // of
         mean, var = (self.running_mean, self.running_var) if running else batch_statistics(x[:rows])
@@ -118,7 +118,7 @@ def convert(module: nn.Module) -> nn.Module:
             norm.weight, norm.bias = module.weight, module.bias
         return norm
     if isinstance(module, nn.Conv2d) and not isinstance(module, Conv2d):
-        return converted(module)
+        return convert_conv(module)
     for name, child in module.named_children():
         setattr(module, name, convert(child))
     return module

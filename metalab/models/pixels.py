@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metalab.errors import UserError
+from metalab.core.errors import UserError
 
 
 class Shrink(nn.Module):

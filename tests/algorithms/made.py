@@ -3,17 +3,17 @@
 import torch
 from torch import Tensor, nn
 
+from metalab.algorithms.objectives.prediction import cross_entropy, predict_transductive
+from metalab.core.interfaces import Algorithm, Batch, Engine, Episode, Objective
 from metalab.engines.learn2learn import Learn2Learn
-from metalab.engines.vectorised import Vectorised
-from metalab.interfaces import Algorithm, Batch, Engine, Episode, Objective
+from metalab.engines.vectorized import Vectorized
 from metalab.models.backbones import FC, Conv4
-from metalab.models.layers import Normalise
-from metalab.models.net import Net
-from metalab.objectives.judge import cross_entropy, together
+from metalab.models.layers import Normalize
+from metalab.models.meta_net import Net
 
 WAY, SHOT, QUERY, TASKS = 3, 2, 2, 2
 
-ENGINES = {"learn2learn": Learn2Learn(), "vectorised": Vectorised(None)}
+ENGINES = {"learn2learn": Learn2Learn(), "vectorized": Vectorized(None)}
 
 Gradient = dict[str, Tensor]
 
@@ -31,7 +31,7 @@ def episodes(size: int = 16) -> Episode:
 def net_of(algorithm: Algorithm, body: Conv4 | FC | None = None, size: int = 16, noise: float = 0.1) -> Net:
     torch.manual_seed(0)
     inside = (body or Conv4(4, 4, False, False)).build(1, size)
-    net = Net(Normalise([0.5], [0.3]), inside, nn.Sequential(), algorithm.parts(inside, 4)).double()
+    net = Net(Normalize([0.5], [0.3]), inside, nn.Sequential(), algorithm.parts(inside, 4)).double()
     with torch.no_grad():
         for name, p in net.named_parameters():
             if name.startswith(("body.", "head.")):
@@ -46,7 +46,7 @@ def outer(engine: Engine, objective: Objective, net: Net, batch: Episode, progre
 
 
 def objective(kind: type, algorithm: Algorithm, steps: int) -> Objective:
-    return kind(algorithm, steps, cross_entropy, cross_entropy, together)
+    return kind(algorithm, steps, cross_entropy, cross_entropy, predict_transductive)
 
 
 def far(a: Gradient, b: Gradient) -> float:

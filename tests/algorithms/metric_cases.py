@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor, nn
 
+from metalab.core.interfaces import Algorithm, Batch, Episode, Objective
 from metalab.engines.learn2learn import Learn2Learn, TaskLearner, task
-from metalab.engines.vectorised import Vectorised
-from metalab.interfaces import Algorithm, Batch, Episode, Objective
+from metalab.engines.vectorized import Vectorized
 from metalab.models.backbones import Conv4
-from metalab.models.layers import Normalise
-from metalab.models.net import Net
+from metalab.models.layers import Normalize
+from metalab.models.meta_net import Net
 
 WAY, SIZE = 3, 16
 
@@ -36,7 +36,7 @@ def net_of(algorithm: Algorithm, pooled: int = 4, body: nn.Module | None = None)
     torch.manual_seed(0)
     inside = Conv4(4, pooled, False, False).build(1, SIZE) if body is None else body
     features = inside(torch.zeros(2, 1, SIZE, SIZE)).flatten(1).shape[1]
-    net = Net(Normalise([0.5], [0.3]), inside, nn.Sequential(), algorithm.parts(inside, features)).double()
+    net = Net(Normalize([0.5], [0.3]), inside, nn.Sequential(), algorithm.parts(inside, features)).double()
     with torch.no_grad():
         for p in net.parameters():
             p.add_(0.05 * torch.randn_like(p))
@@ -50,7 +50,7 @@ def learner_of(net: Net) -> TaskLearner:
 def apart(objective: Objective, net: Net, batch: Episode) -> tuple[float, dict[str, Tensor]]:
     """Return how far the engines' losses, scalars and meta-gradients are apart at most, and the gradients."""
     found = []
-    for engine in (Learn2Learn(), Vectorised(None)):
+    for engine in (Learn2Learn(), Vectorized(None)):
         net.zero_grad()
         result = engine.grad(objective, net, batch, torch.zeros(()))
         gradient = {n: p.grad.clone() for n, p in net.named_parameters() if p.grad is not None}

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from metalab import evaluate, train
-from metalab.algorithms import maml, reptile
-from metalab.algorithms.protonet import ProtoNet
-from metalab.baseline import pixel_nearest_neighbour
-from metalab.config import conf_dir
-from metalab.data.episodes import Episodes
-from metalab.errors import UserError
-from metalab.interfaces import Batch, Episode
+from metalab.algorithms.gradient_based import maml, reptile
+from metalab.algorithms.metric_based.protonet import ProtoNet
+from metalab.config.paths import conf_dir
+from metalab.core.errors import UserError
+from metalab.core.interfaces import Batch, Episode
+from metalab.data.sampling.episode_sampler import EpisodeSampler
+from metalab.evaluation import evaluate
+from metalab.evaluation.pixel_baseline import pixel_nearest_neighbour
+from metalab.training import train
 
 ALGORITHMS = sorted(path.stem for path in (Path(conf_dir()) / "algo").glob("*.yaml"))
 
@@ -60,7 +61,7 @@ def trained(small, out: Path, *overrides: str) -> tuple[float, float]:
     return result["accuracy"], result["ci95"]
 
 
-REAL = Episodes.__call__
+REAL = EpisodeSampler.__call__
 
 ELSEWHERE = {
     "mann": "takes tens of thousands of episodes; tests/algorithms/test_mann.py has it learn an easier task",
@@ -72,7 +73,7 @@ ELSEWHERE = {
 def test_it_learns_unseen_classes_ten_points_better_than_pixels(algo, small, tiny, tmp_path):
     if algo in ELSEWHERE:
         pytest.skip(ELSEWHERE[algo])
-    source = Episodes(tiny["test"], 5, 1, 5, 8, 0, "test", torch.device("cpu"))
+    source = EpisodeSampler(tiny["test"], 5, 1, 5, 8, 0, "test", torch.device("cpu"))
     pixels, _ = pixel_nearest_neighbour(source, 100)
     accuracy, ci95 = trained(small, tmp_path, f"algo={algo}", *QUICK.get(algo, []))
     assert accuracy - ci95 > pixels + 0.10
@@ -90,7 +91,7 @@ SECONDS = ("protonet", "maml", "r2d2")  # one of each family; the others are slo
 @pytest.mark.parametrize("algo", [a if a in SECONDS else pytest.param(a, marks=pytest.mark.slow) for a in ALGORITHMS])
 def test_shuffled_labels_give_chance(algo, small, tmp_path, monkeypatch):
     """Supports are labelled at random, queries truly: whoever finds the queries' labels has them from elsewhere."""
-    monkeypatch.setattr(Episodes, "__call__", shuffled)
+    monkeypatch.setattr(EpisodeSampler, "__call__", shuffled)
     accuracy, ci95 = trained(small, tmp_path, f"algo={algo}", *QUICK.get(algo, []), "train.steps=3")
     assert abs(accuracy - 0.2) < 2 * ci95
 
@@ -107,7 +108,7 @@ def test_who_knows_the_queries_by_their_order_is_noticed_by_shuffled_labels(smal
         rows = torch.arange(len(order))[:, None]
         return Episode(support, query._replace(x=query.x[rows, order], y=query.y[rows, order]))
 
-    monkeypatch.setattr(Episodes, "__call__", ordered)
+    monkeypatch.setattr(EpisodeSampler, "__call__", ordered)
     monkeypatch.setattr(ProtoNet, "adapt", cheats)
     accuracy, _ = trained(small, tmp_path, "algo=protonet", "train.steps=1")
     assert accuracy > 0.9
@@ -153,7 +154,18 @@ def test_a_value_out_of_range_is_refused(words, message, small, tmp_path):
         train.run(small(*words), tmp_path)
 
 
-@pytest.mark.parametrize("path", sorted(Path(inspect.getfile(maml)).parent.glob("*.py")), ids=lambda p: p.stem)
+FAMILIES = ("gradient_based", "memory_based", "metric_based", "solver_based", "transfer_learning")
+HOME = Path(inspect.getfile(maml)).parents[1]
+
+
+def test_every_folder_of_algorithms_is_a_known_family():
+    folders = {path.name for path in HOME.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders == {*FAMILIES, "components", "objectives"}
+
+
+@pytest.mark.parametrize(
+    "path", sorted(path for family in FAMILIES for path in (HOME / family).glob("*.py")), ids=lambda p: p.stem
+)
 def test_an_algorithm_is_at_most_60_lines_of_code_on_interfaces_and_torch(path):
     tree = ast.parse(path.read_text())
     docs = set()
@@ -164,11 +176,12 @@ def test_an_algorithm_is_at_most_60_lines_of_code_on_interfaces_and_torch(path):
     assert len(lines) <= 60
     imported = {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     assert {m for m in imported if m.startswith("metalab")} <= {
-        "metalab.interfaces",
-        "metalab._learn2learn",
-        "metalab.errors",
+        "metalab.core.interfaces",
+        "metalab.config.validate",
+        "metalab.core.learn2learn_import",
+        "metalab.core.errors",
         "metalab.models.layers",
         "metalab.models.decoder",
-        "metalab.models.relation",
-        *(m for m in imported if m.startswith("metalab.ingredients.")),
+        "metalab.models.relation_module",
+        *(m for m in imported if m.startswith("metalab.algorithms.components.")),
     }

@@ -5,14 +5,15 @@ import logging
 import pytest
 import torch
 
-from metalab import checkpoint, train
-from metalab.algorithms.autoencoder import Autoencoder
+from metalab.algorithms.objectives.reconstruction import ReconstructionLoss
+from metalab.algorithms.transfer_learning.autoencoder import Autoencoder
+from metalab.core.errors import UserError
+from metalab.core.interfaces import Batch, Episode
 from metalab.engines.learn2learn import TaskLearner
-from metalab.errors import UserError
-from metalab.interfaces import Batch, Episode
-from metalab.objectives.reconstruct import Reconstruct
-from metalab.recipe import recipe
-from metalab.train import _begin
+from metalab.tracking import checkpoint
+from metalab.training import train
+from metalab.training.train import _begin
+from tests.configs import training_setup
 
 WORDS = ("algo=autoencoder", "algo.mini_batch=32", "task.train_way=null", "backbone.filters=16")
 
@@ -20,7 +21,7 @@ WORDS = ("algo=autoencoder", "algo.mini_batch=32", "task.train_way=null", "backb
 def reconstruct(small, x: torch.Tensor, y: torch.Tensor):
     torch.manual_seed(0)
     cfg = small(*WORDS)
-    r = recipe(cfg)
+    r = training_setup(cfg)
     net, _, _ = _begin(cfg, r, None)
     return net, r.objective()(TaskLearner(net, True), Episode(Batch(x[:0], y[:0], x[:0]), Batch(x, y, x[:0])), y)  # type: ignore[arg-type]
 
@@ -59,7 +60,7 @@ def test_an_image_is_right_where_it_is_given_back_better_than_by_the_mean_image(
 
     x = torch.rand(4, 1, 6, 6, generator=torch.Generator().manual_seed(0))
     batch = Batch(x, torch.zeros(4, dtype=torch.long), x[:0])
-    result = Reconstruct(None, 0, None, None, None)(Perfect(), Episode(batch, batch), torch.zeros(()))  # type: ignore[arg-type]
+    result = ReconstructionLoss(None, 0, None, None, None)(Perfect(), Episode(batch, batch), torch.zeros(()))  # type: ignore[arg-type]
     assert result.correct.tolist() == [True, True, False, False]
     assert result.loss == (1 - 2 * x[2:]).square().mean() / 2
 
@@ -76,10 +77,10 @@ def test_another_method_starts_from_its_weights(small, tmp_path, caplog):
     assert 0 < (first["net"][weight] - second["net"][weight]).abs().max() < 0.01  # one step of Adam away
 
 
-def test_a_regulariser_of_the_classes_loss_is_refused_and_weights_may_decay(small):
+def test_a_regularizer_of_the_classes_loss_is_refused_and_weights_may_decay(small):
     with pytest.raises(UserError, match=r"reg\.mixup works on the loss of the query, from which this"):
-        recipe(small(*WORDS, "reg=mixup"))
-    recipe(small(*WORDS, "reg=l2"))
+        training_setup(small(*WORDS, "reg=mixup"))
+    training_setup(small(*WORDS, "reg=l2"))
 
 
 def test_a_backbone_without_convolutions_is_refused():

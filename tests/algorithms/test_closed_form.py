@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from metalab.algorithms import r2d2
-from metalab.algorithms.metaoptnet import MetaOptNet
-from metalab.algorithms.r2d2 import R2D2, ridge
+from metalab.algorithms.objectives.prediction import cross_entropy
+from metalab.algorithms.objectives.query_loss import QueryLoss
+from metalab.algorithms.solver_based import r2d2
+from metalab.algorithms.solver_based.metaoptnet import MetaOptNet
+from metalab.algorithms.solver_based.r2d2 import R2D2, ridge
+from metalab.core.interfaces import Batch
 from metalab.engines.learn2learn import Learn2Learn, TaskLearner, task
-from metalab.engines.vectorised import Vectorised
-from metalab.interfaces import Batch
-from metalab.objectives.judge import cross_entropy
-from metalab.objectives.query import QueryLoss
+from metalab.engines.vectorized import Vectorized
 from tests.algorithms.made import WAY, episodes, far, net_of, objective, outer
 
 
@@ -116,6 +116,6 @@ def test_both_engines_have_the_same_meta_gradients(shot, codes):
     batch = batch._replace(
         support=batch.support._replace(x=batch.support.x[:, : WAY * shot], y=batch.support.y[:, : WAY * shot])
     )
-    (loop, slow), (fast, quick) = (outer(engine, aim, net, batch) for engine in (Learn2Learn(), Vectorised(None)))
+    (loop, slow), (fast, quick) = (outer(engine, aim, net, batch) for engine in (Learn2Learn(), Vectorized(None)))
     assert (loop.loss - fast.loss).abs().max() < 1e-10
     assert far(slow, quick) < 1e-10

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from metalab.algorithms.covamnet import CovaMNet
-from metalab.objectives.judge import cross_entropy, together
-from metalab.objectives.query import QueryLoss
+from metalab.algorithms.metric_based.covamnet import CovaMNet
+from metalab.algorithms.objectives.prediction import cross_entropy, predict_transductive
+from metalab.algorithms.objectives.query_loss import QueryLoss
 from tests.algorithms.metric_cases import WAY, apart, episodes, learner_of, net_of, one
 
 
@@ -47,6 +47,6 @@ def test_a_querys_channels_may_have_length_1_over_all_positions_as_in_its_code()
 def test_both_engines_agree(unit):
     algorithm = CovaMNet(WAY, unit)
     net = net_of(algorithm, pooled=2)
-    far, gradient = apart(QueryLoss(algorithm, 0, cross_entropy, cross_entropy, together), net, episodes())
+    far, gradient = apart(QueryLoss(algorithm, 0, cross_entropy, cross_entropy, predict_transductive), net, episodes())
     assert far < 1e-10
     assert gradient["joined.weight"].abs().max() > 0

@@ -8,15 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalab.algorithms.imaml import IMAML
-from metalab.algorithms.maml import MAML
+from metalab.algorithms.gradient_based.imaml import IMAML
+from metalab.algorithms.gradient_based.maml import MAML
+from metalab.algorithms.objectives.implicit_gradient import ImplicitGradient, conjugate_gradient
+from metalab.algorithms.objectives.prediction import cross_entropy
+from metalab.algorithms.objectives.query_loss import QueryLoss
+from metalab.core.interfaces import Batch, Episode
 from metalab.engines.learn2learn import Learn2Learn, TaskLearner, task
-from metalab.interfaces import Batch, Episode
 from metalab.models.backbones import FC
-from metalab.models.net import Net
-from metalab.objectives.implicit import Implicit, conjugate_gradient
-from metalab.objectives.judge import cross_entropy
-from metalab.objectives.query import QueryLoss
+from metalab.models.meta_net import Net
 from tests.algorithms.made import ENGINES, TASKS, WAY, Gradient, episodes, far, net_of, objective, outer
 
 
@@ -43,11 +43,11 @@ def dense(algorithm: IMAML, net: Net, episode: Episode, steps: int) -> Gradient:
 def test_imamls_meta_gradient_is_that_of_a_dense_solve(engine, damping):
     algorithm = IMAML(WAY, 0.02, 10.0, 40, damping)
     net, batch = net_of(algorithm, FC((4,)), 4, 0.5), episodes(4)
-    _, got = outer(ENGINES[engine], objective(Implicit, algorithm, 5), net, batch)
+    _, got = outer(ENGINES[engine], objective(ImplicitGradient, algorithm, 5), net, batch)
     expected = [dense(algorithm, net, task(batch, t), 5) for t in range(TASKS)]
     mean = {n: torch.stack([e[n] for e in expected]).mean(0) for n in expected[0]}
     assert far(got, mean) < 1e-10
-    _, rough = outer(ENGINES[engine], objective(Implicit, replace(algorithm, cg_steps=1), 5), net, batch)
+    _, rough = outer(ENGINES[engine], objective(ImplicitGradient, replace(algorithm, cg_steps=1), 5), net, batch)
     assert far(rough, mean) > 1e-4
 
 
@@ -82,7 +82,7 @@ def test_imaml_the_proximal_term_is_in_every_inner_step_and_holds_phi_at_theta()
 def test_imamls_meta_gradient_is_that_of_finite_differences_through_the_solved_inner_problem(head):
     algorithm = IMAML(WAY, 0.01, 20.0, 60, 0.0, head)
     net, batch, steps = net_of(algorithm, FC((4,)), 4, 1.0), episodes(4), 120
-    _, gradient = outer(Learn2Learn(), objective(Implicit, algorithm, steps), net, batch)
+    _, gradient = outer(Learn2Learn(), objective(ImplicitGradient, algorithm, steps), net, batch)
     theta = {n: p.detach().clone() for n, p in net.named_parameters()}
     torch.manual_seed(1)
     direction = {n: torch.randn_like(p) for n, p in theta.items()}

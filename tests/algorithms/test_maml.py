@@ -3,15 +3,15 @@
 import torch
 import torch.nn.functional as F
 
-from metalab.algorithms.maml import MAML
+from metalab.algorithms.gradient_based.maml import MAML
+from metalab.algorithms.objectives.losses import binary_cross_entropy
+from metalab.algorithms.objectives.prediction import cross_entropy
+from metalab.core.interfaces import Batch, Episode
 from metalab.engines.learn2learn import TaskLearner
-from metalab.interfaces import Batch, Episode
 from metalab.models.backbones import Conv4
-from metalab.models.layers import BatchStatNorm, Normalise
-from metalab.models.net import Net
-from metalab.objectives.judge import cross_entropy
-from metalab.objectives.losses import binary_cross_entropy
-from metalab.recipe import recipe
+from metalab.models.layers import BatchStatNorm, Normalize
+from metalab.models.meta_net import Net
+from tests.configs import training_setup
 
 PARTS = ("weight", "bias")
 
@@ -20,7 +20,7 @@ def learner(way: int, init: str, filters: int = 4) -> tuple[MAML, TaskLearner]:
     torch.manual_seed(0)
     algorithm = MAML(way, 0.1, False, init)  # type: ignore[arg-type]
     body = Conv4(filters, pooled=2, strided=False, mean=True).build(1, 8)
-    net = Net(Normalise([0.0], [1.0]), body, torch.nn.Sequential(), algorithm.parts(body, filters))
+    net = Net(Normalize([0.0], [1.0]), body, torch.nn.Sequential(), algorithm.parts(body, filters))
     return algorithm, TaskLearner(net, False)
 
 
@@ -79,12 +79,12 @@ def test_the_episodes_loss_is_that_of_inner_steps_and_training_and_results_are_c
     gradient |= start.grad(lambda at: binary_cross_entropy(at, support), [n for n in theta if n.startswith("head.")])
     adapted = start.replace({n: theta[n] - 0.1 * g for n, g in gradient.items()})
     words = ("algo=maml", "algo.lr=0.1", "algo.steps=1", "algo.test_steps=1")
-    r = recipe(small(*words, "algo.episode_loss=metalab.objectives.losses.binary_cross_entropy"))
+    r = training_setup(small(*words, "algo.episode_loss=metalab.algorithms.objectives.binary_cross_entropy"))
     episode, progress = Episode(support, query), torch.zeros(())
     trained, tested = (o(start, episode, progress).loss for o in (r.objective(), r.measured()))
     assert torch.allclose(trained, binary_cross_entropy(adapted, query), rtol=1e-6)
     assert torch.allclose(tested, cross_entropy(adapted, query), rtol=1e-6)
-    plain = recipe(small(*words)).measured()(start, episode, progress).loss
+    plain = training_setup(small(*words)).measured()(start, episode, progress).loss
     assert (plain - tested).abs() > 1e-3
 
 

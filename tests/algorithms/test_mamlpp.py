@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from metalab.algorithms.maml import MAML
-from metalab.algorithms.mamlpp import MAMLPP
+from metalab.algorithms.gradient_based.maml import MAML
+from metalab.algorithms.gradient_based.mamlpp import MAMLPP
+from metalab.algorithms.objectives.multi_step import MultiStep, step_weights
+from metalab.algorithms.objectives.prediction import cross_entropy
+from metalab.algorithms.objectives.query_loss import QueryLoss
+from metalab.core.interfaces import TaskResult
 from metalab.engines.learn2learn import Learn2Learn, TaskLearner, task
-from metalab.interfaces import TaskResult
 from metalab.models.layers import BatchStatNorm
-from metalab.models.net import Net
-from metalab.objectives.judge import cross_entropy
-from metalab.objectives.multi_step import MultiStep, step_weights
-from metalab.objectives.query import QueryLoss
+from metalab.models.meta_net import Net
 from tests.algorithms.made import WAY, Gradient, episodes, far, net_of, objective, outer
 
 

@@ -2,23 +2,25 @@
 
 import json
 import re
+from typing import Any
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from metalab import evaluate, train
-from metalab.algorithms.mann import MANN
-from metalab.algorithms.protonet import ProtoNet
-from metalab.engines.vectorised import Vectorised
-from metalab.errors import UserError
-from metalab.interfaces import Batch, Episode
-from metalab.models.layers import Normalise
-from metalab.models.net import Net
+from metalab.algorithms.memory_based.mann import MANN
+from metalab.algorithms.metric_based.protonet import ProtoNet
+from metalab.algorithms.objectives.prediction import cross_entropy, predict_transductive
+from metalab.algorithms.objectives.query_loss import QueryLoss
+from metalab.algorithms.objectives.sequence import SequenceLoss
+from metalab.core.errors import UserError
+from metalab.core.interfaces import Batch, Episode
+from metalab.engines.vectorized import Vectorized
+from metalab.evaluation import evaluate
+from metalab.models.layers import Normalize
+from metalab.models.meta_net import Net
 from metalab.models.pixels import Pixels
-from metalab.objectives.judge import cross_entropy, together
-from metalab.objectives.query import QueryLoss
-from metalab.objectives.sequence import Sequence
+from metalab.training import train
 from tests.algorithms.metric_cases import SIZE, WAY, apart, episodes, learner_of, net_of, one
 
 
@@ -58,7 +60,7 @@ def test_what_is_given_is_the_image_with_the_label_before_and_zeros_at_first(mon
 def test_the_loss_is_that_of_every_presentation():
     algorithm = mann()
     net, episode = pixels_net(algorithm), one(episodes(shot=4))
-    objective = Sequence(algorithm, 0, cross_entropy, cross_entropy, together)
+    objective = SequenceLoss(algorithm, 0, cross_entropy, cross_entropy, predict_transductive)
     result = objective(learner_of(net), episode, torch.zeros(()))  # type: ignore[arg-type]
     answers = algorithm.answers(learner_of(net), episode.support.x, episode.support.y)
     assert result.loss == torch.nn.functional.cross_entropy(answers, episode.support.y)
@@ -77,7 +79,8 @@ class Parrot:
 
 def test_accuracy_is_counted_by_how_often_a_class_came_before():
     episode = one(episodes(shot=10))
-    result = Sequence(Parrot(), 0, cross_entropy, cross_entropy, together)(None, episode, None)  # type: ignore[arg-type]
+    objective: Any = SequenceLoss(Parrot(), 0, cross_entropy, cross_entropy, predict_transductive)
+    result = objective(None, episode, None)
     shown = {k: float(v) for k, v in result.scalars.items() if k != "loss"}
     assert shown == {
         "presentations/1": pytest.approx(1 / WAY),
@@ -85,7 +88,7 @@ def test_accuracy_is_counted_by_how_often_a_class_came_before():
         "presentations/5": 1.0,
         "presentations/10": 1.0,
     }
-    fewer = Sequence(Parrot(), 0, cross_entropy, cross_entropy, together)(None, one(episodes(shot=4)), None)  # type: ignore[arg-type]
+    fewer = objective(None, one(episodes(shot=4)), None)
     assert set(fewer.scalars) == {"loss", "presentations/1", "presentations/2"}
 
 
@@ -113,28 +116,28 @@ def test_it_learns_to_bind_labels_to_pictures_it_has_never_seen():
     torch.manual_seed(0)
     algorithm = MANN(2, 32, 4, 16, 2, 0.95, 10.0, False)
     net = Net(
-        Normalise([0.5], [0.5]), Pixels(4).build(1, 4), torch.nn.Sequential(), algorithm.parts(torch.nn.ReLU(), 16)
+        Normalize([0.5], [0.5]), Pixels(4).build(1, 4), torch.nn.Sequential(), algorithm.parts(torch.nn.ReLU(), 16)
     )
-    objective = Sequence(algorithm, 0, cross_entropy, cross_entropy, together)
-    optimiser = torch.optim.Adam(net.parameters(), 0.02)
-    generator, engine = torch.Generator().manual_seed(1), Vectorised(None)
-    one_shot = QueryLoss(algorithm, 0, cross_entropy, cross_entropy, together)
+    objective = SequenceLoss(algorithm, 0, cross_entropy, cross_entropy, predict_transductive)
+    optimizer = torch.optim.Adam(net.parameters(), 0.02)
+    generator, engine = torch.Generator().manual_seed(1), Vectorized(None)
+    one_shot = QueryLoss(algorithm, 0, cross_entropy, cross_entropy, predict_transductive)
     asked = drawn(200, 1, torch.Generator().manual_seed(2))
     assert engine.evaluate(one_shot, net, asked).correct.float().mean() < 0.6
     for _ in range(200):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         engine.grad(objective, net, drawn(32, 2, generator), torch.zeros(()))
         torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
-        optimiser.step()
+        optimizer.step()
     assert engine.evaluate(one_shot, net, asked).correct.float().mean() > 0.65
 
 
 @pytest.mark.parametrize("learned", [False, True])
-@pytest.mark.parametrize("objective", [Sequence, QueryLoss])
+@pytest.mark.parametrize("objective", [SequenceLoss, QueryLoss])
 def test_both_engines_agree(objective, learned):
     algorithm = mann(learned)
     net = pixels_net(algorithm)
-    kind = objective(algorithm, 0, cross_entropy, cross_entropy, together)
+    kind = objective(algorithm, 0, cross_entropy, cross_entropy, predict_transductive)
     far, gradient = apart(kind, net, episodes(shot=4))
     assert far < 1e-10
     assert all(g.isfinite().all() for g in gradient.values())
@@ -153,7 +156,7 @@ def test_the_memory_starts_as_1e_6_or_as_learned():
 
 def test_eval_reports_accuracy_by_presentation_beside_the_common_protocol(small, tmp_path, capsys):
     words = ("algo=mann", "algo.slots=8", "algo.controller=8", "algo.reads=2", "task.train_shot=null", "train.steps=1")
-    cfg = small(*words, "train.meta_batch=1", "engine=vectorised", "train.val_every=1")
+    cfg = small(*words, "train.meta_batch=1", "engine=vectorized", "train.val_every=1")
     train.run(cfg, tmp_path / "run")
     cfg.data.absent = ""
     capsys.readouterr()
@@ -188,4 +191,4 @@ def test_a_value_out_of_range_is_refused(words, message, small, tmp_path):
 
 def test_a_sequence_takes_an_algorithm_that_reads_one():
     with pytest.raises(UserError, match="takes an algorithm that reads sequences"):
-        Sequence(ProtoNet(3), 0, cross_entropy, cross_entropy, together)  # type: ignore[arg-type]
+        SequenceLoss(ProtoNet(3), 0, cross_entropy, cross_entropy, predict_transductive)  # type: ignore[arg-type]

@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metalab.algorithms.mann import MANN
+from metalab.algorithms.memory_based.mann import MANN
 from metalab.engines.learn2learn import TaskLearner
-from metalab.models.layers import Normalise
-from metalab.models.net import Net
+from metalab.models.layers import Normalize
+from metalab.models.meta_net import Net
 from metalab.models.pixels import Pixels
 
 WAY, PRESENTATIONS, SIDE = 5, 10, 6
@@ -57,7 +57,7 @@ def test_fifty_steps_and_their_gradients_are_a_plain_loops():
     torch.manual_seed(0)
     algorithm = MANN(WAY, HIDDEN, SLOTS, WIDTH, READS, DECAY, 1.0, False)
     parts = algorithm.parts(nn.ReLU(), SIDE**2)
-    net = Net(Normalise([0.0], [1.0]), Pixels(SIDE).build(1, SIDE), nn.Sequential(), parts).double()
+    net = Net(Normalize([0.0], [1.0]), Pixels(SIDE).build(1, SIDE), nn.Sequential(), parts).double()
     with torch.no_grad():  # keys, contents and gates that differ
         net.get_parameter("heads.weight").mul_(4)
     x = torch.rand(WAY * PRESENTATIONS, 1, SIDE, SIDE, dtype=torch.float64)

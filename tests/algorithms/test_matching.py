@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from easyfsl.methods import MatchingNetworks
 from torch import nn
 
-from metalab import train
-from metalab.algorithms.matching import Matching
-from metalab.data.episodes import Episodes
-from metalab.errors import UserError
-from metalab.ingredients.recurrent import LSTMCell
-from metalab.objectives.judge import cross_entropy, together
-from metalab.objectives.query import QueryLoss
+from metalab.algorithms.components.lstm import LSTMCell
+from metalab.algorithms.metric_based.matching import Matching
+from metalab.algorithms.objectives.prediction import cross_entropy, predict_transductive
+from metalab.algorithms.objectives.query_loss import QueryLoss
+from metalab.core.errors import UserError
+from metalab.data.sampling.episode_sampler import EpisodeSampler
+from metalab.training import train
 from tests.algorithms.metric_cases import WAY, apart, episodes, learner_of, net_of, one
 
 
@@ -112,7 +112,7 @@ def test_the_order_of_the_support_matters_to_full_context_embeddings_alone_and_t
         net = net_of(algorithm)
         moved = (logits(algorithm, net, support, query.x) - logits(algorithm, net, other, query.x)).abs().max()
         assert moved > 1e-4 if fce else moved < 1e-12
-    labels = Episodes(tiny["train"], 5, 2, 1, 8, 0, "train", torch.device("cpu"))(0).support.y
+    labels = EpisodeSampler(tiny["train"], 5, 2, 1, 8, 0, "train", torch.device("cpu"))(0).support.y
     assert len({tuple(row.tolist()) for row in labels}) > 4
 
 
@@ -129,7 +129,7 @@ def test_a_query_reads_the_support_as_many_times_as_told():
 def test_both_engines_agree(similarity, fce):
     algorithm = matching(similarity, learned=True, fce=fce)
     net = net_of(algorithm)
-    far, gradient = apart(QueryLoss(algorithm, 0, cross_entropy, cross_entropy, together), net, episodes())
+    far, gradient = apart(QueryLoss(algorithm, 0, cross_entropy, cross_entropy, predict_transductive), net, episodes())
     assert far < 1e-10
     assert gradient["sharpness.log"].abs() > 0
 

@@ -8,13 +8,13 @@ import torch
 from scipy.optimize import LinearConstraint, minimize
 from torch import Tensor
 
-from metalab.algorithms.metaoptnet import MetaOptNet
+from metalab.algorithms.components.svm import dual
+from metalab.algorithms.objectives.prediction import cross_entropy
+from metalab.algorithms.objectives.query_loss import QueryLoss
+from metalab.algorithms.solver_based.metaoptnet import MetaOptNet
+from metalab.core.errors import UserError
+from metalab.core.interfaces import Batch
 from metalab.engines.learn2learn import Learn2Learn
-from metalab.errors import UserError
-from metalab.ingredients.svm import dual
-from metalab.interfaces import Batch
-from metalab.objectives.judge import cross_entropy
-from metalab.objectives.query import QueryLoss
 from tests.algorithms.made import WAY, episodes, net_of, objective, outer
 
 C = 0.1

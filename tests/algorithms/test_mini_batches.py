@@ -5,8 +5,9 @@ import re
 import pytest
 import torch
 
-from metalab import checkpoint, train
-from metalab.errors import UserError
+from metalab.core.errors import UserError
+from metalab.tracking import checkpoint
+from metalab.training import train
 
 
 def test_training_way_is_all_training_classes_and_the_baseline_starts_another_run(small, tmp_path):

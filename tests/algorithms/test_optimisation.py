@@ -3,26 +3,26 @@
 import pytest
 import torch
 
-from metalab.algorithms.boil import BOIL
-from metalab.algorithms.imaml import IMAML
-from metalab.algorithms.maml import MAML
-from metalab.algorithms.mamlpp import MAMLPP
-from metalab.algorithms.metacurvature import MetaCurvature
-from metalab.algorithms.metasgd import MetaSGD
-from metalab.algorithms.reptile import Reptile
+from metalab.algorithms.components.heads import HeadInit
+from metalab.algorithms.gradient_based.boil import BOIL
+from metalab.algorithms.gradient_based.imaml import IMAML
+from metalab.algorithms.gradient_based.maml import MAML
+from metalab.algorithms.gradient_based.mamlpp import MAMLPP
+from metalab.algorithms.gradient_based.metacurvature import MetaCurvature
+from metalab.algorithms.gradient_based.metasgd import MetaSGD
+from metalab.algorithms.gradient_based.reptile import Reptile
+from metalab.algorithms.objectives.implicit_gradient import ImplicitGradient
+from metalab.algorithms.objectives.multi_step import MultiStep
+from metalab.algorithms.objectives.parameter_distance import ParameterDistance
+from metalab.algorithms.objectives.prediction import cross_entropy
+from metalab.algorithms.objectives.query_loss import QueryLoss
 from metalab.engines.learn2learn import Learn2Learn, TaskLearner, task
-from metalab.engines.vectorised import Vectorised
-from metalab.ingredients.heads import HeadInit
-from metalab.objectives.distance import ParameterDistance
-from metalab.objectives.implicit import Implicit
-from metalab.objectives.judge import cross_entropy
-from metalab.objectives.multi_step import MultiStep
-from metalab.objectives.query import QueryLoss
+from metalab.engines.vectorized import Vectorized
 from tests.algorithms.made import TASKS, WAY, episodes, far, net_of, objective, outer
 
 CASES = {
-    "imaml": (IMAML(WAY, 0.1, 2.0, 5, 0.0), Implicit, 3, 0.0),
-    "imaml damped": (IMAML(WAY, 0.1, 2.0, 5, 1.0), Implicit, 3, 0.0),
+    "imaml": (IMAML(WAY, 0.1, 2.0, 5, 0.0), ImplicitGradient, 3, 0.0),
+    "imaml damped": (IMAML(WAY, 0.1, 2.0, 5, 1.0), ImplicitGradient, 3, 0.0),
     "boil": (BOIL(WAY, 0.5, False, "learned"), QueryLoss, 2, 0.0),
     "maml without norms": (MAML(WAY, 0.5, False, "learned", adapt_norm=False, head_std=1.0), QueryLoss, 2, 0.0),
     "boil without norms": (BOIL(WAY, 0.5, False, "learned", adapt_norm=False), QueryLoss, 2, 0.0),
@@ -32,7 +32,7 @@ CASES = {
     "metacurvature": (MetaCurvature(WAY, 0.1, False), QueryLoss, 2, 0.0),
     "metacurvature knn": (MetaCurvature(WAY, 0.01, False, "knn"), QueryLoss, 2, 0.0),
     "metasgd prototype": (MetaSGD(WAY, 0.01, 0.1, False, "prototype"), QueryLoss, 2, 0.0),
-    "imaml prototype": (IMAML(WAY, 0.1, 2.0, 5, 0.0, "prototype"), Implicit, 3, 0.0),
+    "imaml prototype": (IMAML(WAY, 0.1, 2.0, 5, 0.0, "prototype"), ImplicitGradient, 3, 0.0),
     "reptile knn": (Reptile(WAY, 1e-2, 0.9, 4, "knn"), ParameterDistance, 3, 0.0),
     "mamlpp zero": (MAMLPP(WAY, 0.125, 2, 0.5, 0.3, "zero"), MultiStep, 3, 0.9),
     "mamlpp at first": (MAMLPP(WAY, 0.125, 2, 0.5, 0.3), MultiStep, 3, 0.1),
@@ -45,7 +45,7 @@ def test_both_engines_have_the_same_losses_and_meta_gradients(case):
     algorithm, kind, steps, progress = CASES[case]
     aim = objective(kind, algorithm, steps)
     loop, slow = outer(Learn2Learn(), aim, net_of(algorithm), episodes(), progress)
-    fast, quick = outer(Vectorised(None), aim, net_of(algorithm), episodes(), progress)
+    fast, quick = outer(Vectorized(None), aim, net_of(algorithm), episodes(), progress)
     assert max(g.abs().max() for g in slow.values()) > 1e-3
     assert (loop.loss - fast.loss).abs().max() < 1e-10
     assert torch.equal(loop.correct, fast.correct)
@@ -71,7 +71,7 @@ def test_with_a_head_made_for_each_task_learned_steps_start_as_mamls(head: HeadI
 
 
 @pytest.mark.parametrize("head", ["learned", "zero", "prototype", "knn"])
-@pytest.mark.parametrize("engine", [Learn2Learn(), Vectorised(None)], ids=["learn2learn", "vectorised"])
+@pytest.mark.parametrize("engine", [Learn2Learn(), Vectorized(None)], ids=["learn2learn", "vectorized"])
 def test_reptiles_gradient_of_the_body_is_theta_minus_phi_whatever_the_head(engine, head: HeadInit):
     algorithm, batch = Reptile(WAY, 1e-2, 0.9, 4, head), episodes()
     net = net_of(algorithm)

@@ -7,13 +7,13 @@ import torch
 from easyfsl.methods import PrototypicalNetworks
 from torch import nn
 
-from metalab import train
-from metalab.algorithms.protonet import ProtoNet
-from metalab.errors import UserError
-from metalab.interfaces import Batch
-from metalab.objectives.judge import cross_entropy, together
-from metalab.objectives.losses import binary_cross_entropy
-from metalab.objectives.query import QueryLoss
+from metalab.algorithms.metric_based.protonet import ProtoNet
+from metalab.algorithms.objectives.losses import binary_cross_entropy
+from metalab.algorithms.objectives.prediction import cross_entropy, predict_transductive
+from metalab.algorithms.objectives.query_loss import QueryLoss
+from metalab.core.errors import UserError
+from metalab.core.interfaces import Batch
+from metalab.training import train
 from tests.algorithms.metric_cases import WAY, apart, episodes, net_of, one
 
 
@@ -45,7 +45,7 @@ def test_a_temperature_divides_the_distances_and_may_be_learned():
     algorithm = ProtoNet(WAY, temperature=0.25, learned_temperature=True)
     assert algorithm.parts(nn.Identity(), 4)["sharpness"].get_parameter("log").exp().item() == pytest.approx(0.25)
     far, gradient = apart(
-        QueryLoss(algorithm, 0, cross_entropy, cross_entropy, together), net_of(algorithm), episodes()
+        QueryLoss(algorithm, 0, cross_entropy, cross_entropy, predict_transductive), net_of(algorithm), episodes()
     )
     assert far < 1e-10
     assert gradient["sharpness.log"].abs() > 0
@@ -78,7 +78,7 @@ def test_without_unlabelled_images_or_steps_nothing_is_refined():
 def test_both_engines_agree_with_unlabelled_images(loss):
     algorithm = ProtoNet(WAY, 2)
     net = net_of(algorithm)
-    far, _ = apart(QueryLoss(algorithm, 0, cross_entropy, loss, together), net, episodes(unlabelled=4))
+    far, _ = apart(QueryLoss(algorithm, 0, cross_entropy, loss, predict_transductive), net, episodes(unlabelled=4))
     assert far < 1e-10
 
 

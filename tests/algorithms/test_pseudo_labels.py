@@ -4,14 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from metalab.algorithms.finetune import Finetune
+from metalab.algorithms.objectives.prediction import cross_entropy
+from metalab.algorithms.objectives.query_loss import QueryLoss
+from metalab.algorithms.transfer_learning.finetune import Finetune
+from metalab.core.errors import UserError
+from metalab.core.interfaces import Batch, Episode
 from metalab.engines.learn2learn import Learn2Learn, TaskLearner
-from metalab.engines.vectorised import Vectorised
-from metalab.errors import UserError
-from metalab.interfaces import Batch, Episode
-from metalab.measure import outcome
-from metalab.objectives.judge import cross_entropy
-from metalab.objectives.query import QueryLoss
+from metalab.engines.vectorized import Vectorized
+from metalab.evaluation.measure import outcome
 from tests.algorithms.made import WAY, episodes, objective
 from tests.algorithms.test_transfer import net
 
@@ -30,7 +30,7 @@ def test_four_steps_are_those_worked_by_hand_the_last_two_with_pseudo_labels():
     support = Batch(*(t[0] for t in episode.support))
     *_, model = algorithm(0.3).adapt(TaskLearner(made, False), support, cross_entropy, 4)
     with torch.no_grad():
-        f = made("features", support.x).flatten(1)  # of two passes, as their batches are normalised apart
+        f = made("features", support.x).flatten(1)  # of two passes, as their batches are normalized apart
         u = made("features", support.unlabelled).flatten(1)
     weight, bias = torch.zeros(WAY, f.shape[1], dtype=f.dtype), torch.zeros(WAY, dtype=f.dtype)
     for step in range(4):
@@ -52,7 +52,7 @@ def test_both_engines_agree_and_the_unlabelled_images_change_the_result():
     def loss(engine, pseudo: float) -> torch.Tensor:
         return outcome(engine, objective(QueryLoss, algorithm(pseudo), 4), made, episode, "running").loss
 
-    assert (loss(Learn2Learn(), 1.0) - loss(Vectorised(None), 1.0)).abs().max() < 1e-10
+    assert (loss(Learn2Learn(), 1.0) - loss(Vectorized(None), 1.0)).abs().max() < 1e-10
     assert (loss(Learn2Learn(), 1.0) - loss(Learn2Learn(), 0.0)).abs().min() > 1e-6
 
 

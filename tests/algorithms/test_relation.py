@@ -8,19 +8,23 @@ import torch
 from easyfsl.methods import RelationNetworks
 from torch import nn
 
-from metalab import train
-from metalab.algorithms.relation import RelationNet
-from metalab.checkpoint import load
-from metalab.errors import UserError
-from metalab.interfaces import Batch
+from metalab.algorithms.metric_based.relation import RelationNet
+from metalab.algorithms.objectives.losses import (
+    binary_cross_entropy,
+    binary_cross_entropy_of_shares,
+    mean_squared_error,
+)
+from metalab.algorithms.objectives.prediction import PREDICTIONS, cross_entropy, predict_transductive
+from metalab.algorithms.objectives.query_loss import QueryLoss
+from metalab.core.errors import UserError
+from metalab.core.interfaces import Batch
 from metalab.models.backbones import Conv4, ResNet12
 from metalab.models.layers import running_statistics
-from metalab.models.relation import map_shape
-from metalab.objectives.judge import PREDICTIONS, cross_entropy, together
-from metalab.objectives.losses import binary_cross_entropy, binary_cross_entropy_of_shares, mean_squared_error
-from metalab.objectives.query import QueryLoss
-from metalab.recipe import recipe
+from metalab.models.relation_module import map_shape
+from metalab.tracking.checkpoint import load
+from metalab.training import train
 from tests.algorithms.metric_cases import SIZE, WAY, apart, episodes, learner_of, net_of, one
+from tests.configs import training_setup
 
 
 def relation(pool="sum", way=WAY):
@@ -74,10 +78,12 @@ def test_the_share_of_a_softmax_is_a_yes_where_logits_are_never_above_0():
 
 
 def test_training_takes_the_papers_loss_and_clips_the_gradients_norm_at_one_half(small, monkeypatch, tmp_path):
-    r = recipe(small("algo=relation"))
+    r = training_setup(small("algo=relation"))
     assert r.objective().objective.outer is mean_squared_error  # type: ignore[attr-defined]
     assert r.clip.clip_norm == 0.5
-    other = recipe(small("algo=relation", "algo.episode_loss=metalab.objectives.losses.binary_cross_entropy"))
+    other = training_setup(
+        small("algo=relation", "algo.episode_loss=metalab.algorithms.objectives.binary_cross_entropy")
+    )
     assert other.objective().objective.outer is binary_cross_entropy  # type: ignore[attr-defined]
     with pytest.raises(UserError, match=re.escape("algo.episode_loss=metalab.nothing.here")):
         train.run(small("algo.episode_loss=metalab.nothing.here"), tmp_path)
@@ -119,7 +125,9 @@ def test_the_supports_statistics_are_those_of_all_its_pairs():
 def test_both_engines_agree(pool):
     algorithm = relation(pool)
     net = net_of(algorithm, pooled=2)
-    far, gradient = apart(QueryLoss(algorithm, 0, cross_entropy, mean_squared_error, together), net, episodes())
+    far, gradient = apart(
+        QueryLoss(algorithm, 0, cross_entropy, mean_squared_error, predict_transductive), net, episodes()
+    )
     assert far < 1e-10
     assert any(n.startswith("relation.") and g.abs().max() > 0 for n, g in gradient.items())
 

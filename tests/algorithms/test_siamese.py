@@ -6,12 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from metalab import train
-from metalab.algorithms.protonet import ProtoNet
-from metalab.algorithms.siamese import Siamese
-from metalab.errors import UserError
-from metalab.objectives.judge import cross_entropy, together
-from metalab.objectives.pairs import Pairs
+from metalab.algorithms.metric_based.protonet import ProtoNet
+from metalab.algorithms.metric_based.siamese import Siamese
+from metalab.algorithms.objectives.pairs import PairwiseLoss
+from metalab.algorithms.objectives.prediction import cross_entropy, predict_transductive
+from metalab.core.errors import UserError
+from metalab.training import train
 from tests.algorithms.metric_cases import WAY, apart, episodes, learner_of, net_of, one
 
 CHOICES = [
@@ -93,14 +93,16 @@ def test_a_query_is_of_the_class_of_the_support_most_alike(loss, distance):
 def test_both_engines_agree(loss, distance):
     algorithm = siamese(loss, distance, balanced=True)
     net = net_of(algorithm)
-    far, gradient = apart(Pairs(algorithm, 0, cross_entropy, cross_entropy, together), net, episodes())
+    far, gradient = apart(
+        PairwiseLoss(algorithm, 0, cross_entropy, cross_entropy, predict_transductive), net, episodes()
+    )
     assert far < 1e-10
     assert all(g.abs().max() > 0 for n, g in gradient.items() if not n.endswith(".0.bias"))
 
 
 def test_the_loss_of_pairs_falls_where_those_of_one_class_come_closer():
     algorithm = siamese(balanced=True)
-    objective = Pairs(algorithm, 0, cross_entropy, cross_entropy, together)
+    objective = PairwiseLoss(algorithm, 0, cross_entropy, cross_entropy, predict_transductive)
     net, batch = net_of(algorithm), episodes()
     right = objective(learner_of(net), one(batch), torch.zeros(()))  # type: ignore[arg-type]
     swapped = one(batch)._replace(query=one(batch).query._replace(y=(one(batch).query.y + 1) % WAY))
@@ -138,6 +140,8 @@ def test_what_does_not_go_together_is_refused(words, message, small, tmp_path):
 
 def test_pairs_take_an_algorithm_that_compares_pairs_and_no_loss_of_classes():
     with pytest.raises(UserError, match="takes an algorithm that compares pairs"):
-        Pairs(ProtoNet(3), 0, cross_entropy, cross_entropy, together)  # type: ignore[arg-type]
+        PairwiseLoss(ProtoNet(3), 0, cross_entropy, cross_entropy, predict_transductive)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="leave it out of reg"):
-        Pairs(siamese(), 0, cross_entropy, lambda model, batch: cross_entropy(model, batch), together)
+        PairwiseLoss(
+            siamese(), 0, cross_entropy, lambda model, batch: cross_entropy(model, batch), predict_transductive
+        )

@@ -9,12 +9,15 @@ import torch.nn.functional as F
 from easyfsl.methods import SimpleShot as Theirs
 from torch import nn
 
-from metalab import checkpoint, evaluate, train, trial
-from metalab.algorithms.simpleshot import SimpleShot
-from metalab.errors import UserError
+from metalab.algorithms.objectives.prediction import cross_entropy
+from metalab.algorithms.transfer_learning.simpleshot import SimpleShot
+from metalab.core.errors import UserError
+from metalab.evaluation import evaluate
 from metalab.models.layers import running_statistics
-from metalab.objectives.judge import cross_entropy
+from metalab.tracking import checkpoint
+from metalab.training import train
 from tests.algorithms.metric_cases import WAY, episodes, learner_of, net_of, one
+from tests.configs import net_in
 
 
 def logits(transform, net, support, x):
@@ -58,7 +61,7 @@ def test_the_centre_of_training_is_the_mean_feature_of_training_images(small, tm
     train.run(cfg, tmp_path)
     saved = checkpoint.load(tmp_path / "best.pt")
     found = saved["net"]["centre.running_mean"]
-    net = trial.rebuilt(cfg, saved)
+    net = net_in(cfg, saved)
     x = tiny["train"].images.float() / 255
     expected = net("features", x).flatten(1).mean(0)
     assert F.cosine_similarity(found, expected, dim=0) > 0.98  # on other images, in batches of their own
@@ -72,7 +75,7 @@ def test_it_takes_the_net_of_another_algorithms_run_and_says_what_it_leaves(smal
     cfg = small("algo=simpleshot", "data.absent=''", "task.train_way=null")
     evaluate.run([(tmp_path / "run", cfg)], tmp_path / "eval")
     assert json.loads((tmp_path / "eval" / "eval.json").read_text())["algo"] == "simpleshot"
-    net = trial.rebuilt(cfg, saved)
+    net = net_in(cfg, saved)
     x = tiny["train"].images[:: len(tiny["train"].images) // 1000 or 1].float() / 255
     with running_statistics():
         expected = net("features", x).flatten(1).mean(0)
@@ -89,18 +92,18 @@ def test_the_centre_is_of_the_runs_training_images_whatever_it_is_tested_on(smal
     run = tmp_path / "run"
     train.run(small("algo=maml", "train.meta_batch=1"), run)
     words = ("algo=simpleshot", "task.train_way=null", "data.absent=''")
-    here = trial.rebuilt(small(*words), checkpoint.load(run / "best.pt")).get_buffer("centre.running_mean")
+    here = net_in(small(*words), checkpoint.load(run / "best.pt")).get_buffer("centre.running_mean")
     other = ("data=glyphs", "data.images=8", f"data.cache={tmp_path}", "data.size=16")
     given = [word for word in words if "absent" not in word]
     cfg = small(*other, *given)
-    assert torch.equal(trial.rebuilt(cfg, checkpoint.load(run / "best.pt")).get_buffer("centre.running_mean"), here)
+    assert torch.equal(net_in(cfg, checkpoint.load(run / "best.pt")).get_buffer("centre.running_mean"), here)
     evaluate.run([(run, cfg)], tmp_path / "eval")
     saved = checkpoint.load(run / "best.pt")
     saved["data"]["train"] = "of other images"
     with pytest.raises(
         UserError, match=r"^algo=simpleshot takes the mean feature .* and there are others in their pla"
     ):
-        trial.rebuilt(cfg, saved)
-    saved["config"]["data"] = {"_target_": "metalab.data.folder.Folder"}
+        net_in(cfg, saved)
+    saved["config"]["data"] = {"_target_": "metalab.data.Folder"}
     with pytest.raises(UserError, match=r"^algo=simpleshot takes the mean feature .*, which are not at hand: "):
-        trial.rebuilt(cfg, saved)
+        net_in(cfg, saved)

@@ -9,20 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metalab.algorithms.baseline import Baseline, linear
-from metalab.algorithms.baselinepp import BaselinePP, Cosine
-from metalab.algorithms.feature_extraction import FeatureExtraction, logistic_regression
-from metalab.algorithms.finetune import Finetune
+from metalab.algorithms.components.heads import SGD, fit_head
+from metalab.algorithms.objectives.classification import ClassificationLoss
+from metalab.algorithms.objectives.prediction import cross_entropy
+from metalab.algorithms.objectives.query_loss import QueryLoss
+from metalab.algorithms.transfer_learning.baseline import Baseline, linear
+from metalab.algorithms.transfer_learning.baselinepp import BaselinePP, Cosine
+from metalab.algorithms.transfer_learning.feature_extraction import FeatureExtraction, logistic_regression
+from metalab.algorithms.transfer_learning.finetune import Finetune
+from metalab.core.interfaces import Algorithm, Batch, Episode
 from metalab.engines.learn2learn import Learn2Learn, TaskLearner, task
-from metalab.engines.vectorised import Vectorised
-from metalab.ingredients.heads import SGD, fit_head
-from metalab.interfaces import Algorithm, Batch, Episode
-from metalab.measure import outcome
+from metalab.engines.vectorized import Vectorized
+from metalab.evaluation.measure import outcome
 from metalab.models.layers import estimate_running, running_statistics
-from metalab.models.net import Net
-from metalab.objectives.classify import Classify
-from metalab.objectives.judge import cross_entropy
-from metalab.objectives.query import QueryLoss
+from metalab.models.meta_net import Net
 from tests.algorithms.made import WAY, episodes, far, net_of, objective, outer
 
 SGD_ = (2, 4, 0.01, 0.9, 0.9, 1e-3)  # epochs, batch, lr, momentum, dampening, weight decay
@@ -58,12 +58,13 @@ def test_both_engines_train_and_test_alike(case):
     algorithm, steps = CASES[case]
     made, batch = net(algorithm), mini_batches()
     (loop, slow), (fast, quick) = (
-        outer(engine, objective(Classify, algorithm, 0), made, batch) for engine in (Learn2Learn(), Vectorised(None))
+        outer(engine, objective(ClassificationLoss, algorithm, 0), made, batch)
+        for engine in (Learn2Learn(), Vectorized(None))
     )
     assert (loop.loss - fast.loss).abs().max() < 1e-10
     assert far(slow, quick) < 1e-10
     aim = objective(QueryLoss, algorithm, steps)
-    expected, got = (outcome(engine, aim, made, episodes(), "running") for engine in (Learn2Learn(), Vectorised(None)))
+    expected, got = (outcome(engine, aim, made, episodes(), "running") for engine in (Learn2Learn(), Vectorized(None)))
     assert (expected.loss - got.loss).abs().max() < 1e-10
     assert (expected.loss - math.log(WAY)).abs().min() > 1e-6
 
@@ -71,7 +72,7 @@ def test_both_engines_train_and_test_alike(case):
 def test_the_classifiers_gradient_is_that_of_plain_training():
     algorithm = CASES["baseline"][0]
     made, batch = net(algorithm), mini_batches()
-    _, got = outer(Learn2Learn(), objective(Classify, algorithm, 0), made, batch)
+    _, got = outer(Learn2Learn(), objective(ClassificationLoss, algorithm, 0), made, batch)
     made.zero_grad()
     for x, y in zip(batch.query.x, batch.query.y, strict=True):
         (F.cross_entropy(made("logits", x), y) / 2).backward()

@@ -3,18 +3,18 @@
 import torch
 from torch import nn
 
-from metalab.algorithms.anil import ANIL
-from metalab.algorithms.imaml import IMAML
-from metalab.algorithms.maml import MAML
-from metalab.algorithms.protonet import ProtoNet
-from metalab.algorithms.reptile import Reptile
-from metalab.interfaces import Algorithm, Batch, Episode
+from metalab.algorithms.gradient_based.anil import ANIL
+from metalab.algorithms.gradient_based.imaml import IMAML
+from metalab.algorithms.gradient_based.maml import MAML
+from metalab.algorithms.gradient_based.reptile import Reptile
+from metalab.algorithms.metric_based.protonet import ProtoNet
+from metalab.algorithms.objectives.implicit_gradient import ImplicitGradient
+from metalab.algorithms.objectives.parameter_distance import ParameterDistance
+from metalab.algorithms.objectives.query_loss import QueryLoss
+from metalab.core.interfaces import Algorithm, Batch, Episode
 from metalab.models.backbones import Conv4
-from metalab.models.layers import Normalise
-from metalab.models.net import Net
-from metalab.objectives.distance import ParameterDistance
-from metalab.objectives.implicit import Implicit
-from metalab.objectives.query import QueryLoss
+from metalab.models.layers import Normalize
+from metalab.models.meta_net import Net
 
 WAY, SHOT, QUERY, TASKS, SIZE = 3, 2, 2, 3, 16
 PROGRESS = torch.zeros(())
@@ -22,7 +22,7 @@ CASES = {
     "maml": (MAML(WAY, 0.4, False, "learned"), QueryLoss, 2),
     "anil": (ANIL(WAY, 0.4, False, "learned"), QueryLoss, 2),
     "reptile": (Reptile(WAY, 1e-2, 0.9, 4), ParameterDistance, 3),
-    "imaml": (IMAML(WAY, 0.1, 2.0, 2, 0.0), Implicit, 2),
+    "imaml": (IMAML(WAY, 0.1, 2.0, 2, 0.0), ImplicitGradient, 2),
     "protonet": (ProtoNet(WAY), QueryLoss, 0),
 }
 
@@ -40,7 +40,7 @@ def episodes() -> Episode:
 def net_of(algorithm: Algorithm) -> Net:
     torch.manual_seed(0)
     inside = Conv4(4, 4, False, False).build(1, SIZE)
-    net = Net(Normalise([0.0], [1.0]), inside, nn.Sequential(), algorithm.parts(inside, 4)).double()
+    net = Net(Normalize([0.0], [1.0]), inside, nn.Sequential(), algorithm.parts(inside, 4)).double()
     with torch.no_grad():
         for name, p in net.named_parameters():
             if name.startswith(("body.", "head.")):

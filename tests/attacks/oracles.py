@@ -9,12 +9,12 @@ import torchattacks
 from torch import Tensor, nn
 
 from metalab.attacks.apgd import APGD
+from metalab.attacks.base import Attack, length
 from metalab.attacks.fab import FAB
 from metalab.attacks.fgsm import FGSM
 from metalab.attacks.pgd import PGD
-from metalab.attacks.steps import Attack, length
-from metalab.interfaces import Batch, Model
-from metalab.objectives.robust import withstood
+from metalab.core.interfaces import Batch, Model
+from metalab.evaluation.robust_objective import withstood
 
 EPS, L2, STEPS = 8 / 255, 0.8, 10
 

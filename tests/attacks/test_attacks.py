@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from metalab.attacks.apgd import APGD, checkpoints
-from metalab.attacks.auto import Auto
+from metalab.attacks.autoattack import AutoAttack
+from metalab.attacks.base import Attack, Norm, direction, into_ball, length, random_in_ball
 from metalab.attacks.fab import FAB
 from metalab.attacks.fgsm import FGSM
 from metalab.attacks.pgd import PGD, TargetedPGD
 from metalab.attacks.square import Square
-from metalab.attacks.steps import Attack, Norm, direction, into_ball, length, random_in_ball
-from metalab.interfaces import Batch
-from metalab.objectives.robust import withstood
+from metalab.core.interfaces import Batch
+from metalab.evaluation.robust_objective import withstood
 
 EPS = 24 / 255
 
@@ -30,7 +30,7 @@ def make(eps: float, norm: Norm = "linf") -> dict[str, Attack]:
         "apgd": APGD(eps, norm, 12, 1, "cross_entropy", 0),
         "apgd_targeted": APGD(eps, norm, 12, 1, "dlr", 3),
         "fab": FAB(eps, norm, 12, 2, 9),
-        "auto": Auto(eps, norm, 5, 1, 2, 20),
+        "auto": AutoAttack(eps, norm, 5, 1, 2, 20),
         "square": Square(eps, norm, 60, 0.8),
     }
 
@@ -104,15 +104,17 @@ def test_the_parts_of_auto_get_the_images_that_are_left_and_fool_as_many(trained
         asked.append(len(images))
         return net(images)
 
-    whole = [withstood(Auto(0.06, "linf", 10, 1, 4, 50), net, batch, [])]
+    whole = [withstood(AutoAttack(0.06, "linf", 10, 1, 4, 50), net, batch, [])]
     dead: list[Tensor] = []
-    whole.append(withstood(Auto(0.06, "linf", 10, 1, 4, 50), counted, batch, dead, drop=True))
+    whole.append(withstood(AutoAttack(0.06, "linf", 10, 1, 4, 50), counted, batch, dead, drop=True))
     assert 0 < whole[1].sum() < len(batch.y)
     assert (whole[0] != whole[1]).sum() <= 1  # their random starts differ
     assert asked == sorted(asked, reverse=True)
     assert asked[0] == len(batch.y)
     assert asked[-1] < asked[0]
-    assert not withstood(Auto(1.0, "linf", 10, 1, 4, 50), net, batch, [], drop=True).any()  # none left for the last
+    assert not withstood(
+        AutoAttack(1.0, "linf", 10, 1, 4, 50), net, batch, [], drop=True
+    ).any()  # none left for the last
 
 
 def test_pgd_takes_as_many_passes_as_it_has_steps(trained):

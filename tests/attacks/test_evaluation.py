@@ -10,10 +10,11 @@ import torch
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from metalab import evaluate, train
 from metalab.attacks.build import Shared
-from metalab.attacks.records import mismatch, worst
-from metalab.errors import UserError
+from metalab.core.errors import UserError
+from metalab.evaluation import evaluate
+from metalab.evaluation.robustness import mismatch, worst
+from metalab.training import train
 
 RUNS = {
     "protonet": ("train.steps=20", "train.val_every=20"),
@@ -54,7 +55,7 @@ def test_zero_gradients_are_the_mean_over_the_episodes_that_had_any(result):
     """With one query a class, some episodes have none that is right, and attack=auto then takes no gradient."""
     words = ("task.query=1", "eval.episodes=30", "eval.batch=30", "attack=auto", "attack.auto.steps=2")
     few = ("attack.auto.targets=0", "attack.auto.queries=0")
-    for engine in ("learn2learn", "vectorised"):
+    for engine in ("learn2learn", "vectorized"):
         record, _ = result("maml", *words, *few, f"engine={engine}", "eval.bn=support")
         assert 0 <= record["attacks"][0]["zero_gradients"] <= 1
 
@@ -134,7 +135,7 @@ def test_the_support_can_be_attacked(result, on, support, capsys):
 
 def test_maml_is_attacked_through_its_inner_step_on_both_engines(result):
     words = ("attack=pgd", "attack.pgd.steps=3", "attack.on=support", "eval.eps=[0,51]", "eval.bn=support")
-    for engine in ("learn2learn", "vectorised"):
+    for engine in ("learn2learn", "vectorized"):
         record, _ = result("maml", *words, f"engine={engine}")
         zero, much = record["attacks"]
         assert zero["accuracy"] == record["accuracy"]

@@ -7,8 +7,8 @@ import torchattacks
 from scipy.optimize import linprog, minimize
 from torch import Tensor, nn
 
+from metalab.attacks.base import Norm, length
 from metalab.attacks.fab import FAB, onto_boundary
-from metalab.attacks.steps import Norm, length
 
 
 def smallest(x: np.ndarray, slope: np.ndarray, value: float, norm: Norm) -> float:

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from metalab.attacks.base import gradient
 from metalab.attacks.losses import best_other, chosen, divergence, dlr, margin, targeted, targets
-from metalab.attacks.steps import gradient
 
 
 def test_a_saturated_net_has_zero_cross_entropy_gradient_and_the_margin_has_not():

@@ -7,17 +7,17 @@ import torch
 import torchattacks
 from torch import Tensor, nn
 
-from metalab.algorithms.maml import MAML
-from metalab.algorithms.protonet import ProtoNet
+from metalab.algorithms.gradient_based.maml import MAML
+from metalab.algorithms.metric_based.protonet import ProtoNet
+from metalab.algorithms.objectives.prediction import cross_entropy
+from metalab.attacks.base import Attack, length
 from metalab.attacks.square import Square
-from metalab.attacks.steps import Attack, length
-from metalab.data.episodes import Episodes
+from metalab.core.interfaces import Algorithm, Batch, Model
+from metalab.data.sampling.episode_sampler import EpisodeSampler
 from metalab.engines.learn2learn import TaskLearner, task
-from metalab.interfaces import Algorithm, Batch, Model
 from metalab.models.backbones import Conv4
-from metalab.models.layers import Normalise, estimate_running, running_statistics
-from metalab.models.net import Net
-from metalab.objectives.judge import cross_entropy
+from metalab.models.layers import Normalize, estimate_running, running_statistics
+from metalab.models.meta_net import Net
 from tests.attacks.oracles import FURTHER, PAIRS, Adapted, ours
 
 CPU = torch.device("cpu")
@@ -28,22 +28,22 @@ ONE = ProtoNet(5)
 def net(tiny) -> Net:
     """A ProtoNet after some steps on the tiny data, with running statistics."""
     torch.manual_seed(0)
-    net = Net(Normalise([0.3], [0.3]), Conv4(8, 3, False, False).build(1, 16), nn.Sequential(), {})
-    optimiser = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9)
-    source = Episodes(tiny["train"], 5, 1, 5, 1, 0, "train", CPU)
+    net = Net(Normalize([0.3], [0.3]), Conv4(8, 3, False, False).build(1, 16), nn.Sequential(), {})
+    optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9)
+    source = EpisodeSampler(tiny["train"], 5, 1, 5, 1, 0, "train", CPU)
     for step in range(80):
         support, query = task(source(step), 0)
         [model] = ProtoNet(5).adapt(TaskLearner(net, True), support, cross_entropy, 0)  # type: ignore[arg-type]
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         cross_entropy(model, query).backward()
-        optimiser.step()
+        optimizer.step()
     estimate_running(net, [lambda i=i: net("features", source(100 + i).query.x[0]) for i in range(20)])
     return net.eval()
 
 
 def compare(
     net: Net,
-    source: Episodes,
+    source: EpisodeSampler,
     episodes: int,
     attack: Attack,
     oracle: Callable[[Model, Batch], Tensor],
@@ -71,14 +71,14 @@ def judge(found: tuple[float, float, float], name: str, allowed: float) -> None:
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_oracles_agree_on_some_episodes(name, net, tiny):
-    source = Episodes(tiny["test"], 5, 1, 7, 1, 0, "test", CPU)
+    source = EpisodeSampler(tiny["test"], 5, 1, 7, 1, 0, "test", CPU)
     judge(compare(net, source, 8, *PAIRS[name]), name, 3.0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*PAIRS, *FURTHER])
 def test_oracles_agree_within_a_point_over_200_episodes(name, net, tiny):
-    source = Episodes(tiny["test"], 5, 1, 7, 1, 0, "test", CPU)
+    source = EpisodeSampler(tiny["test"], 5, 1, 7, 1, 0, "test", CPU)
     judge(compare(net, source, 200, *{**PAIRS, **FURTHER}[name]), name, 1.0)
 
 
@@ -87,8 +87,8 @@ def test_oracles_agree_within_a_point_over_200_episodes(name, net, tiny):
 def test_oracles_agree_on_a_net_adapted_by_mamls_steps(name, net, tiny):
     """With the head that equals a ProtoNet's, moved by two inner steps with all of the net."""
     adapted = MAML(5, 0.01, False, "prototype")
-    with_head = Net(net.normalise, net.body, nn.Sequential(), adapted.parts(net.body, 8)).eval()  # type: ignore[arg-type]
-    source = Episodes(tiny["test"], 5, 1, 7, 1, 0, "test", CPU)
+    with_head = Net(net.normalize, net.body, nn.Sequential(), adapted.parts(net.body, 8)).eval()  # type: ignore[arg-type]
+    source = EpisodeSampler(tiny["test"], 5, 1, 7, 1, 0, "test", CPU)
     judge(compare(with_head, source, 200, *{**PAIRS, **FURTHER}[name], algorithm=adapted), name, 1.0)
 
 
@@ -103,7 +103,7 @@ def test_square_under_l2_finds_what_torchattacks_finds_over_40_episodes(eps, net
         assert length(x - query.x).max() <= eps + 1e-5
         return model(x).argmax(1) == query.y
 
-    source = Episodes(tiny["test"], 5, 1, 7, 1, 0, "test", CPU)
+    source = EpisodeSampler(tiny["test"], 5, 1, 7, 1, 0, "test", CPU)
     end, tried, theirs = compare(net, source, 40, Square(eps, "l2", 200, 0.8), oracle)
     clean, *_ = compare(net, source, 40, Square(0.0, "l2", 1, 0.8), lambda model, query: query.y == query.y)
     assert all(10 < kept < clean - 10 for kept in (end, tried, theirs))

@@ -6,11 +6,11 @@ import pytest
 
 from metalab.attacks.build import attacks
 from metalab.attacks.pgd import PGD
-from metalab.errors import UserError
+from metalab.core.errors import UserError
 
 NODE = {"eps": 8.0, "norm": "linf", "on": "query"}
 
-ONE = {"_target_": "metalab.attacks.pgd.PGD", "steps": 20, "step": None, "random_start": True, "restarts": 1}
+ONE = {"_target_": "metalab.attacks.PGD", "steps": 20, "step": None, "random_start": True, "restarts": 1}
 
 PGD_NODE = ONE | {"loss": "margin"}
 
@@ -41,7 +41,7 @@ def test_255ths_are_converted_once():
         ({"pgd": PGD_NODE}, [], "eval.eps=[]: expected sizes in 255ths, as in eval.eps=[0,2,8]"),
         ({}, [8.0], "eval.eps asks for a curve and no attack is chosen; type attack=pgd as well"),
         (
-            {"norm": "l2", "s": {"_target_": "metalab.attacks.square.Square", "queries": 9, "share": 1.8}},
+            {"norm": "l2", "s": {"_target_": "metalab.attacks.Square", "queries": 9, "share": 1.8}},
             None,
             "Square has share=1.8; a part of the image above 0 and at most 1 is expected",
         ),

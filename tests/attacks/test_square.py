@@ -8,11 +8,11 @@ import torchattacks
 from torch import nn
 from torch.func import vmap
 
-from metalab.attacks.auto import Auto
+from metalab.attacks.autoattack import AutoAttack
+from metalab.attacks.base import length
 from metalab.attacks.square import Square
 from metalab.attacks.square_l2 import moved, profile, tiled
-from metalab.attacks.steps import length
-from metalab.attacks.windows import inside, window
+from metalab.attacks.square_windows import inside, window
 from tests.attacks.test_attacks import left
 
 
@@ -130,6 +130,6 @@ def test_each_task_draws_for_itself_under_vmap_and_stays_in_the_ball(trained):
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_auto_ends_with_square_under_both_norms(norm):
-    kinds = [type(part).__name__ for part in Auto(0.1, norm, 5, 1, 2, 20).parts()]
+    kinds = [type(part).__name__ for part in AutoAttack(0.1, norm, 5, 1, 2, 20).parts()]
     assert kinds == ["APGD", "APGD", "APGD", "FAB", "Square"]
-    assert "Square" not in [type(part).__name__ for part in Auto(0.1, norm, 5, 1, 2, 0).parts()]
+    assert "Square" not in [type(part).__name__ for part in AutoAttack(0.1, norm, 5, 1, 2, 0).parts()]

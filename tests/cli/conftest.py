@@ -6,8 +6,9 @@ import types
 
 import pytest
 
-import metalab
-from metalab import cli
+import metalab.evaluation
+import metalab.training
+from metalab.cli import main
 from tests.cli.bench import Bench
 
 
@@ -17,10 +18,10 @@ def bench(monkeypatch, capsys, tmp_path):
     train, evaluate = types.ModuleType("train"), types.ModuleType("evaluate")
     train.run = bench.train  # type: ignore[attr-defined]
     evaluate.run = lambda runs, out: bench.evaluated.append((runs, out))  # type: ignore[attr-defined]
-    monkeypatch.setattr(metalab, "train", train, raising=False)
-    monkeypatch.setattr(metalab, "evaluate", evaluate, raising=False)
-    monkeypatch.setattr(cli, "_failed", [])
-    monkeypatch.setattr("metalab.matrix.write", lambda jobs, told: None)  # nothing was evaluated
+    monkeypatch.setattr(metalab.training, "train", train, raising=False)
+    monkeypatch.setattr(metalab.evaluation, "evaluate", evaluate, raising=False)
+    monkeypatch.setattr(main, "_failed", [])
+    monkeypatch.setattr("metalab.tracking.sweep_table.write", lambda jobs, told: None)  # nothing was evaluated
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delenv("COMP_LINE", raising=False)
     monkeypatch.chdir(tmp_path)

@@ -5,9 +5,9 @@ import os
 import pytest
 from PIL import Image
 
-from metalab.datacli import report, sheet
-from metalab.datacli.leaks import Leaks
-from metalab.errors import UserError
+from metalab.cli.data import contact_sheet, leak_report
+from metalab.core.errors import UserError
+from metalab.data.identity.leaks import Leaks
 
 
 @pytest.fixture(autouse=True)
@@ -15,7 +15,7 @@ def _nothing_is_read(monkeypatch):
     def refuse(*_):
         raise AssertionError("the work was begun")
 
-    monkeypatch.setattr("metalab.datacli.command._composed", refuse)
+    monkeypatch.setattr("metalab.cli.data.commands._composed", refuse)
 
 
 @pytest.mark.parametrize("word", ["data.cache=/x", "glyphs", "data.cache=/x --config-dir conf", "--config-dir conf x"])
@@ -62,6 +62,6 @@ def test_what_can_be_written_is_begun(bench, tmp_path):
 def test_what_cannot_be_written_after_all_is_one_message(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"a\.png cannot be written \(.*\): type another place as out="):
-        sheet.save(Image.new("L", (1, 1)), tmp_path / "file" / "a.png")
+        contact_sheet.save(Image.new("L", (1, 1)), tmp_path / "file" / "a.png")
     with pytest.raises(UserError, match=r"file cannot be written \(File exists\): type another place as out="):
-        report.written(tmp_path / "file", {}, Leaks({}, [], [], []))
+        leak_report.write_leak_report(tmp_path / "file", {}, Leaks({}, [], [], []))

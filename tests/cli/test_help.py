@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import metalab
-from metalab import cli
-from metalab.errors import UserError
+from metalab.cli import main
+from metalab.core.errors import UserError
 from tests.cli.bench import ROOT, run
 
 
@@ -19,8 +19,8 @@ def test_help_and_version(bench):
     for words in ([], ["--help"], ["-h"]):
         code, out, _ = bench(*words)
         assert code == 0
-        assert out == cli.USAGE
-    assert "metalab eval run=FOLDER" in cli.USAGE
+        assert out == main.USAGE
+    assert "metalab eval run=FOLDER" in main.USAGE
     assert bench("--version") == (0, f"metalab {metalab.__version__}\n", "")
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from metalab.errors import UserError
+from metalab.core.errors import UserError
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_no_run_is_looked_for_all_over_the_disk(bench, tmp_path, monkeypatch):
     deep = tmp_path.joinpath(*"abcdefgh")
     deep.mkdir(parents=True)
     (deep / "best.pt").touch()
-    monkeypatch.setattr("metalab.config.MOST", 3)
+    monkeypatch.setattr("metalab.tracking.run_folder.MOST", 3)
     (tmp_path / "a/best.pt").touch()
     code, _, err = bench("eval", f"run={tmp_path}")
     assert (code, err) == (

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from metalab.check import check
-from metalab.config import build
-from metalab.data.folder import Folder
-from metalab.data.store import cache_folder
-from metalab.errors import UserError
-from metalab.models.pretrained import Torchvision
-from metalab.paths import given_path, typed
-from metalab.settle import settle
+from metalab.config.instantiate import build
+from metalab.config.paths import given_path, typed
+from metalab.config.root import validate_root
+from metalab.config.validate import check_type
+from metalab.core.errors import UserError
+from metalab.data.datasets.folder import Folder
+from metalab.data.storage.store import cache_folder
+from metalab.models.torchvision_backbone import Torchvision
 from tests.data.folder import tree
 
 
@@ -65,7 +65,7 @@ def test_an_empty_folder_of_data_is_not_the_current_one(small, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     cfg = small("data=folder", f"data.{key}='{value}'")
     with pytest.raises(UserError, match=rf"^data\.{key}= is empty: expected a path"):
-        settle(cfg)
+        validate_root(cfg)
     tree(tmp_path / "images")
     cfg.data.update({"root": str(tmp_path / "images"), "cache": str(tmp_path)} | {key: value})
     with pytest.raises(UserError, match=rf"^data\.{key}= is empty: expected a path"):
@@ -128,9 +128,9 @@ def test_the_home_folder_is_written_out_for_what_hydra_writes(bench, home, tmp_p
 
 def test_the_home_folder_is_written_out_for_data(home, tmp_path):
     assert cache_folder("~/c") == home / "c"
-    assert check("~/c", Path, "x") == home / "c"
+    assert check_type("~/c", Path, "x") == home / "c"
     with pytest.raises(UserError, match="expected a path"):
-        check("", Path, "x")
+        check_type("", Path, "x")
     with pytest.raises(UserError, match=r"data\.root=~/nowhere does not exist"):
         Folder("~/nowhere", str(tmp_path), 28, 3, [0.6, 0.2, 0.2], 0, False).load("train")
     with pytest.raises(UserError, match=rf"backbone\.weights={home}/w\.pt: neither a file"):

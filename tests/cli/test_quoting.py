@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metalab.quoting import readable
+from metalab.cli.quoting import quote_override
 from tests.cli.bench import ROOT
 
 PATHS = ["/x/plä", "/x/été (1)", "/x/(a)", "/x/a=b", "/x/it's", "/x/a{1}", "~/x", "/x/a#b", "/x/a,b=c", '/x/"q" é\\']
@@ -57,7 +57,7 @@ def test_sweeps_and_lists_of_runs_with_odd_letters(bench, tmp_path):
     ],
 )  # fmt: skip
 def test_what_hydra_reads_stays_as_typed(word, multirun):
-    assert readable(word, multirun) == word
+    assert quote_override(word, multirun) == word
 
 
 @pytest.mark.parametrize("pattern", [r"video(\d+)_", r"frame\(\d+\)", "[0-9]", r"_(\d{1,2})\.png", "a,b", "(a|é)=', "])

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from metalab import provenance, streams, train
-from metalab.data import store
-from metalab.errors import UserError
-from metalab.progress import screen
+from metalab.cli import streams
+from metalab.core.errors import UserError
+from metalab.data.storage import store
+from metalab.tracking import provenance
+from metalab.tracking.progress import screen
+from metalab.training import train
 from tests.cli.bench import METALAB, run
 
 FULL = Path("/dev/full")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from metalab.data.cifar100 import ARCHIVE, CLASSES, FOLDER
+from metalab.data.datasets.photos.cifar100 import ARCHIVE, CLASSES, FOLDER
 
 NAMES = sorted(CLASSES)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-import metalab.data.omniglot as module
+import metalab.data.datasets.drawings.omniglot as module
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from scipy.io import savemat
 
-from metalab.data.cifar10 import ARCHIVE, BATCHES, CLASSES, FOLDER
-from metalab.data.mnist import KMNIST, MNIST, FashionMNIST
+from metalab.data.datasets.drawings.mnist import KMNIST, MNIST, FashionMNIST
+from metalab.data.datasets.photos.cifar10 import ARCHIVE, BATCHES, CLASSES, FOLDER
 
 FOUR = {"mnist": (MNIST, 10), "kmnist": (KMNIST, 10), "fashion_mnist": (FashionMNIST, 10)}
 

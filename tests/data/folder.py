@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metalab.data.folder import Folder
-from metalab.errors import UserError
+from metalab.core.errors import UserError
+from metalab.data.datasets.folder import Folder
 
 SPLITS = ("train", "val", "test")
 

@@ -2,8 +2,8 @@
 
 import torch
 
-from metalab.data.episodes import Episodes
-from metalab.interfaces import Split
+from metalab.core.interfaces import Split
+from metalab.data.sampling.episode_sampler import EpisodeSampler
 
 CPU = torch.device("cpu")
 
@@ -22,7 +22,7 @@ def make_split(classes=12, images: int | list[int] = 9, side=4, channels=1, **mo
 
 
 def make(split=None, way=5, shot=2, query=3, tasks=4, seed=0, stream="train", **more):
-    return Episodes(split or make_split(), way, shot, query, tasks, seed, stream, CPU, **more)
+    return EpisodeSampler(split or make_split(), way, shot, query, tasks, seed, stream, CPU, **more)
 
 
 def make_one(split, step):

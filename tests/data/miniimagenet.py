@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from metalab.data.sources import SPLITS, class_list
+from metalab.data.class_lists import SPLITS, class_list
 
 CLASSES = {wnid: split for split in SPLITS for wnid in class_list(f"miniimagenet_ravi_{split}")}
 

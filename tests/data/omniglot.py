@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from metalab.data.characters import SPLITS
-from metalab.data.sources import class_list
+from metalab.data.class_lists import class_list
+from metalab.data.datasets.drawings.omniglot_splits import SPLITS
 
 CHARACTERS = sorted(name for split in SPLITS for name in class_list(f"omniglot_vinyals_{split}"))
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from metalab.data.records import Record
+from metalab.data.storage.writer import Record
 
 RECIPE = {"data": "toy", "size": 5}
 

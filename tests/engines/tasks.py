@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor, nn
 
-from metalab.algorithms.maml import MAML
-from metalab.algorithms.protonet import ProtoNet
-from metalab.interfaces import Algorithm, Batch, Engine, Episode, TaskResult
+from metalab.algorithms.gradient_based.maml import MAML
+from metalab.algorithms.metric_based.protonet import ProtoNet
+from metalab.algorithms.objectives.prediction import PREDICTIONS, cross_entropy
+from metalab.algorithms.objectives.query_loss import QueryLoss
+from metalab.core.interfaces import Algorithm, Batch, Engine, Episode, TaskResult
 from metalab.models.backbones import Conv4
-from metalab.models.layers import Normalise
-from metalab.models.net import Net
-from metalab.objectives.judge import PREDICTIONS, cross_entropy
-from metalab.objectives.query import QueryLoss
+from metalab.models.layers import Normalize
+from metalab.models.meta_net import Net
 
 WAY, SHOT, QUERY, TASKS, SIZE = 3, 2, 2, 5, 16
 
@@ -34,7 +34,7 @@ def episodes(dtype: torch.dtype = torch.float64) -> Episode:
 def net_of(algorithm: Algorithm, drop: nn.Module | None = None, dtype: torch.dtype = torch.float64) -> Net:
     torch.manual_seed(0)
     body = Conv4(4, 4, False, False).build(1, SIZE)
-    net = Net(Normalise([0.0], [1.0]), body, drop or nn.Sequential(), algorithm.parts(body, 4)).double()
+    net = Net(Normalize([0.0], [1.0]), body, drop or nn.Sequential(), algorithm.parts(body, 4)).double()
     with torch.no_grad():
         for name, p in net.named_parameters():
             if name.startswith(("body.", "head.")):

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from metalab import checkpoint, train
-from metalab.engines import vectorised
-from metalab.engines.vectorised import Vectorised
-from metalab.errors import UserError
-from metalab.interfaces import Episode, TaskResult
+from metalab.core.errors import UserError
+from metalab.core.interfaces import Episode, TaskResult
+from metalab.engines import vectorized
+from metalab.engines.vectorized import Vectorized
+from metalab.tracking import checkpoint
+from metalab.training import train
 from tests.engines.tasks import (
     ALGORITHMS,
     PROGRESS,
@@ -31,10 +32,10 @@ def test_chunks_make_no_difference(case):
     for dtype, near in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
         algorithm, steps = ALGORITHMS[case]
         net, batch = net_of(algorithm, dtype=dtype), episodes(dtype)
-        whole, expected = gradient(Vectorised(None), net, objective(algorithm, steps), batch)
+        whole, expected = gradient(Vectorized(None), net, objective(algorithm, steps), batch)
         largest = max(g.abs().max().item() for g in expected.values())
         for chunk in (1, 2, 4, 9):
-            result, mine = gradient(Vectorised(chunk), net, objective(algorithm, steps), batch)
+            result, mine = gradient(Vectorized(chunk), net, objective(algorithm, steps), batch)
             assert farthest(mine, expected) < near * min(1, largest)
             assert (result.loss - whole.loss).abs().max() < near
             assert result.correct.shape == (TASKS, WAY * QUERY)
@@ -65,9 +66,9 @@ FULL = [
 @pytest.mark.parametrize("error", FULL, ids=["cuda", "cpu"])
 def test_a_chunk_that_does_not_fit_is_halved_and_said(error, monkeypatch, caplog):
     net, what = of("maml")
-    expected = gradient(Vectorised(None), net, what, episodes())
-    memory, engine = Full(1, error), Vectorised(None)
-    monkeypatch.setattr(vectorised, "vmap", memory)
+    expected = gradient(Vectorized(None), net, what, episodes())
+    memory, engine = Full(1, error), Vectorized(None)
+    monkeypatch.setattr(vectorized, "vmap", memory)
     caplog.set_level(logging.INFO, "metalab")
     result, mine = gradient(engine, net, what, episodes())
     assert memory.calls == [5, 2, 1, 1, 1, 1, 1]
@@ -84,8 +85,8 @@ def test_a_chunk_that_does_not_fit_is_halved_and_said(error, monkeypatch, caplog
 @pytest.mark.parametrize("at", ["first", "last"])  # which parameter's gradient does not fit any more
 def test_out_of_memory_in_the_backward_pass_keeps_earlier_chunks_and_drops_its_own(at):
     net, what = of("maml")
-    _, expected = gradient(Vectorised(None), net, what, episodes())
-    engine, passes = Vectorised(2), []
+    _, expected = gradient(Vectorized(None), net, what, episodes())
+    engine, passes = Vectorized(2), []
     watched = next(iter(net.parameters())) if at == "first" else list(net.parameters())[-1]
 
     def full(g: Tensor) -> None:
@@ -106,29 +107,29 @@ def test_out_of_memory_in_the_backward_pass_keeps_earlier_chunks_and_drops_its_o
 
 def test_one_task_that_does_not_fit_is_an_error_with_advice(monkeypatch):
     net, what = of("protonet")
-    monkeypatch.setattr(vectorised, "vmap", Full(0, FULL[0]))
+    monkeypatch.setattr(vectorized, "vmap", Full(0, FULL[0]))
     with pytest.raises(UserError, match=r"^one task does not fit the device's memory; try fewer queries \(task\.query"):
-        Vectorised(None).grad(what, net, episodes(), PROGRESS)
+        Vectorized(None).grad(what, net, episodes(), PROGRESS)
 
 
 def test_the_chunk_that_was_taken_is_saved_and_taken_again(small, tmp_path, monkeypatch, caplog):
-    words = ("algo=maml", "engine=vectorised", "train.meta_batch=5", "algo.test_steps=1", "eval.batch=2")
+    words = ("algo=maml", "engine=vectorized", "train.meta_batch=5", "algo.test_steps=1", "eval.batch=2")
     with monkeypatch.context() as full:
-        full.setattr(vectorised, "vmap", Full(2, FULL[0]))
+        full.setattr(vectorized, "vmap", Full(2, FULL[0]))
         train.run(small(*words), tmp_path)
-    taken = {"_target_": "metalab.engines.vectorised.Vectorised", "chunk": 2, "precision": "float32", "graphs": False}
+    taken = {"_target_": "metalab.engines.Vectorized", "chunk": 2, "precision": "float32", "graphs": False}
     assert checkpoint.load(tmp_path / "last.pt")["engine"] == taken
     memory = Full(99, FULL[0])
-    monkeypatch.setattr(vectorised, "vmap", memory)
+    monkeypatch.setattr(vectorized, "vmap", memory)
     train.run(small(*words, "train.steps=6", f"resume={tmp_path}"), tmp_path)
     assert max(memory.calls) == 2
     assert checkpoint.load(tmp_path / "last.pt")["engine"] == taken
 
 
 def test_a_validation_that_does_not_fit_leaves_the_training_its_chunk(small, tmp_path, monkeypatch):
-    words = ("algo=maml", "engine=vectorised", "train.meta_batch=2", "train.val_episodes=4", "eval.batch=4")
+    words = ("algo=maml", "engine=vectorized", "train.meta_batch=2", "train.val_episodes=4", "eval.batch=4")
     memory = Full(2, FULL[0])
-    monkeypatch.setattr(vectorised, "vmap", memory)
+    monkeypatch.setattr(vectorized, "vmap", memory)
     train.run(small(*words, "algo.test_steps=1"), tmp_path)
     assert max(memory.calls) == 4
     assert checkpoint.load(tmp_path / "last.pt")["engine"]["chunk"] is None
@@ -136,4 +137,4 @@ def test_a_validation_that_does_not_fit_leaves_the_training_its_chunk(small, tmp
 
 def test_a_chunk_of_none_is_refused():
     with pytest.raises(UserError, match=r"^engine\.chunk=0: expected 1 task or more, or null"):
-        Vectorised(0)
+        Vectorized(0)

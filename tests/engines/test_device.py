@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from metalab.config import conf_dir
-from metalab.engines.vectorised import Vectorised
-from metalab.errors import UserError
-from metalab.interfaces import Batch, Engine, Episode
+from metalab.config.paths import conf_dir
+from metalab.core.errors import UserError
+from metalab.core.interfaces import Batch, Engine, Episode
+from metalab.engines.vectorized import Vectorized
 from tests.engines.test_parity import ALGORITHMS, SMALL, episodes, net_of, recipes
 
 ATEN = torch.ops.aten
@@ -72,23 +72,23 @@ def off_device(engine: Engine, small: Callable[..., DictConfig], algo: str, *wor
 @pytest.mark.parametrize("algo", [a for a in ALGORITHMS if a != "metaoptnet"])
 def test_a_meta_step_stays_on_the_device(algo, small):
     try:
-        assert off_device(Vectorised(None), small, algo) == set()
+        assert off_device(Vectorized(None), small, algo) == set()
     except UserError as error:
-        pytest.skip(f"engine=vectorised refuses {algo}: {error}")
+        pytest.skip(f"engine=vectorized refuses {algo}: {error}")
 
 
 def test_what_solves_on_the_host_is_noticed(small):
     pytest.importorskip("proxsuite")
     with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
-        off_device(Vectorised(None), small, "metaoptnet")
+        off_device(Vectorized(None), small, "metaoptnet")
 
 
 @pytest.mark.parametrize("where", ["query", "support", "both"])
 @pytest.mark.parametrize("reg", ["adv_fgsm", "adv_pgd"])
 def test_an_attacked_meta_step_stays_there(reg, where, small):
-    assert off_device(Vectorised(None), small, "maml", f"reg={reg}", f"reg.{reg}.on={where}") == set()
+    assert off_device(Vectorized(None), small, "maml", f"reg={reg}", f"reg.{reg}.on={where}") == set()
 
 
 @pytest.mark.parametrize("reg", sorted({p.stem for p in (Path(conf_dir()) / "reg").glob("*.yaml")} - {"none"}))
-def test_a_regularised_meta_step_stays_there(reg, small):
-    assert off_device(Vectorised(None), small, "protonet", f"reg={reg}") == set()
+def test_a_regularized_meta_step_stays_there(reg, small):
+    assert off_device(Vectorized(None), small, "protonet", f"reg={reg}") == set()

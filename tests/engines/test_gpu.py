@@ -6,16 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from metalab import checkpoint, evaluate, train
-from metalab.engines.graph import EAGER, Graphed
+from metalab.core.errors import UserError
+from metalab.core.interfaces import Batch, Episode
+from metalab.engines.cuda_graph import EAGER, CUDAGraphEngine
 from metalab.engines.learn2learn import Learn2Learn
-from metalab.engines.vectorised import Vectorised
-from metalab.errors import UserError
-from metalab.interfaces import Batch, Episode
+from metalab.engines.vectorized import Vectorized
+from metalab.evaluation import evaluate
+from metalab.tracking import checkpoint
+from metalab.training import train
 from tests.engines import tasks
 from tests.engines import test_parity as parity
 from tests.engines.tasks import farthest, of
-from tests.engines.test_graph import batches, trained
+from tests.engines.test_cuda_graph import batches, trained
 from tests.engines.test_parity import ALGORITHMS, NEAR, SMALL, assert_same, episodes, gradient, net_of, recipes
 
 DEVICE = torch.device("cuda")
@@ -26,7 +28,7 @@ def there(batch: Episode) -> Episode:
     return Episode(*(Batch(*(t.to(DEVICE) for t in b)) for b in batch))
 
 
-@pytest.mark.parametrize("engine", [Learn2Learn(), Vectorised(None), Vectorised(2)], ids=["loop", "whole", "chunks"])
+@pytest.mark.parametrize("engine", [Learn2Learn(), Vectorized(None), Vectorized(2)], ids=["loop", "whole", "chunks"])
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_its_gradients_are_the_cpus(algo, engine, small):
     try:
@@ -52,22 +54,22 @@ def test_a_training_by_graphs_is_the_training(algo, small):
         nets = [net_of(r, SMALL["conv4"], 16).to(DEVICE) for _ in range(2)]
         what = r.objective()
         # SGD: cuDNN may add in another order, and Adam makes steps of a gradient that is nothing but rounding
-        plain = trained(Vectorised(None), nets[0], what, given, torch.optim.SGD)
-        recorded = trained(Graphed(Vectorised(None)), nets[1], what, given, torch.optim.SGD)
+        plain = trained(Vectorized(None), nets[0], what, given, torch.optim.SGD)
+        recorded = trained(CUDAGraphEngine(Vectorized(None)), nets[1], what, given, torch.optim.SGD)
         for mine, theirs in zip(recorded, plain, strict=True):
             assert_same(mine, theirs)
         assert parity.farthest(nets[0].state_dict(), nets[1].state_dict(), algo) < NEAR
 
 
 def test_a_step_that_looks_at_numbers_cannot_be_recorded():
-    class Looking(Vectorised):
+    class Looking(Vectorized):
         def grad(self, objective, net, episodes, progress):
             progress.item()
             return super().grad(objective, net, episodes, progress)
 
     net, what = of("protonet")
     with pytest.raises(UserError, match=r"^engine\.graphs=true: this meta-step cannot be recorded as a CUDA graph \("):
-        trained(Graphed(Looking(None)), net.to(DEVICE), what, [there(b) for b in batches(EAGER + 1)])
+        trained(CUDAGraphEngine(Looking(None)), net.to(DEVICE), what, [there(b) for b in batches(EAGER + 1)])
 
 
 @pytest.mark.parametrize(("case", "precision"), [("protonet", "tf32"), ("protonet", "bf16"), ("maml", "tf32")])
@@ -76,7 +78,7 @@ def test_other_precisions_point_the_same_way(case, precision):
     (net, what), batch = of(case), there(tasks.episodes(torch.float32))
     net = net.float().to(DEVICE)
     gradients = []
-    for engine in (Vectorised(None), Vectorised(None, precision)):
+    for engine in (Vectorized(None), Vectorized(None, precision)):
         _, found = tasks.gradient(engine, net, what, batch)
         gradients.append(torch.cat([g.flatten() for n, g in found.items() if ".0.bias" not in n]))
     assert torch.cosine_similarity(*gradients, dim=0) > 0.9
@@ -90,7 +92,7 @@ def test_other_precisions_point_the_same_way(case, precision):
 def test_metalab_train_runs_there_and_goes_on(words, small, tmp_path: Path):
     own = ("device=cuda", "train.meta_batch=4", "train.steps=8", *words)
     train.run(small(*own), tmp_path)
-    assert checkpoint.load(tmp_path / "last.pt")["engine"]["_target_"] == "metalab.engines.vectorised.Vectorised"
+    assert checkpoint.load(tmp_path / "last.pt")["engine"]["_target_"] == "metalab.engines.Vectorized"
     train.run(small(*own, "train.steps=16", f"resume={tmp_path}"), tmp_path)
     assert checkpoint.load(tmp_path / "last.pt")["state"]["step"] == 16
 
@@ -128,13 +130,13 @@ def test_a_resumed_training_is_the_training(words, small, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "engine", [Learn2Learn(), Vectorised(None), Graphed(Vectorised(None))], ids=["loop", "whole", "graphs"]
+    "engine", [Learn2Learn(), Vectorized(None), CUDAGraphEngine(Vectorized(None))], ids=["loop", "whole", "graphs"]
 )
 def test_memory_stays_over_many_meta_steps(engine):
     (net, what), given = of("maml"), [there(b) for b in batches(2)]
     net = net.to(DEVICE)
     held, reserved = [], []
-    for i in range(2000 if isinstance(engine, Graphed) else 200):
+    for i in range(2000 if isinstance(engine, CUDAGraphEngine) else 200):
         net.zero_grad()
         engine.grad(what, net, given[i % 2], torch.zeros((), dtype=torch.float64, device=DEVICE))
         if i % 50 == 49:

@@ -7,20 +7,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metalab._learn2learn import learn2learn
-from metalab.algorithms.anil import ANIL
-from metalab.algorithms.maml import MAML
-from metalab.algorithms.metasgd import MetaSGD
-from metalab.algorithms.protonet import ProtoNet
-from metalab.algorithms.reptile import Reptile
+from metalab.algorithms.gradient_based.anil import ANIL
+from metalab.algorithms.gradient_based.maml import MAML
+from metalab.algorithms.gradient_based.metasgd import MetaSGD
+from metalab.algorithms.gradient_based.reptile import Reptile
+from metalab.algorithms.metric_based.protonet import ProtoNet
+from metalab.algorithms.objectives.parameter_distance import ParameterDistance
+from metalab.algorithms.objectives.prediction import cross_entropy, predict_transductive
+from metalab.algorithms.objectives.query_loss import QueryLoss
+from metalab.core.interfaces import Algorithm, Batch, Episode
+from metalab.core.learn2learn_import import learn2learn
 from metalab.engines.learn2learn import Learn2Learn, TaskLearner, task
-from metalab.interfaces import Algorithm, Batch, Episode
 from metalab.models.backbones import Conv4
-from metalab.models.layers import Normalise
-from metalab.models.net import Net
-from metalab.objectives.distance import ParameterDistance
-from metalab.objectives.judge import cross_entropy, together
-from metalab.objectives.query import QueryLoss
+from metalab.models.layers import Normalize
+from metalab.models.meta_net import Net
 
 WAY, SHOT, QUERY, TASKS, SIZE = 5, 1, 3, 3, 28
 PROGRESS = torch.zeros(())
@@ -41,7 +41,7 @@ def net_of(algorithm: Algorithm, filters: int = 64) -> Net:
     """The real conv4: ReLU, batch norm, max-pooling."""
     torch.manual_seed(0)
     body = Conv4(filters, pooled=4, strided=False, mean=False).build(1, SIZE)
-    net = Net(Normalise([0.0], [1.0]), body, nn.Sequential(), algorithm.parts(body, filters)).double()
+    net = Net(Normalize([0.0], [1.0]), body, nn.Sequential(), algorithm.parts(body, filters)).double()
     with torch.no_grad():  # away from the start, where gains are 1 and shifts 0
         for name, p in net.named_parameters():
             if name.startswith(("body.", "head.")):
@@ -67,7 +67,7 @@ def twin(net: Net) -> tuple[Any, dict[str, str]]:
 
 def ours(algorithm: Algorithm, net: Net, batch: Episode, steps: int) -> tuple[Tensor, dict[str, Tensor]]:
     net.zero_grad()
-    objective = QueryLoss(algorithm, steps, cross_entropy, cross_entropy, together)
+    objective = QueryLoss(algorithm, steps, cross_entropy, cross_entropy, predict_transductive)
     result = Learn2Learn().grad(objective, net, batch, PROGRESS)
     return result.loss, {n: p.grad.clone() for n, p in net.named_parameters() if p.grad is not None}
 
@@ -215,7 +215,7 @@ def test_reptiles_meta_gradient_is_theta_minus_phi_of_torchs_adam_with_beta1_0()
         adam.zero_grad()
         F.cross_entropy(logits, support.y[walk]).backward()
         adam.step()
-    objective = ParameterDistance(algorithm, 4, cross_entropy, cross_entropy, together)
+    objective = ParameterDistance(algorithm, 4, cross_entropy, cross_entropy, predict_transductive)
     result = Learn2Learn().grad(objective, net, alone, PROGRESS)
     for name, parameter, adapted in zip(names, net.parameters(), phi, strict=True):
         assert parameter.grad is not None
@@ -232,7 +232,7 @@ def test_every_task_starts_from_reptiles_stored_moments_and_their_mean_is_stored
     net, batch = net_of(algorithm, filters=4), episodes()
     moment = "moments." + next(n for n, _ in net.named_parameters()).replace(".", "/")
     net.get_buffer(moment).fill_(0.5)
-    objective = ParameterDistance(algorithm, 1, cross_entropy, cross_entropy, together)
+    objective = ParameterDistance(algorithm, 1, cross_entropy, cross_entropy, predict_transductive)
     result = Learn2Learn().grad(objective, net, batch, PROGRESS)
     assert (result.state[moment] > 0.449).all()  # 0.9 * 0.5 and something of its own gradient, in each task
     assert not torch.equal(result.state[moment][0], result.state[moment][1])
@@ -247,7 +247,7 @@ def test_evaluation_leaves_the_net_alone_and_builds_no_graph():
     ):
         net, batch = net_of(algorithm, filters=4), episodes()
         before = {n: t.clone() for n, t in net.state_dict().items()}
-        objective = QueryLoss(algorithm, steps, cross_entropy, cross_entropy, together)
+        objective = QueryLoss(algorithm, steps, cross_entropy, cross_entropy, predict_transductive)
         result = Learn2Learn().evaluate(objective, net, batch)
         assert not result.loss.requires_grad
         assert result.correct.shape == (TASKS, WAY * QUERY)
@@ -258,7 +258,7 @@ def test_evaluation_leaves_the_net_alone_and_builds_no_graph():
 def test_evaluation_adapts_as_training_does():
     algorithm = MAML(WAY, 0.4, False, "learned")
     net, batch = net_of(algorithm, filters=8), episodes()
-    objective = QueryLoss(algorithm, 3, cross_entropy, cross_entropy, together)
+    objective = QueryLoss(algorithm, 3, cross_entropy, cross_entropy, predict_transductive)
     assert torch.equal(
         Learn2Learn().evaluate(objective, net, batch).loss, Learn2Learn().grad(objective, net, batch, PROGRESS).loss
     )

@@ -10,28 +10,30 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from metalab.assemble import network
-from metalab.config import conf_dir
+from metalab.config.paths import conf_dir
+from metalab.core.errors import UserError
+from metalab.core.interfaces import Batch, Engine, Episode, TaskResult
 from metalab.engines.learn2learn import Learn2Learn
-from metalab.engines.vectorised import Vectorised
-from metalab.errors import UserError
-from metalab.interfaces import Batch, Engine, Episode, TaskResult
-from metalab.models.layers import Normalise
-from metalab.models.net import Net
-from metalab.recipe import Recipe, recipe
+from metalab.engines.vectorized import Vectorized
+from metalab.models.build import network
+from metalab.models.layers import Normalize
+from metalab.models.meta_net import Net
+from metalab.training.setup import TrainingSetup
+from tests.configs import backbone as made_backbone
+from tests.configs import training_setup
 
 ALGORITHMS = sorted(path.stem for path in (Path(conf_dir()) / "algo").glob("*.yaml"))
 TASKS, NEAR = 3, 1e-10
 PROGRESS = {"mamlpp": (0.02, 0.25, 0.9)}  # first-order and all its steps' losses, first-order, second-order
 SIZES = [f"task.{key}={value}" for key, value in (("way", 3), ("train_way", 3), ("shot", 2), ("query", 2))]
-RESNET = {"_target_": "metalab.models.backbones.ResNet12", "slope": 0.0, "dropout": 0.0, "dropblock": 0.0, "block": 1}
-CONV = {"_target_": "metalab.models.backbones.Conv4", "pooled": 4, "strided": False, "mean": False}
+RESNET = {"_target_": "metalab.models.ResNet12", "slope": 0.0, "dropout": 0.0, "dropblock": 0.0, "block": 1}
+CONV = {"_target_": "metalab.models.Conv4", "pooled": 4, "strided": False, "mean": False}
 SMALL = {"conv4": {**CONV, "filters": 4}, "resnet12": {**RESNET, "filters": [4, 4, 4, 4]}}
 FULL = {"conv4": {**CONV, "filters": 64}, "resnet12": {**RESNET, "filters": [64, 160, 320, 640]}}
 
 
 @lru_cache
-def recipes(small: Callable[..., DictConfig], algo: str, size: int) -> list[Recipe]:
+def recipes(small: Callable[..., DictConfig], algo: str, size: int) -> list[TrainingSetup]:
     """Return the algorithm's recipe on tiny data, second-order and first-order where it has the choice.
 
     Inner rates are cut to 0.05: on nets this small 0.4 amplifies rounding a millionfold within two steps, as a
@@ -46,12 +48,12 @@ def recipes(small: Callable[..., DictConfig], algo: str, size: int) -> list[Reci
         f"algo.{key}={most}" for key, most in (("lr", 0.05), ("steps", 2), ("cg_steps", 2)) if own.get(key, 0) > most
     ]
     orders = [[f"algo.first_order={value}"] for value in ("false", "true")] if "first_order" in own else [[]]
-    return [recipe(small(*words, *order)) for order in orders]
+    return [training_setup(small(*words, *order)) for order in orders]
 
 
-def net_of(r: Recipe, backbone: dict, size: int) -> Net:
+def net_of(r: TrainingSetup, backbone: dict, size: int) -> Net:
     torch.manual_seed(0)
-    net = network(backbone, r.trained, nn.Sequential(), Normalise([0.3], [0.5]), size).double()
+    net = network(made_backbone(backbone), r.train_algorithm, nn.Sequential(), Normalize([0.3], [0.5]), size).double()
     with torch.no_grad():  # away from the start, where gains are 1 and shifts 0
         for name, p in net.named_parameters():
             if name.startswith(("body.", "head.")):
@@ -59,13 +61,13 @@ def net_of(r: Recipe, backbone: dict, size: int) -> Net:
     return net
 
 
-def episodes(r: Recipe, tasks: int = TASKS) -> Episode:
+def episodes(r: TrainingSetup, tasks: int = TASKS) -> Episode:
     drawn = r.training("train", tasks)(0)
     return Episode(*(Batch(b.x.double(), b.y, b.unlabelled.double()) for b in drawn))
 
 
 def gradient(
-    engine: Engine, r: Recipe, net: Net, batch: Episode, progress: float
+    engine: Engine, r: TrainingSetup, net: Net, batch: Episode, progress: float
 ) -> tuple[TaskResult, dict[str, Tensor]]:
     net.zero_grad()
     result = engine.grad(r.objective(), net, batch, torch.full((), progress, dtype=torch.float64))
@@ -90,12 +92,12 @@ def assert_same(mine: TaskResult, theirs: TaskResult) -> None:
         assert (mine.scalars[k].double() - v.double()).abs().max() < NEAR * max(1.0, v.double().abs().max().item())
 
 
-def trained(engine: Engine, r: Recipe, net: Net, batch: Episode, progress: float) -> dict[str, Tensor]:
+def trained(engine: Engine, r: TrainingSetup, net: Net, batch: Episode, progress: float) -> dict[str, Tensor]:
     """Return all that the net holds after three meta-steps."""
-    optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     for _ in range(3):
         gradient(engine, r, net, batch, progress)
-        optimiser.step()
+        optimizer.step()
     return net.state_dict()
 
 
@@ -109,16 +111,16 @@ def compare(small: Callable[..., DictConfig], algo: str, backbone: dict, size: i
         expected, theirs = gradient(Learn2Learn(), r, slow, batch, progress)
         for chunk in (None, 2):
             try:
-                result, mine = gradient(Vectorised(chunk), r, fast, batch, progress)
+                result, mine = gradient(Vectorized(chunk), r, fast, batch, progress)
             except UserError as error:
-                pytest.skip(f"engine=vectorised refuses {algo}: {error}")
+                pytest.skip(f"engine=vectorized refuses {algo}: {error}")
             assert_same(result, expected)
             assert farthest(mine, theirs, algo) < NEAR
             fast.load_state_dict(net_of(r, backbone, size).state_dict())
         slow.load_state_dict(fast.state_dict())
         weights = trained(Learn2Learn(), r, slow, batch, progress)
-        assert farthest(trained(Vectorised(None), r, fast, batch, progress), weights, algo) < NEAR
-        evaluated = [e.evaluate(r.objective(), n, batch) for e, n in ((Vectorised(2), fast), (Learn2Learn(), slow))]
+        assert farthest(trained(Vectorized(None), r, fast, batch, progress), weights, algo) < NEAR
+        evaluated = [e.evaluate(r.objective(), n, batch) for e, n in ((Vectorized(2), fast), (Learn2Learn(), slow))]
         assert_same(*evaluated)
 
 

@@ -1,6 +1,6 @@
 """Learning a step is as good as a plain torch loop's: ProtoNet and MAML on the same episodes from the same weights.
 
-The plain loops know no engine, net, norm, objective or optimiser of metalab's. Omniglot where METALAB_SHARED_DATA has
+The plain loops know no engine, net, norm, objective or optimizer of metalab's. Omniglot where METALAB_SHARED_DATA has
 it, else the embedded glyphs.
 """
 
@@ -17,11 +17,12 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metalab import train
-from metalab.config import conf_dir
-from metalab.interfaces import Batch, Episode
-from metalab.models.net import Net
-from metalab.recipe import Recipe, recipe
+from metalab.config.paths import conf_dir
+from metalab.core.interfaces import Batch, Episode
+from metalab.models.meta_net import Net
+from metalab.training import train
+from metalab.training.setup import TrainingSetup
+from tests.configs import training_setup
 
 pytestmark = pytest.mark.slow
 OMNIGLOT = Path(os.environ.get("METALAB_SHARED_DATA", "nowhere")) / "omniglot"
@@ -81,13 +82,13 @@ def plain_losses(net: nn.Module, cfg: Any, source: Callable[[int], Episode], ste
 
 
 def twin(net: Any, algo: str, way: int) -> nn.Module:
-    """The plain net with the weights of metalab's, behind the same normalisation of the pixels."""
-    plain = plain_net(algo == "maml", way if algo == "maml" else None).to(net.normalise.mean.dtype)
+    """The plain net with the weights of metalab's, behind the same normalization of the pixels."""
+    plain = plain_net(algo == "maml", way if algo == "maml" else None).to(net.normalize.mean.dtype)
     ours = [p for name, p in net.named_parameters() if name.startswith(("body.", "head."))]
     with torch.no_grad():
         for mine, p in zip(plain.parameters(), ours, strict=True):
             mine.copy_(p)
-    mean, std = net.normalise.mean.clone(), net.normalise.std.clone()
+    mean, std = net.normalize.mean.clone(), net.normalize.std.clone()
     plain.register_forward_pre_hook(lambda _, inputs: ((inputs[0] - mean) / std,))
     return plain
 
@@ -110,17 +111,17 @@ def doubled(source: Callable[[int], Episode]) -> Callable[[int], Episode]:
     return lambda step: Episode(*(Batch(b.x.double(), b.y, b.unlabelled.double()) for b in source(step)))
 
 
-def started(cfg: Any, r: Recipe) -> tuple[Net, Any]:
-    """The net and the optimiser as `metalab train` makes them."""
+def started(cfg: Any, r: TrainingSetup) -> tuple[Net, Any]:
+    """The net and the optimizer as `metalab train` makes them."""
     net, outer, _ = train._begin(cfg, r, None)
     return net, outer  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("engine", ["learn2learn", "vectorised"])
+@pytest.mark.parametrize("engine", ["learn2learn", "vectorized"])
 @pytest.mark.parametrize("algo", PLAIN)
 def test_the_losses_are_a_plain_loops_to_rounding(algo, engine, composed):
     cfg = composed(algo, f"engine={engine}")
-    r = recipe(cfg)
+    r = training_setup(cfg)
     net, outer = started(cfg, r)
     net.double()
     source, steps = doubled(r.training("train", r.meta_batch)), 8
@@ -149,7 +150,7 @@ def test_a_training_has_the_curve_of_a_plain_loop(algo, composed, tmp_path, monk
     make = train.network
     monkeypatch.setattr(train, "network", kept)
     train.run(cfg, tmp_path)
-    r = recipe(cfg)
+    r = training_setup(cfg)
     plain = torch.tensor(plain_losses(twins[0], cfg, r.training("train", r.meta_batch), steps)).view(-1, window).mean(1)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     ours = [line["train/loss"] for line in lines if "train/loss" in line]
@@ -166,7 +167,7 @@ def test_protonet_on_omniglot_learns_as_fast_as_torchs_own_layers_do(composed, t
     cfg = composed("protonet", "experiment=omniglot_protonet", f"train.steps={steps}", f"train.log_every={window}")
     train.run(cfg, tmp_path)
     torch.manual_seed(0)
-    r = recipe(cfg)
+    r = training_setup(cfg)
     plain = plain_losses(plain_net(False, None), cfg, r.training("train", r.meta_batch), steps)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     ours = [line["train/loss"] for line in lines if "train/loss" in line]

@@ -5,8 +5,9 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from metalab.config import build, conf_dir
-from metalab.errors import UserError
+from metalab.config.instantiate import build
+from metalab.config.paths import conf_dir
+from metalab.core.errors import UserError
 from metalab.models.backbones import DropBlock
 from metalab.models.layers import BatchStatNorm
 

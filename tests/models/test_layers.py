@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from metalab.models.layers import BatchStatNorm, Normalise, convert, running_statistics, statistics_of_first
+from metalab.models.layers import BatchStatNorm, Normalize, convert, running_statistics, statistics_of_first
 
 
 @pytest.fixture
@@ -50,6 +50,6 @@ def test_convert_replaces_every_batch_norm_and_keeps_its_weights():
     assert (converted(x) - expected).abs().max() < 1e-5
 
 
-def test_normalise_is_per_channel():
+def test_normalize_is_per_channel():
     x = torch.full((2, 2, 1, 1), 0.5)
-    assert Normalise([0.5, 0.25], [1.0, 0.5])(x)[0].flatten().tolist() == [0.0, 0.5]
+    assert Normalize([0.5, 0.25], [1.0, 0.5])(x)[0].flatten().tolist() == [0.0, 0.5]

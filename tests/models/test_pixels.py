@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from metalab.errors import UserError
+from metalab.core.errors import UserError
 from metalab.models.pixels import Pixels
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-METALAB = (sys.executable, "-c", "from metalab.cli import main; main()")
+METALAB = (sys.executable, "-m", "metalab")
 KEPT = ("config.yaml", "last.pt", "best.pt", "metrics.jsonl", "run.json")
 SHARED = ("device=cpu", "backbone.filters=4", "task.way=3", "task.query=2", "train.val_every=2", "train.log_every=1")
 SHARED += ("train.val_episodes=4", "eval.episodes=6", "engine=learn2learn")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_scripts import script
+from tests.scripts.test_scripts import script
 
 OMNIGLOT = Path(os.environ.get("METALAB_SHARED_DATA", "nowhere")) / "omniglot"
 
@@ -22,7 +22,7 @@ def test_both_sides_have_the_same_losses_where_their_ingredients_are_the_same(me
     apart = ",passes=apart" if method == "protonet" else ""
     rows = [
         loops.job(variant, 0, given)
-        for variant in (f"plain:init=torch{apart}", "metalab:init=torch,normalise=none", "metalab:init=metalab")
+        for variant in (f"plain:init=torch{apart}", "metalab:init=torch,normalize=none", "metalab:init=metalab")
     ]
     plain, ours, other = (sum(row["losses"]) / len(row["losses"]) for row in rows)
     assert ours == pytest.approx(plain, rel=1e-3)

@@ -188,7 +188,7 @@ def spec_of(folder: Path, seconds: float = 10.0) -> dict:
 
 def saved(folder: Path, monkeypatch, step: int, steps: int = 100, seconds: float = 60.0) -> None:
     """Let a run's checkpoints say so."""
-    from metalab import checkpoint
+    from metalab.tracking import checkpoint
 
     folder.mkdir(exist_ok=True)
     for name in ("best.pt", "last.pt"):
@@ -275,9 +275,9 @@ def test_a_signal_ends_a_training_and_leaves_an_evaluation_its_grace(worker):
 
 
 def test_a_mistake_is_printed_and_its_code_returned(worker, monkeypatch, capsys):
-    from metalab import cli
+    from metalab.cli import main
 
-    monkeypatch.setattr(cli, "main", lambda: sys.exit("metalab: what is wrong"))
+    monkeypatch.setattr(main, "main", lambda: sys.exit("metalab: what is wrong"))
     monkeypatch.setattr(sys, "argv", [])
     assert worker.metalab("train") == 1
     assert "metalab: what is wrong" in capsys.readouterr().out

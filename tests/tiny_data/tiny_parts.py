@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from metalab.core.errors import UserError
+from metalab.core.interfaces import Split
 from metalab.engines.learn2learn import Learn2Learn
-from metalab.errors import UserError
-from metalab.interfaces import Split
 
 CLASSES = {"train": 40, "val": 12, "test": 12}
 

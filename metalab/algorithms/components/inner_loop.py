@@ -1,0 +1,60 @@
+"""What gradient-based algorithms share: the parameters a task adapts, and one inner step."""
+
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+from metalab.algorithms.components.inner_optimizers import InnerOptimizer
+from metalab.core.errors import UserError
+from metalab.core.interfaces import Batch, Learner, Loss
+
+
+def adapted_parameter_names(
+    learner: Learner, prefixes: tuple[str, ...] = ("body.", "head."), norms: bool = True
+) -> list[str]:
+    """Return the names of the parameters that the inner loop changes; learned rates and the like stay.
+
+    norms: whether gains and shifts of batch norm are among them.
+    """
+    parameters = {n: p for n, p in learner.parameters().items() if n.startswith(prefixes)}
+    return list(parameters) if norms else without_norms(parameters)
+
+
+def without_norms(parameters: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of all but the norms' parameters: a weight of one dimension and the bias beside it."""
+    norms = {n.removesuffix("weight") for n, p in parameters.items() if n.endswith(".weight") and p.dim() == 1}
+    return [n for n in parameters if f"{n.rpartition('.')[0]}." not in norms]
+
+
+NO_WEIGHTS = ("rates.", "curvature.", "ridge.", "svm.", "sharpness.", "memory.")  # learned, but not to be small
+
+
+def weights(names: Iterable[str]) -> list[str]:
+    """Return those of the parameters' names that are a net's weights: no learned rates, scales or memory."""
+    found = [name for name in names if not name.startswith(NO_WEIGHTS)]
+    if not found:
+        raise UserError("reg.l2 and reg.gradient_norm work on a net's weights, and this net has none: leave them out")
+    return found
+
+
+def inner_step(
+    learner: Learner, batch: Batch, loss: Loss, how: InnerOptimizer, names: list[str], first_order: bool
+) -> tuple[Learner, InnerOptimizer]:
+    """Take one inner step on the named parameters; with sgd theta' = theta - lr grad L(theta) (MAML, eq. 1)."""
+    gradient = learner.grad(lambda at: loss(at, batch), names, first_order)
+    stepped, how = how.step(learner.parameters(), gradient)
+    return learner.replace(stepped), how
+
+
+class CachedFeatures:
+    """A learner whose features [N,D] of some images are known: a task that leaves the body alone takes them once."""
+
+    def __init__(self, learner: Learner, x: Tensor, features: Tensor) -> None:
+        self.learner, self.x, self.features = learner, x, features
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.learner.part("head", self.features) if x is self.x else self.learner(x)
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Return the learner's, for what penalizes weights."""
+        return self.learner.parameters()

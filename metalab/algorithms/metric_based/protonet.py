@@ -1,0 +1,57 @@
+"""Prototypical networks: Snell, Swersky, Zemel 2017, algorithm 1; with unlabelled images: Ren et al. 2018, sec. 3.1."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from metalab.algorithms.components.distances import class_means, members, squared_distances
+from metalab.algorithms.components.temperature import temperature, temperature_parts
+from metalab.config.validate import check_positive
+from metalab.core.errors import UserError
+from metalab.core.interfaces import AlgorithmTraits, Batch, Learner, Loss, Model
+
+
+@dataclass(frozen=True)
+class ProtoNet:
+    """Classify by the squared Euclidean distance to the mean of each class's support features (eq. 1 and 2).
+
+    refine: steps of soft k-means in which the unlabelled images of the episode (task.unlabelled), each by its share of
+    each class, move the prototypes (Ren et al. 2018, eq. 3 and 4; theirs is 1 step). Without such images it does
+    nothing. temperature: distances are divided by it; learned_temperature: it is meta-learned and starts there (the
+    metric scaling of Oreshkin et al. 2018, sec. 3.2).
+    """
+
+    way: int
+    refine: int = 1
+    temperature: float = 1.0
+    learned_temperature: bool = False
+
+    def __post_init__(self) -> None:
+        check_positive("algo.temperature", self.temperature)
+        if self.refine < 0:
+            raise UserError(f"algo.refine={self.refine}: expected 0 steps or more")
+
+    @property
+    def traits(self) -> AlgorithmTraits:
+        return AlgorithmTraits(unlabelled="read" if self.refine else "ignored")
+
+    def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
+        return temperature_parts(self.temperature, self.learned_temperature)
+
+    def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
+        known = learner.features(support.x).flatten(1)
+        prototypes = class_means(known, support.y, self.way)
+        if support.unlabelled.shape[0] and self.refine:
+            prototypes = self._refined(prototypes, known, support, learner.features(support.unlabelled).flatten(1))
+        scale = temperature(learner, self.temperature, self.learned_temperature)
+        yield lambda x: -squared_distances(learner.features(x).flatten(1), prototypes) / scale
+
+    def _refined(self, prototypes: Tensor, known: Tensor, support: Batch, others: Tensor) -> Tensor:
+        images, labelled = torch.cat([known, others]), members(support.y, self.way).to(known.dtype)
+        for _ in range(self.refine):
+            shares = (-squared_distances(others, prototypes)).softmax(1)  # [U,K]
+            weights = torch.cat([labelled, shares])
+            prototypes = (weights / weights.sum(0)).T @ images
+        return prototypes

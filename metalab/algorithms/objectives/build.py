@@ -1,0 +1,29 @@
+"""From the dotted path of a training objective to the objective, for the way of the task."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from metalab.algorithms.objectives.prediction import PREDICTIONS
+from metalab.algorithms.objectives.variable_way import PerWayObjective
+from metalab.config.instantiate import locate
+from metalab.config.schema import Task
+from metalab.core.interfaces import Algorithm, Loss, Objective
+
+
+def objective(path: str, algorithm: Algorithm, steps: int, inner: Loss, outer: Loss, bn: str) -> Any:
+    """Build a training objective by its dotted path."""
+    return locate(path, "algo.objective")(algorithm, steps, inner, outer, PREDICTIONS[bn])
+
+
+def by_way(task: Task, algorithm: Algorithm, make: Callable[[Algorithm, int], Objective]) -> Objective:
+    """Return make(algorithm, way) for the task's way, or, where each episode has its own, what makes it for that."""
+    if task.fixed:
+        return make(algorithm, task.way)
+    return PerWayObjective(lambda way: make(at_way(algorithm, way), way))
+
+
+def at_way(algorithm: Algorithm, way: int) -> Algorithm:
+    """Return the algorithm for another number of classes."""
+    own: Any = algorithm  # a dataclass with a field `way`, as config.build has seen to
+    return replace(own, way=way)

@@ -1,0 +1,257 @@
+"""The command line: `metalab train|eval|data`, with the whole of Hydra behind it. The only file that touches argv."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, cast
+
+from metalab import __version__
+from metalab.cli import streams
+from metalab.cli.help import COMMANDS, DATA_USAGE, FLAGS, USAGE, VERBS
+from metalab.core.errors import UsageError, UserError
+
+if TYPE_CHECKING:  # --help and TAB must be quick: whatever is heavy is imported where it is used
+    from pathlib import Path
+
+    from omegaconf import DictConfig
+
+_failed: list[str] = []  # the jobs of this process's sweep that failed
+_asked: list[list[str]] = []  # what each of its evaluations was told
+_done: list[tuple["Path", list[str]]] = []  # those that came to an end, with their folders
+
+
+class Defect(Exception):
+    """What a job raised that is no mistake of the user's: its cause is shown with its traceback."""
+
+
+def main() -> None:
+    """Run the command in sys.argv; exit code 0, 1 (a mistake), 2 (usage), 130 (Ctrl-C) or 141 (a closed pipe)."""
+    streams.settle()
+    try:
+        _main()
+    except OSError as error:
+        if error.errno not in streams.FULL or error.filename is not None:
+            raise
+        streams.refused(error)
+    finally:
+        streams.flush()
+
+
+def _main() -> None:
+    commands, *rest = sys.argv[1:] or ["--help"]
+    logging.raiseExceptions = False  # a log line that nobody reads any more is no error
+    os.environ["MPLBACKEND"] = "agg"  # pictures go into files; a notebook's backend, inherited, may not be here
+    for held in (_failed, _asked, _done):
+        held.clear()
+    try:
+        if commands in ("-h", "--help"):
+            print(USAGE, end="")
+        elif commands == "--version":
+            print(f"metalab {__version__}")
+        elif commands in COMMANDS:
+            _check_here()
+            _run_hydra(commands, rest)
+        elif commands == "data":
+            _check_here()
+            _data(rest)
+        elif commands in ("-sc", "--shell-completion"):
+            _complete(rest)
+        else:
+            sys.stderr.write(f"metalab: unknown command {commands!r}, expected train, eval or data\n\n{USAGE}")
+            sys.exit(2)
+        sys.stdout.flush()
+    except UserError as error:
+        sys.exit(f"metalab: {error}")
+    except KeyboardInterrupt:
+        sys.stderr.write("metalab: stopped\n")
+        sys.exit(130)
+    except BrokenPipeError:  # | head has seen enough
+        streams.silence()
+        sys.exit(141)
+    finally:
+        if len(_asked) > 1 and _done:
+            from metalab.core.best_effort import best_effort
+            from metalab.tracking import sweep_table
+
+            with best_effort("matrix.csv"):
+                sweep_table.write(_done, _asked)
+        if _failed:
+            sys.stderr.write("\n".join([f"metalab: {len(_failed)} of the sweep's jobs failed:", *_failed, ""]))
+
+
+def _check_here() -> None:
+    """Raise UserError where the current folder is gone: outputs go below it, and paths are found from it."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("the current folder has been deleted: change to one that is there, as cd ~") from None
+
+
+def _data(words: list[str]) -> None:
+    """Run `metalab data VERB ...`; exit code 2 where the words make no sense."""
+    verb, *rest = words or [""]
+    if verb in ("-h", "--help") or "--help" in rest:
+        print(DATA_USAGE, end="")
+        return
+    if verb not in VERBS:
+        what = f"unknown command 'data {verb}', expected" if verb else "data needs"
+        sys.stderr.write(f"metalab: {what} one of: {', '.join(VERBS)}\n\n{DATA_USAGE}")
+        sys.exit(2)
+    from metalab.cli.data import arguments, commands
+
+    try:
+        code = commands.run(verb, arguments.check_arguments(verb, rest))
+        sys.stdout.flush()
+        sys.exit(code)
+    except UsageError as error:
+        sys.stderr.write(f"metalab: {error}\n")
+        sys.exit(2)
+
+
+def _complete(rest: list[str]) -> None:
+    """Answer the shell, which calls `metalab -sc query=bash` with the line so far in COMP_LINE."""
+    line = os.environ.get("COMP_LINE")
+    if line is None and not any(word.startswith(("install=", "uninstall=")) for word in rest):
+        raise UserError("-sc query=... is the shell's, which says what is typed; you type metalab -sc install=bash")
+    if line is None:
+        return _run_hydra("train", ["-sc", *rest])
+    program, *words = line.split()
+    arguments = "" if line[-1].isspace() else words.pop()
+    if arguments.startswith("-"):  # Hydra takes half a flag for a mistake
+        print("\n".join(flag for flag in FLAGS if flag.startswith(arguments)))
+    elif not words or words == ["data"]:
+        print("\n".join(each for each in (VERBS if words else (*COMMANDS, "data")) if each.startswith(arguments)))
+    elif words[0] == "data":
+        from metalab.config.paths import conf_dir
+
+        names = sorted(path.stem for path in (conf_dir() / "data").glob(f"{arguments}*.yaml"))
+        print("\n".join(names if len(words) == 2 else ()))
+    elif words[0] in COMMANDS:
+        os.environ["COMP_LINE"] = " ".join([program, *words[1:], arguments])  # Hydra knows no subcommand
+        _run_hydra(words[0], ["-sc", *rest], words[1:])
+
+
+def _run_hydra(commands: str, given: list[str], arguments: list[str] | None = None) -> None:
+    """Hand the words behind the command to Hydra; `typed`: the words that the shell wants completed."""
+    from hydra import version
+    from hydra._internal import utils
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from metalab.cli import run_overrides
+    from metalab.config.paths import conf_dir, given_path
+
+    parser = utils.get_args_parser()
+    args = parser.parse_args(given)
+    if args.config_dir is not None:
+        args.config_dir = str(given_path(args.config_dir, "--config-dir", "my_conf"))
+    name = commands
+    try:
+        words, name = run_overrides.prepare(commands, args.overrides if arguments is None else arguments, args.multirun)
+        args.overrides = [words.get(word, word) for word in args.overrides]
+    except UserError:
+        if arguments is None:
+            raise  # while a line is typed, its runs need not be there yet
+    args.resolve = args.resolve or args.help
+    version.setbase("1.3")
+    whole = os.environ.get("HYDRA_FULL_ERROR", "0")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would else print
+    try:  # what hydra.main does; but that parses sys.argv, which is to stay as typed for the run's record
+        utils._run_hydra(args, parser, JOBS[commands], str(conf_dir()), name)
+    except Defect as defect:
+        raise cast(BaseException, defect.__cause__) from None
+    except BrokenPipeError:
+        raise  # no mistake of anybody's
+    except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
+        if _failed:  # of a sweep, and told
+            sys.exit(1)
+        if whole == "1":
+            raise
+        from metalab.cli import suggestions
+
+        raise UserError(suggestions.explain_hydra_error(error, name, list(map(str, args.overrides)))) from error
+    finally:
+        os.environ["HYDRA_FULL_ERROR"] = whole
+
+
+def _train(cfg: "DictConfig") -> float:
+    with _mistakes_told(), _parts_named():
+        from metalab.cli import run_overrides
+        from metalab.training import train
+
+        out = run_overrides.out()
+        if cfg.resume is not None:
+            cfg.resume = str(out)  # runs.prepare made the resumed folder the output folder
+        return train.run(cfg, out)
+
+
+def _evaluate(cfg: "DictConfig") -> float:
+    with _mistakes_told(), _parts_named():
+        from metalab.cli import run_overrides
+
+        _asked.append(run_overrides.words())
+        pairs = run_overrides.compose_each(cfg.run)
+        from metalab.evaluation import evaluate  # only now: it loads torch, and there may be nothing to evaluate
+
+        accuracy = evaluate.run(pairs, run_overrides.out())
+        _done.append((run_overrides.out(), _asked[-1]))
+        return accuracy
+
+
+JOBS = {"train": _train, "eval": _evaluate}
+
+
+@contextmanager
+def _parts_named() -> Iterator[None]:
+    """Import meanwhile no part that is not metalab's, but those that this command names."""
+    from metalab.cli import allowed_imports, run_overrides
+    from metalab.config import import_policy
+
+    with import_policy.allow_only(allowed_imports.named_parts(run_overrides.words(), run_overrides.GROUPS)):
+        yield
+
+
+@contextmanager
+def _mistakes_told() -> Iterator[None]:
+    """Leave a run with a message and no traceback at a UserError; in a sweep name the job and let the rest go on."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import CompactHydraException
+    from hydra.types import RunMode
+    from omegaconf.errors import OmegaConfBaseException
+
+    job = HydraConfig.get()
+    streams.settle_logs()
+    try:
+        if job.job.chdir:
+            raise UserError("hydra.job.chdir=true: runs and data are found from the folder you are in; leave it out")
+        yield
+    except Exception as error:
+        error = _named(error)
+        mistake = isinstance(error, (UserError, OmegaConfBaseException, PermissionError))
+        if job.mode != RunMode.MULTIRUN:
+            if mistake:
+                sys.exit(f"metalab: {error}")
+            raise Defect from error
+        name = f"#{job.job.num} {' '.join(job.overrides.task)}"
+        message = str(error) if mistake else f"{type(error).__name__}: {error}"
+        logging.getLogger("metalab").error("job %s failed: %s", name, message, exc_info=not mistake)
+        _failed.append(f"  {name}: {message}")
+        raise CompactHydraException(message) from None  # the one kind that Hydra shows without a traceback
+
+
+def _named(error: Exception) -> Exception:
+    """Return the error, as a UserError where it is the machine's: too little memory, a full disk."""
+    if isinstance(error, OSError) and error.errno in streams.FULL:
+        return UserError(f"{error}: make room on that disk; a training goes on from its last.pt with resume=")
+    if isinstance(error, (MemoryError, RuntimeError)):
+        from metalab.engines.vectorized import out_of_memory
+
+        if isinstance(error, MemoryError) or out_of_memory(error):
+            return UserError(
+                f"the memory is too small ({str(error).splitlines()[0] if str(error) else 'MemoryError'}): try fewer "
+                "episodes at once (train.meta_batch, eval.batch), fewer queries (task.query), fewer inner steps "
+                "(algo.steps), smaller images (data.size) or a smaller backbone"
+            )
+    return error

@@ -1,0 +1,172 @@
+"""Earlier runs on the command line: `eval run=...` and `train resume=...` start from their configuration."""
+
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override, Quote, QuotedString
+from hydra.errors import OverrideParseException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from metalab.cli.quoting import quote_override
+from metalab.config import run_config
+from metalab.config.paths import at_home
+from metalab.config.upgrade import upgrade_config
+from metalab.core.errors import UserError
+from metalab.tracking.run_folder import find_run
+
+GROUPS = ("algo", "data", "backbone", "reg", "attack", "engine", "optim", "task", "experiment")
+MANY = ("reg", "attack")  # groups of which several options may be chosen at once
+KEY = {  # what names earlier runs, and what they must hold, one of these files
+    "train": ("resume", ("last.pt", "best.pt")),  # a run that was killed in its first validation has best.pt alone
+    "eval": ("run", ("best.pt",)),
+}
+ANEW = {"train": {"resume"}, "eval": {"attack", "seed", "device", "resume", "run"}}  # never taken from them
+TRAINING = ("train", "optim", "resume", "experiment")  # what no evaluation reads
+ALL, ONE = "_runs_", "_run_"  # names in Hydra's ConfigStore: all runs that are given, and one of them inside a job
+
+
+def prepare(command: str, words: list[str], multirun: bool) -> tuple[dict[str, str], str]:
+    """Return the words to replace, and the primary config.
+
+    Replaced are runs, by their folders ("latest" is looked up once), and what Hydra could not read without quotes.
+    Several runs share one primary config, in which the later ones win: it only has to know all their keys, as every
+    job composes each of its runs alone (compose_each).
+    """
+    key, holds = KEY[command]
+    replaced: dict[str, str] = {}
+    folders: list[Path] = []
+    for word in words:
+        if (read := quote_override(at_home(word), multirun)) != word:
+            replaced[word] = read
+        try:
+            [override] = OverridesParser.create().parse_overrides([read])
+        except OverrideParseException:
+            continue  # Hydra will say what is wrong with it
+        if not override.key_or_group:
+            raise UserError(f"{word}: there is no key; type key=value, as seed=1, or +key=value for one that is new")
+        if command == "eval" and override.key_or_group.partition(".")[0] in TRAINING:
+            raise UserError(f"{word}: metalab eval trains nothing, and would not read it: leave it out")
+        values = _values(override)
+        _refuse_lists(word, override.key_or_group, values)
+        if override.key_or_group in ("resume", "train.init") and "" in map(_plain, values):
+            name = override.key_or_group
+            raise UserError(f"{word}: which run? Type {name}=FOLDER or {name}=latest, or leave it out for a new run")
+        if override.key_or_group in (key, "train.init") and not override.is_delete():
+            _refuse_nested(word, values)
+            found = [_located(value, holds if override.key_or_group == key else ("best.pt",)) for value in values]
+            replaced[word] = f"{override.get_key_element()}={','.join(map(_quoted, found))}"
+            if override.key_or_group == key:
+                folders += [
+                    folder for item in found for folder in (item if isinstance(item, list) else [item]) if folder
+                ]
+    if not folders:
+        return replaced, command
+    if command == "train" and (multirun or len(folders) > 1):
+        raise UserError("resume goes on with one run, in its own folder: leave out -m, and give one resume=FOLDER")
+    if command == "train":
+        _refuse_links(folders[0])
+    own = {"run": {"dir": str(folders[0])}, "output_subdir": None} if command == "train" else {}
+    _register(ALL, command, folders, own)
+    return replaced, ALL
+
+
+def compose_each(given: Any) -> list[tuple[Path, DictConfig]]:
+    """Return each run's folder and its configuration under this job's overrides; given: cfg.run of the job."""
+    names = list(given) if isinstance(given, ListConfig) else [given]
+    if not names or None in names or "" in names:
+        raise UserError("which run? metalab eval run=outputs/train/..., or run=latest")
+    pairs = []
+    found = [find_run(str(name)) for name in names]
+    if twice := [folder for i, folder in enumerate(found) if folder in found[:i]]:
+        raise UserError(f"run: {twice[0]} is given twice, and a mean over runs counts each once")
+    for folder in found:
+        _register(ONE, "eval", [folder], {})
+        cfg = hydra.compose(ONE, overrides=list(HydraConfig.get().overrides.task))
+        cfg.run = str(folder)
+        pairs.append((folder, cfg))
+    return pairs
+
+
+def out() -> Path:
+    """Return this job's output folder."""
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def words() -> list[str]:
+    """Return the words of the command line that this job was made with, a sweep's values chosen."""
+    return list(HydraConfig.get().overrides.task)
+
+
+def _register(name: str, command: str, folders: list[Path], own: dict[str, Any]) -> None:
+    """Give Hydra the folders' configurations as the option `name` of each group and a primary config that picks it."""
+    merged = OmegaConf.merge(*map(run_config.read, folders))
+    node = OmegaConf.to_container(merged)
+    assert isinstance(node, dict)
+    node = upgrade_config(node)
+    root = {key: value for key, value in node.items() if key not in {*GROUPS, *ANEW[command]}}
+    groups = [group for group in GROUPS if group not in ANEW[command] and isinstance(node.get(group), dict)]
+    store = ConfigStore.instance()
+    for group in groups:
+        store.store(name, node[group], group=group)
+    defaults = [command, *[{f"override /{group}": name} for group in groups], "_self_"]
+    store.store(name, {"defaults": defaults, "hydra": own, **root})
+
+
+def _refuse_links(folder: Path) -> None:
+    """Raise UserError where going on with a run would write through a link in its folder to somewhere else."""
+    links = sorted(file.name for file in folder.iterdir() if file.is_symlink())
+    if links:
+        raise UserError(
+            f"{folder} holds a link, {links[0]}, and resume writes into the run's folder, not to where a link leads: "
+            "put the file itself in its place"
+        )
+
+
+def _refuse_lists(word: str, group: str, values: list[Any]) -> None:
+    """Raise UserError for a word that gives a group what is no name of an option, or several where one is taken."""
+    for value in values if group in GROUPS else ():
+        items = value if isinstance(value, list) else []
+        if isinstance(value, dict) or (group in MANY and not all(isinstance(_plain(item), str) for item in items)):
+            example = {"reg": "reg=[l2,dropout]", "attack": "attack=[fgsm,pgd]"}.get(group, f"{group}=NAME")
+            raise UserError(f"{word}: expected names of options, as {example}; metalab train --help lists them")
+        if group not in MANY and isinstance(value, list):
+            options = [str(_plain(item)) for item in value]
+            raise UserError(
+                f"{group}=[{','.join(options)}]: expected one option, as in {group}={(options or ['...'])[0]}; "
+                f"several at once go with {' and '.join(MANY)}, one run for each is -m {group}=a,b"
+            )
+
+
+def _refuse_nested(word: str, values: list[Any]) -> None:
+    """Raise UserError for runs that are neither a folder nor a list of folders."""
+    items = [item for value in values for item in (value if isinstance(value, list) else [value])]
+    if any(isinstance(item, (list, dict)) for item in items):
+        raise UserError(f"{word}: expected a folder, or a list of folders, as run=[a,b]")
+
+
+def _values(override: Override) -> list[Any]:
+    """Return what an override sets: one value, or each value of a sweep; a pattern of names is Hydra's to look up."""
+    if isinstance(override.value(), Glob):
+        return []
+    return list(override.sweep_iterator()) if override.is_choice_sweep() else [override.value()]
+
+
+def _plain(value: Any) -> Any:
+    return value.text if isinstance(value, QuotedString) else value
+
+
+def _located(value: Any, holds: tuple[str, ...]) -> Any:
+    """Return the value of run= or resume= with the folder of each run in its place; None stays."""
+    if isinstance(value, list):
+        return [_located(item, holds) for item in value]
+    return find_run(str(_plain(value)), *holds) if _plain(value) not in (None, "") else None
+
+
+def _quoted(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{','.join(map(_quoted, value))}]"
+    return "null" if value is None else QuotedString(str(value), Quote.single).with_quotes()

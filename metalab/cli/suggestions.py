@@ -1,0 +1,54 @@
+"""What Hydra says of a word it cannot take, in one message with the nearest word that it could."""
+
+import re
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from metalab.config.paths import conf_dir
+from metalab.config.validate import suggest
+
+UNKNOWN = re.compile(r"Could not override '([^']+)'")
+FOLDER = "hydra.run.dir=/path/to/a/folder"
+INSIDE = re.compile(r"full_key: (\S+)")  # of a group that was given whole, the key that is unknown
+OPTION = re.compile(r"Could not find '([^']+)/([^'/]+)'\n\nAvailable options in '[^']+':\n((?:\t.*\n)*)")
+
+
+def explain_hydra_error(error: BaseException, command: str, words: list[str]) -> str:
+    """Return the error's message; where a key or an option is unknown, with the nearest that is there."""
+    said, cause = str(error), error.__cause__
+    if isinstance(cause, OSError) and "Unable to configure handler" in said:  # the log file
+        return (
+            f"{cause.filename} cannot be written ({cause.strerror}): give a folder that you may write to, as {FOLDER}"
+        )
+    if found := OPTION.search(said):
+        group, option, listed = found.groups()
+        return f"{group}={option}: there is no such option.{suggest(option, listed.split())}"
+    if found := UNKNOWN.search(said):
+        key = found.group(1)
+        if (inside := INSIDE.search(str(error.__cause__))) and inside.group(1).startswith(f"{key}."):
+            return f"{inside.group(1)}: there is no such setting. {said.splitlines()[-1]}"
+        return f"{key}: there is no such setting.{_nearest(key, command, words)}"
+    return said
+
+
+def _nearest(key: str, command: str, words: list[str]) -> str:
+    """Say what the deepest group on the way to a key does hold, under the other words of the command line."""
+    others = [word for word in words if word.partition("=")[0].lstrip("+~") != key]
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+            node: Any = compose(command, others)
+    except Exception:  # another word is wrong as well, and is told next
+        return ""
+    where, names = "", key.split(".")
+    for name in names:
+        if not OmegaConf.is_dict(node) or name not in node:
+            break
+        node, where = node[name], f"{where}.{name}".lstrip(".")
+    else:
+        return ""
+    name = names[where.count(".") + 1 if where else 0]
+    if where in ("reg", "attack") and len(names) > 2:
+        return f" {name} is not chosen: type {where}={name} as well"
+    return suggest(name, map(str, node) if OmegaConf.is_dict(node) else (), where)

@@ -1,0 +1,91 @@
+"""The groups `task`, `train` and `eval` of a configuration, as checked dataclasses."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from metalab.config.validate import check_minimum
+from metalab.core.errors import UserError
+
+BN = Literal["batch", "support", "one", "running"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """The task that is tested on, and, where it differs, the one that is trained on."""
+
+    way: int
+    shot: int
+    query: int
+    train_way: int | None
+    train_shot: int | None
+    train_query: int | None
+    unlabelled: int = 0
+    distractors: int = 0
+    support: int | None = None
+
+    @property
+    def fixed(self) -> bool:
+        """Whether every episode has this way and these shots; else they are the most that are drawn."""
+        return self.support is None
+
+    def __post_init__(self) -> None:
+        least = {"way": 2, "shot": 1, "query": 1, "train_way": 2, "train_shot": 1, "train_query": 1}
+        least |= {"unlabelled": 0, "distractors": 0, "support": 5}
+        check_minimum("task", self, least)
+        if not self.fixed and (self.unlabelled or self.distractors):
+            raise UserError(
+                f"task.unlabelled={self.unlabelled} task.distractors={self.distractors}: task=variable has none; "
+                "type 0 for both, or task=fixed"
+            )
+
+
+@dataclass(frozen=True)
+class Train:
+    """How long a run lasts, when it validates and what it keeps."""
+
+    steps: int
+    minutes: float | None
+    meta_batch: int | None
+    val_every: int
+    val_episodes: int
+    monitor: Literal["accuracy", "loss"]
+    patience: int | None
+    init: str | None
+    bn: Literal["batch", "support"] | None
+    log_every: int
+    workers: int | None = None
+    weights: Literal["xavier", "he", "orthogonal", "torch"] | None = None
+    on_warning: Literal["save", "leave"] = "save"
+
+    def __post_init__(self) -> None:
+        least = {
+            "steps": 1,
+            "meta_batch": 1,
+            "val_every": 1,
+            "val_episodes": 2,
+            "patience": 1,
+            "log_every": 1,
+            "workers": 0,
+        }
+        check_minimum("train", self, least)
+        if self.minutes is not None and not self.minutes > 0:
+            raise UserError(f"train.minutes={self.minutes:g}: expected more than 0, or null for no limit")
+        if self.weights is not None and self.init is not None:
+            raise UserError(
+                f"train.weights={self.weights} with train.init={self.init}: the weights come from one of them"
+            )
+
+
+@dataclass(frozen=True)
+class Eval:
+    """How many episodes are evaluated, on which split and how they are normalized."""
+
+    episodes: int
+    bn: BN | None
+    split: Literal["train", "val", "test"]
+    allow_overlap: bool
+    batch: int
+    eps: list[float] | None = None
+
+    def __post_init__(self) -> None:
+        check_minimum("eval", self, {"episodes": 2, "batch": 1})

@@ -1,0 +1,19 @@
+"""What a run writes beside its checkpoints: an error of the disk becomes one message."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from metalab.core.errors import UserError
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn an error of the disk (full, read-only, taken away) while `path` is written into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror or error}). What was saved before is kept: make room, or make "
+            "the folder one that you may write to, and go on"
+        ) from error

@@ -1,0 +1,173 @@
+"""The shapes everything agrees on. T tasks, N images, C H W, D features, K classes (way)."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+AttackedImages = Literal["query", "support", "both"]
+
+
+class FixedEpisodes(NamedTuple):
+    """Episodes that are given and not drawn; of each class the first images are the support, the next ones queries."""
+
+    classes: Tensor  # int64 [E,way]
+    shot: int
+    query: int
+    names: list[str]  # [E] what people are shown
+    errors: dict[str, float]  # published error rates to stand beside a result, shares
+
+
+class ClassFamilies(NamedTuple):
+    """Which classes may meet: those of an episode are of one family, an alphabet or a data set."""
+
+    family: Tensor  # int64 [K], of each class
+    names: list[str]  # [F]
+    source: list[str]  # [F] the data set of each family
+    weight: Tensor  # float64 [F], above 0: how often an episode is of the family, beside the others
+
+
+@dataclass(frozen=True)
+class Split:
+    """The classes of one split, and the images they are made of."""
+
+    images: Tensor  # uint8 [N,C,H,W], the images of a class stand one after another; may be memory-mapped
+    first: Tensor  # int64 [K], index of each class's first image
+    count: Tensor  # int64 [K], how many images follow it
+    ids: list[str]  # [K] global class ids ("omniglot:Greek/character01"); rotations of a character share theirs
+    names: list[str]  # [K] what people are shown
+    files: list[str] = field(default_factory=list)  # [N] where each image came from
+    image_ids: list[str] = field(default_factory=list)  # [N] "image:digest" of one's own, else "published:digest" or ""
+    turns: Tensor | None = None  # int64 [K], quarter turns that make the class from its images; None: upright
+    random_turns: bool = False  # a quarter turn is drawn for each class of each episode
+    families: ClassFamilies | None = None  # None: any classes may meet
+    group: Tensor | None = None  # int64 [N], 0..: images of one group never stand on both sides of an episode
+    fixed: FixedEpisodes | None = None  # the only episodes that a protocol allows
+    by_image: bool = False  # the other splits have the same classes and other images: a classifier's, without episodes
+    class_sizes: dict[str, dict[str, int]] = field(default_factory=dict)  # split -> class -> images, where known
+    note: str = ""  # what a referee must know, "re-encoded, JPEG q75"
+
+
+class Data(Protocol):
+    def load(self, split: str) -> Split:
+        """Return the train, val or test classes; raise UserError with what to fetch and where to put it.
+
+        Where the data has no such split but others, raise its subclass NoSplit (metalab.data.storage.store).
+        """
+        ...
+
+
+class Batch(NamedTuple):
+    x: Tensor  # [N,C,H,W] in [0,1]
+    y: Tensor  # [N] in 0..way-1
+    unlabelled: Tensor  # [U,C,H,W], U = 0 where there is none (vmap refuses None)
+
+
+class Episode(NamedTuple):
+    """One task; a meta-batch is the same type with a leading T on every tensor."""
+
+    support: Batch
+    query: Batch
+
+
+class TaskResult(NamedTuple):
+    loss: Tensor  # [] what is differentiated
+    correct: Tensor  # bool [N], per query image
+    scalars: dict[str, Tensor]  # what people are shown: loss, accuracy after each inner step, ...
+    state: dict[str, Tensor]  # buffers that outlive the task; the engine stores their mean over the meta-batch
+
+
+EpisodeSource = Callable[[int], Episode]  # meta-step -> meta-batch; the same step gives the same episodes
+Model = Callable[[Tensor], Tensor]  # images -> logits [N,K]
+Loss = Callable[[Model, Batch], Tensor]  # calls the model itself, so that attacks and mixup can wrap it
+
+
+class Learner(Protocol):
+    """The meta-learned net, seen through its current (fast) weights."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...  # logits
+    def features(self, x: Tensor) -> Tensor: ...  # [N,D,h,w]
+    def part(self, name: str, *args: Tensor) -> Tensor: ...  # one named part: head, relation, ...
+    def parameters(self) -> dict[str, Tensor]: ...
+    def buffers(self) -> dict[str, Tensor]: ...
+    def grad(
+        self, loss: Callable[["Learner"], Tensor], names: list[str] | None = None, first_order: bool = False
+    ) -> dict[str, Tensor]: ...  # names: None is all of parameters(); first_order: constants for the outer loop
+    def replace(self, tensors: dict[str, Tensor]) -> "Learner": ...  # parameters or buffers, by name
+
+
+class Backbone(Protocol):
+    def build(self, channels: int, size: int) -> nn.Module:
+        """Return a net from images [N,channels,size,size] in [0,1], normalized, to features [N,D,h,w]."""
+        ...
+
+
+@runtime_checkable
+class PretrainedBackbone(Backbone, Protocol):
+    """A backbone that has weights from elsewhere."""
+
+    def normalization(self) -> Any:
+        """Return the models.layers.Normalize that the weights expect of images in [0,1]; None where they have none."""
+        ...
+
+    def seen(self) -> set[str]:
+        """Return the global ids of the classes that the weights were trained on; UserError where nobody knows."""
+        ...
+
+    def load(self, body: nn.Module) -> None:
+        """Give the weights to what build has returned."""
+        ...
+
+
+class Algorithm(Protocol):
+    def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]: ...  # its own meta-learned parts
+    def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
+        """Yield the model after 0, 1, ..., steps inner steps; a metric method yields once."""
+        ...
+
+
+@dataclass(frozen=True)
+class AlgorithmTraits:
+    """What an algorithm needs and offers beyond its two methods; the defaults are what most do.
+
+    An algorithm that differs declares them as `traits`, an attribute of its class or a property.
+    """
+
+    head_init: str = "learned"  # how a task's head starts; zero and random bear no attack on the support in training
+    adapts_body: bool = False  # inner steps change the body: bfloat16 has too few digits for their meta-gradients
+    leaves_device: bool = False  # a meta-step computes on the processor, which no CUDA graph can hold
+    unlabelled: Literal["ignored", "read", "needed"] = "ignored"  # what adapt() does with support.unlabelled, as set
+
+
+@dataclass(frozen=True)
+class ObjectiveTraits:
+    """What a training objective learns from; one that differs declares them as `traits`, an attribute of its class."""
+
+    learns_from_query: bool = True  # through the loss of the query, which regularizers may change
+    reads: AttackedImages = "both"  # whose images the gradient depends on
+    solves: bool = False  # looks at the inner problem again and again: it must be the same at each look
+    classifies: bool = False  # trains one classifier of all training classes, which can be measured as it is
+
+
+def algorithm_traits(algorithm: object) -> AlgorithmTraits:
+    """Return what an algorithm declares, or the defaults."""
+    return getattr(algorithm, "traits", AlgorithmTraits())
+
+
+def objective_traits(objective: object) -> ObjectiveTraits:
+    """Return what an objective, or its class, declares, or the defaults."""
+    return getattr(objective, "traits", ObjectiveTraits())
+
+
+Objective = Callable[[Learner, Episode, Tensor], TaskResult]  # the tensor is training progress, 0..1
+
+
+class Engine(Protocol):
+    def grad(self, objective: Objective, net: nn.Module, episodes: Episode, progress: Tensor) -> TaskResult:
+        """Add the gradient of the mean loss over T tasks to net's .grad; return detached results, leading T."""
+        ...
+
+    def evaluate(self, objective: Objective, net: nn.Module, episodes: Episode) -> TaskResult:
+        """Run the objective on T tasks without an outer graph; results have a leading T."""
+        ...

@@ -1,0 +1,248 @@
+"""The user's own images: one folder a class."""
+
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, NamedTuple, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metalab.config.paths import given_path
+from metalab.core.errors import UserError
+from metalab.core.interfaces import Split
+from metalab.core.text import few, shown
+from metalab.data.datasets.folder_store import Depth, Reading, folder_store, notes, refuse_unread
+from metalab.data.formats.class_tree import ALL, SPLITS, Tree, read_tree
+from metalab.data.identity.class_ids import refuse_copies, refuse_same_names, refuse_twins
+from metalab.data.sampling.grouped import group_by_filename
+from metalab.data.storage.store import NoSplit, Store, cache_folder, writing
+
+FORM = "data.root=/path/to/images"
+IN_MEMORY = 2**29  # bytes of a split's images that are held in memory where they do not lie in one piece in the store
+log = logging.getLogger("metalab.data")
+
+
+class Part(NamedTuple):
+    """What a split is made of, without its pixels."""
+
+    ids: list[str]  # of classes
+    names: list[str]
+    count: list[int]
+    files: list[str]
+    image_ids: list[str]
+    rows: list[int]  # of the store's images
+    copies: list[str]  # files of images that their class has already, "copy = first", left out or not
+    shared: int  # images that two classes of the split have
+    small: list[str]  # classes that are left out, "name (images)"
+
+
+@final
+@dataclass(frozen=True)
+class Folder:
+    """Read the class folders of `root`, or of its train/ val/ test/ folders where it has them.
+
+    Without these, whole classes go to train, val and test by `ratios` and `seed`, at least two to each. Images at
+    any depth below a class folder are the class's, uint8 [channels,size,size]; symbolic links are followed, hidden
+    files and the folders of `skip` passed over. An unreadable image is named in a warning and left out, or an error
+    where `strict`. Each image has an id, a digest of its content, by which a net that was trained on it knows it
+    again, under another name and among others; one that stands in two splits is refused, or noted where
+    `allow_copies`; so is a class name, and `allow_same_names`. `group` is of file names, relative to root: images of
+    one group, such as one video's, never stand on both sides of an episode. `depth` is of 16-bit files: how many bits
+    are used. `copies` are images that their class has already; classes of fewer than `least` images are left out.
+    What has a default here had no choice in older versions: their runs are read as they were. Raises UserError.
+    """
+
+    root: str | None
+    cache: str | None
+    size: int
+    channels: int
+    ratios: list[float]
+    seed: int
+    strict: bool
+    allow_copies: bool = False
+    allow_same_names: bool = False
+    group: str | None = None
+    copies: Literal["leave_out", "keep"] = "keep"
+    depth: Depth | None = None
+    least: int = 1
+    skip: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not 8 <= self.size <= 512:
+            raise UserError(f"data.size={self.size}: expected 8 to 512 pixels; type data.size=84")
+        if self.channels not in (1, 3):
+            raise UserError(f"data.channels={self.channels}: expected 1 (grey) or 3 (RGB); type data.channels=3")
+        if self.seed < 0:
+            raise UserError(f"data.seed={self.seed}: expected 0 or more; type data.seed=0")
+        if self.least < 1:
+            raise UserError(f"data.least={self.least}: expected 1 or more images a class; type data.least=1")
+        if len(self.ratios) != 3 or min(self.ratios) < 0 or abs(sum(self.ratios) - 1) > 1e-6:
+            raise UserError(
+                f"data.ratios={list(self.ratios)}: expected three shares of the classes, for train, val and test, "
+                "each 0 or more, that add up to 1; type data.ratios=[0.64,0.16,0.20]"
+            )
+
+    def load(self, split: str) -> Split:
+        """Return the classes of train, val or test; decode the images on first use and after a change."""
+        said = [refuse_same_names(self._tree.images, self.allow_same_names)]
+        self._refuse_absent(split)
+        if self.strict:
+            refuse_unread(self._store.facts)
+        parts = self._parts
+        refuse_twins({name: (part.ids, part.names) for name, part in parts.items()})
+        said.append(
+            refuse_copies({name: (part.image_ids, part.files) for name, part in parts.items()}, self.allow_copies)
+        )
+        if not parts[split].ids:
+            raise NoSplit(f"data.least={self.least} leaves no class for {split}: type a smaller one, or add images")
+        said += [*self._told(split), *notes(self._store.facts, self._how)]
+        sizes = {name: dict(zip(part.names, part.count, strict=True)) for name, part in parts.items()}
+        return group_by_filename(self._split(split, parts[split], "; ".join(filter(None, said)), sizes), self.group)
+
+    def unrefused(self, split: str) -> Split:
+        """Return the split with all that is in it and whatever it shares with another one, for a report."""
+        self._refuse_absent(split)
+        return self._split(split, self._part(split, copies=True, least=1), "", {})
+
+    def unreadable(self, split: str) -> list[str]:
+        """Return the files of the split that cannot be read, sorted."""
+        listed = (shown(file) for files in self._tree.images[split].values() for file in files)
+        return sorted(self._store.facts["unread"].keys() & set(listed))
+
+    @property
+    def excused(self) -> tuple[str, ...]:
+        """What the names of classes begin with that may have one name in two splits."""
+        return ("",) if self.allow_same_names else ()
+
+    def _refuse_absent(self, split: str) -> None:
+        if not self._tree.images.get(split):
+            raise NoSplit(f"data.ratios={list(self.ratios)} leaves no class for {split}: type a share above 0")
+
+    def _told(self, split: str) -> Iterator[str]:
+        """Warn of what of the split is left out or stands in it twice, at every start; yield it for every result."""
+        part, left_out = self._parts[split], self.unreadable(split)
+        if left_out:
+            listed = sum(map(len, self._tree.images[split].values()))
+            said = f"{len(left_out)} of the {listed} {split} images cannot be read and are left out: {few(left_out)}"
+            log.warning("%s", said)
+            yield f"{len(left_out)} of {listed} images cannot be read and are left out"
+        if part.copies and self.copies == "keep":
+            said = f"{len(part.copies)} images occur more than once; support and query may share them"
+            log.warning("%s: %s", said, few(part.copies))
+            yield said
+        elif part.copies:
+            said = f"{len(part.copies)} images are copies of others of their class and are left out"
+            log.warning("%s (data.copies=keep keeps them): %s", said, few(part.copies))
+            yield said
+        if part.shared:
+            said = f"{part.shared} images stand in two {split} classes"
+            log.warning("%s", said)
+            yield said
+        if part.small:
+            said = f"{len(part.small)} classes of fewer than data.least={self.least} images are left out"
+            log.warning("%s of %s: %s", said, split, few(part.small))
+            yield said
+
+    @cached_property
+    def _tree(self) -> Tree:
+        root = self._root()
+        tree = read_tree(root, self.ratios, self.seed, self.skip)
+        for remark in tree.remarks:
+            log.warning("%s: %s", root, remark)
+        return tree
+
+    @property
+    def _how(self) -> Reading:
+        return Reading(self.size, self.channels, self.depth)
+
+    @cached_property
+    def _store(self) -> Store:
+        return folder_store(self._root(), self._tree.parts, self._how, self.cache, self.skip)
+
+    @cached_property
+    def _parts(self) -> dict[str, Part]:
+        return {split: self._part(split, self.copies == "keep", self.least) for split in SPLITS}
+
+    def _part(self, split: str, copies: bool, least: int) -> Part:
+        """Return the split's classes of at least so many images, with or without copies within a class."""
+        part = Part([], [], [], [], [], [], [], 0, [])
+        kept = self._store.splits.get(ALL if ALL in self._tree.parts else split)
+        if kept is None:  # no image of it can be read
+            return part
+        same = {file: files[0] for files in self._store.facts["same"] for file in files}  # by content
+        ends = np.cumsum(kept["count"]).tolist()
+        place = {name: (end - count, end) for name, count, end in zip(kept["names"], kept["count"], ends, strict=True)}
+        ids = dict(zip(kept["names"], kept["ids"], strict=True))
+        homes: dict[str, set[str]] = {}
+        for name in map(shown, self._tree.images[split]):
+            seen: dict[str, str] = {}  # content -> the first file of the class with it
+            rows = []
+            for row in range(*place.get(name, (0, 0))):
+                file = kept["files"][row]
+                content = same.get(file, file)
+                if content in seen:
+                    part.copies.append(f"{file} = {seen[content]}")
+                if copies or content not in seen:
+                    rows.append(row)
+                seen.setdefault(content, file)
+                homes.setdefault(content, set()).add(name)
+            if rows and len(rows) < least:
+                part.small.append(f"{name} ({len(rows)})")
+            elif rows:
+                part.ids.append(ids[name])
+                part.names.append(name)
+                part.count.append(len(rows))
+                part.rows.extend(rows)
+        part.files.extend(kept["files"][row] for row in part.rows)
+        part.image_ids.extend(kept["image_ids"][row] for row in part.rows)
+        return part._replace(shared=sum(len(names) > 1 for names in homes.values()))
+
+    def _split(self, split: str, part: Part, note: str, sizes: dict[str, dict[str, int]]) -> Split:
+        if not part.ids:
+            raise NoSplit(f"data.root={self.root} has no image for {split} that can be read: see the warnings above")
+        count = torch.tensor(part.count)
+        stored = self._store.images[ALL if ALL in self._tree.parts else split]
+        return Split(
+            images=_joined(stored, part.rows, cache_folder(self.cache)),
+            first=count.cumsum(0) - count,
+            count=count,
+            ids=part.ids,
+            names=part.names,
+            files=part.files,
+            image_ids=part.image_ids,
+            note=note,
+            class_sizes=sizes,
+        )
+
+    def _root(self) -> Path:
+        if self.root is None:
+            raise UserError(f"data=folder needs the folder that holds your class folders: type {FORM}")
+        root = given_path(self.root, "data.root", "/path/to/images").absolute()
+        if not root.is_dir():
+            what = "is a file" if root.exists() else "does not exist"
+            raise UserError(f"data.root={self.root} {what}: expected a folder with one folder a class; type {FORM}")
+        return root
+
+
+def _joined(stored: np.ndarray, rows: Sequence[int], cache: Path) -> Tensor:
+    """Return these rows of the store: as they lie there in one piece, else copied.
+
+    What is large is copied to a file without a name, which the system takes away with the process, and not to memory.
+    """
+    start, stop = rows[0], rows[-1] + 1
+    if stop - start == len(rows):
+        return torch.from_numpy(stored[start:stop])
+    shape = (len(rows), *stored.shape[1:])
+    if np.prod(shape) <= IN_MEMORY:
+        return torch.from_numpy(stored[rows])
+    with writing(cache), tempfile.TemporaryFile(dir=cache) as file:
+        file.truncate(int(np.prod(shape)))
+        copied = np.memmap(file, dtype=np.uint8, mode="r+", shape=shape)
+        for i in range(0, len(rows), 1024):
+            copied[i : i + 1024] = stored[rows[i : i + 1024]]
+    return torch.from_numpy(copied)

@@ -1,0 +1,76 @@
+"""Plain classification, of data that splits its images: the classifier that mini-batches trained is measured."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from metalab.algorithms.build import AlgorithmSettings
+from metalab.config.schema import Eval, Task
+from metalab.core.errors import UserError
+from metalab.core.interfaces import Algorithm, Batch, Learner, Loss, Model, Split
+from metalab.evaluation.robustness import Attacks
+
+IMAGES = 100  # that run together
+NOTE = "each image once, by the net's own classifier: no episode and no support were involved"
+
+
+@dataclass(frozen=True)
+class AsTrained:
+    """Predict with the net as it is, body and head: no support, no inner step."""
+
+    way: int
+
+    def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
+        return {}
+
+    def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
+        yield learner
+
+
+def classification_protocol(task: Task, evaluation: Eval, split: Split) -> tuple[Task, Eval]:
+    """Return the settings for every image of the split once, whatever was given."""
+    task = replace(task, way=len(split.ids), unlabelled=0, distractors=0, support=None)
+    return task, replace(evaluation, episodes=len(split.images), batch=IMAGES)
+
+
+def facts(split: Split) -> dict[str, Any]:
+    """Return what the record says in the place of an episode's size."""
+    return {"way": len(split.ids), "shot": None, "query": None, "episodes": None, "images": len(split.images)}
+
+
+def classifier(algo: AlgorithmSettings, split: Split, bn: str) -> Algorithm:
+    """Return what predicts; UserError where the algorithm trains no classifier of all classes, or bn needs others."""
+    if not algo.objective_traits.classifies:
+        trains = "trains on episodes" if algo.mini_batch is None else "trains no classifier"
+        raise UserError(
+            "data.protocol=images has the same classes in training and test, for a plain classifier of all of them, "
+            f"and algo={algo.name} {trains}: type algo=baseline, or for episodes of new classes data.protocol=classes "
+            "data.classes=[4,3,3] task.way=3"
+        )
+    if bn != "running":
+        raise UserError(
+            f"eval.bn={bn}: with data.protocol=images each image is classified alone, without a support: type "
+            "eval.bn=running"
+        )
+    return AsTrained(len(split.ids))
+
+
+def check_run(folder: Path, algo: str, saved: Mapping[str, Any], split: Split, attacks: Attacks) -> None:
+    """Raise UserError unless the run trained a classifier of the split's classes, and on none of its test images."""
+    if saved.get("labels", []) != split.ids:  # runs of older versions have none
+        raise UserError(
+            f"{folder} has no classifier of {split.ids[0]} and the other {len(split.ids) - 1} classes, for it was not "
+            "trained on them with data.protocol=images: leave out data, or type data.protocol=classes for episodes"
+        )
+    if algo != (own := saved["config"]["algo"]["name"]):
+        raise UserError(
+            f"algo={algo}: with data.protocol=images the run's own classifier is measured, that of algo={own}: leave "
+            "out algo"
+        )
+    if attacks.built and attacks.shared.on != "query":
+        raise UserError(
+            f"attack.on={attacks.shared.on}: with data.protocol=images there is no support: type attack.on=query"
+        )

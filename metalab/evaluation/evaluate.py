@@ -1,0 +1,120 @@
+"""`metalab eval`: measure a run's best checkpoint on many episodes of unseen classes."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+
+from metalab.algorithms.objectives.build import by_way, objective
+from metalab.config.experiment import ExperimentConfig, read_config
+from metalab.core.signals import warnings_survived
+from metalab.data.sampling.build import Source
+from metalab.engines.learn2learn import Learn2Learn
+from metalab.evaluation import classification, protocol
+from metalab.evaluation import robustness as robust
+from metalab.evaluation.extra_metrics import Metrics, extra_metrics, extra_metrics_task
+from metalab.evaluation.measure import measure
+from metalab.evaluation.objectives import measured_objective, robust_objective
+from metalab.evaluation.setup import EvaluationSetup, build_evaluation_setup
+from metalab.tracking import eval_report, time_estimate
+from metalab.tracking.run_lock import locked_run
+
+logger = logging.getLogger("metalab")
+AGAIN = "episodes of the train split that are drawn apart from those of training"
+
+
+def run(runs: list[tuple[Path, DictConfig]], out: Path) -> float:
+    """Evaluate each run as its config says; write the report to out and return the mean accuracy, a fraction."""
+    with locked_run(out), warnings_survived():
+        results = [_one(folder, read_config(cfg)) for folder, cfg in runs]
+        eval_report.write(out, [r for r, _ in results], [a for _, a in results])
+    return float(np.mean([a.mean() for _, a in results]))
+
+
+def _one(folder: Path, config: ExperimentConfig) -> tuple[dict[str, Any], np.ndarray]:
+    t = build_evaluation_setup(folder, config)
+    what = "images" if t.split.by_image else "episodes"
+    logger.info(
+        f"{folder}: {t.evaluation.episodes} {what} of {len(t.split.ids)} {t.evaluation.split} classes, bn={t.bn}"
+    )
+    if warning := _toll(t):
+        logger.warning(warning)
+    source = t.source(t.task)
+    objective = by_way(t.task, t.test_algorithm, lambda algo, way: measured_objective(t.algo, algo, t.bn, way, t.terms))
+    torch.manual_seed(config.seed)  # of heads that are drawn for each task
+    accuracy, loss = measure(t.outcomes(objective, source, what), t.evaluation.episodes)
+    lost = int((~np.isfinite(loss)).sum())
+    row = _facts(t) | {"loss": float(loss.mean()), **_further(t)}
+    trained = t.saved["data"]["note"]
+    notes = {t.split.note, classification.NOTE if t.split.by_image else ""}
+    notes.add(AGAIN if t.evaluation.split == "train" and not t.split.by_image else "")
+    notes |= {f"trained on: {trained}"} if trained and trained != t.split.note else set()
+    notes |= {f"adapted to supports that {t.terms.inner_attack} attacked"} if t.terms.inner_attack else set()
+    if t.attacks.built:
+        row["attacks"] = _attacked(t, source)
+        notes.add(robust.mismatch(t.bn, t.saved["config"]["train"].get("bn") or "batch") if t.normed else "")
+        notes |= robust.of_support(t.attacks)
+    notes.add(
+        f"{lost} of {len(loss)} {what} have predictions that are no numbers, which count as wrong" if lost else ""
+    )
+    notes = sorted(notes - {""})
+    row |= {"note": "; ".join(notes)} if notes else {}
+    row |= {"overlap": t.overlap} if t.overlap else {}
+    row |= protocol.protocol_metrics(t.split, accuracy, source)
+    return row, accuracy
+
+
+def _toll(t: EvaluationSetup) -> str | None:
+    """Return what the evaluation will take where its numbers are very large, else None."""
+    passes, made_of = 1 + t.algo.steps, {"eval.episodes": t.evaluation.episodes}
+    made_of |= {"algo.test_steps": t.algo.steps} if t.algo.steps > 100 else {}
+    for (name, _), attack in t.attacks.built.items():
+        passes += attack.steps or 1
+        made_of |= {f"attack.{name}.steps": attack.steps} if (attack.steps or 0) > 100 else {}
+    images = 1 if t.split.by_image else t.task.way * (t.task.shot + t.task.query)
+    channels, side, _ = t.saved["shape"]
+    return time_estimate.long_run_warning(
+        t.net, images, (channels, side), t.evaluation.episodes * passes, time_estimate.HOUR, made_of
+    )
+
+
+def _attacked(t: EvaluationSetup, source: Source) -> list[dict[str, Any]]:
+    """Return a record for each attack and eps, on the episodes of the clean measurement."""
+    torch.manual_seed(t.config.seed)  # of the random starts
+    drop = isinstance(t.engine, Learn2Learn)
+    attacked = by_way(
+        t.task, t.test_algorithm, lambda algo, way: robust_objective(t.algo, algo, t.bn, t.attacks, t.terms, drop)
+    )
+    return robust.records(t.attacks, t.outcomes(attacked, source, "attacked"), t.evaluation.episodes)
+
+
+def _facts(t: EvaluationSetup) -> dict[str, Any]:
+    """Return what was evaluated, and how; bn is None for a net without batch norm."""
+    bn = t.bn if t.normed else None
+    return {
+        "run": str(t.folder),
+        **protocol.sizes(t.task),
+        "split": t.config.eval.split,
+        "data": t.config.data["_target_"].rpartition(".")[2].lower(),
+        "trained_on": t.saved["config"]["data"]["_target_"].rpartition(".")[2].lower(),
+        "algo": t.config.algo["name"],
+        "bn": bn,
+        "transductive": bn == "batch",
+        "seed": t.config.seed,
+        "train_seed": t.saved["config"]["seed"],
+        "step": t.saved["state"]["step"],
+        "checkpoint": str(t.folder / "best.pt"),
+    }
+
+
+def _further(t: EvaluationSetup) -> Metrics:
+    """Return what the algorithm's further objective shows; nothing where it names none or the data gives episodes."""
+    algo = t.algo
+    if algo.besides is None or t.split.fixed is not None or not t.task.fixed:
+        return {}
+    other = objective(algo.besides, t.test_algorithm, algo.steps, algo.loss, algo.loss, t.bn)
+    source = t.source(extra_metrics_task(t.task, algo, t.split))
+    return extra_metrics(lambda episodes: t.outcome(other, episodes), source, t.evaluation.episodes)

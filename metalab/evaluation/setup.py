@@ -1,0 +1,155 @@
+"""What an evaluation of a run is made of: its net, rebuilt, the episodes, the attacks."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from metalab.algorithms.build import AlgorithmSettings, build_algorithm
+from metalab.config.experiment import ExperimentConfig
+from metalab.config.instantiate import build
+from metalab.config.schema import Eval, Task
+from metalab.core.allocator import keep_freed_memory
+from metalab.core.device import resolve_device
+from metalab.core.errors import UserError
+from metalab.core.interfaces import Algorithm, Backbone, Engine, Episode, Objective, Split, TaskResult
+from metalab.data.identity.class_ids import fingerprint
+from metalab.data.sampling.build import Source, episode_source
+from metalab.data.sampling.episode_size import EVALUATED
+from metalab.data.storage.resize import resize_split
+from metalab.engines.auto import Workload, conv4_filters
+from metalab.engines.build import select_engine
+from metalab.engines.per_image import PerImageEngine
+from metalab.evaluation import checkpoint_transfer, classification, protocol
+from metalab.evaluation import robustness as robust
+from metalab.evaluation.leakage import overlap
+from metalab.evaluation.measure import outcome, outcomes
+from metalab.models.build import network, refuse_larger
+from metalab.models.layers import BatchStatNorm, Normalize
+from metalab.regularizers import Hooks
+from metalab.regularizers.build import build_regularizers
+from metalab.tracking import checkpoint_schema
+from metalab.tracking.progress import counted
+
+
+def load_net(config: ExperimentConfig, backbone: Backbone, saved: dict[str, Any]) -> nn.Module:
+    """Return the net of a checkpoint with its weights."""
+    channels, size, _ = saved["shape"]
+    algo, train_algorithm = build_algorithm(config.algo, saved["train_way"], test=False)
+    drop = build_regularizers(config.reg, algo.steps).drop or nn.Sequential()
+    refuse_larger(backbone, train_algorithm, drop, (channels, size), saved["net"])
+    net = network(backbone, train_algorithm, drop, Normalize([0.0] * channels, [1.0] * channels), size)
+    if checkpoint_transfer.transfer_weights(net, algo, saved):
+        train = _trained_on(config, saved)
+        checkpoint_transfer.estimate_feature_mean(net, resize_split(train, channels, size), config.eval.bn or algo.bn)
+    return net
+
+
+def _trained_on(config: ExperimentConfig, saved: dict[str, Any]) -> Split:
+    """Return the run's own training split, whatever data it is tested on; UserError where it is not at hand."""
+    node = dict(saved["config"]["data"])
+    if node["_target_"] == config.data["_target_"]:  # it may have moved since
+        node |= {key: config.data[key] for key in ("root", "cache") if key in config.data}
+    needs = f"algo={config.algo['name']} takes the mean feature of the images that the run was trained on"
+    try:
+        split = build(node, "data").load("train")
+    except UserError as error:
+        raise UserError(f"{needs}, which are not at hand: {error}") from error
+    if fingerprint(split) != saved["data"]["train"]:
+        raise UserError(f"{needs}, and there are others in their place now: give the data.root of the training")
+    return split
+
+
+@dataclass(frozen=True)
+class EvaluationSetup:
+    """What one evaluation is made of, checked and built."""
+
+    folder: Path  # of the run
+    config: ExperimentConfig
+    saved: dict[str, Any]  # its best checkpoint
+    task: Task
+    evaluation: Eval
+    algo: AlgorithmSettings
+    test_algorithm: Algorithm
+    bn: str
+    attacks: robust.Attacks
+    terms: Hooks
+    net: nn.Module
+    engine: Engine
+    split: Split  # with images as the net takes them
+    overlap: list[str]  # classes that were trained on
+
+    @property
+    def tasks(self) -> int:
+        """Episodes that run together."""
+        return min(self.evaluation.batch, self.evaluation.episodes)
+
+    @property
+    def counting(self) -> Engine:
+        """The engine, which counts each image for itself where there are no episodes."""
+        return PerImageEngine(self.engine) if self.split.by_image else self.engine
+
+    @property
+    def normed(self) -> bool:
+        """Whether the net has a batch norm, whose mode is then part of the result."""
+        return any(isinstance(m, BatchStatNorm) for m in self.net.modules())
+
+    def source(self, task: Task) -> Source:
+        """Return the episodes of a task's size."""
+        device = resolve_device(self.config.device)
+        return episode_source(task, self.split, self.tasks, self.config.seed, EVALUATED[self.evaluation.split], device)
+
+    def outcomes(self, objective: Objective, source: Source, what: str) -> Iterator[TaskResult]:
+        """Run an objective on all episodes of a source, and show how many are done."""
+        episodes = self.evaluation.episodes
+        return counted(outcomes(self.counting, objective, self.net, source, episodes, self.bn), what, episodes)
+
+    def outcome(self, objective: Objective, episodes: Episode) -> TaskResult:
+        """Run an objective on a meta-batch."""
+        return outcome(self.counting, objective, self.net, episodes, self.bn)
+
+
+def build_evaluation_setup(folder: Path, config: ExperimentConfig) -> EvaluationSetup:
+    """Check and build what an evaluation of a run is made of; UserError before any of it is measured."""
+    saved = checkpoint_schema.load_checked(folder / "best.pt")
+    task, evaluation = config.task, config.eval
+    device = resolve_device(config.device)
+    keep_freed_memory(device.type)
+    split = build(config.data, "data").load(evaluation.split)
+    task, evaluation = protocol.apply_data_protocol(task, evaluation, split)
+    algo, test_algorithm = build_algorithm(config.algo, task.way, test=True)
+    bn = evaluation.bn or algo.bn
+    attacks = robust.build_attacks(config.attack, evaluation.eps)
+    robust.refuse_transductive(attacks, bn)
+    robust.refuse_boundary(attacks)
+    if split.by_image:
+        classification.check_run(folder, algo.name, saved, split, attacks)
+        test_algorithm = classification.classifier(algo, split, bn)
+    terms = build_regularizers(config.reg, algo.steps)
+    robust.refuse_random(attacks, test_algorithm, terms)
+    built, backbone = build(config.engine, "engine"), build(config.backbone, "backbone")
+    net = load_net(config, backbone, saved).to(device)
+    shared = overlap(split, saved["classes"], evaluation, folder)
+    channels, size, _ = saved["shape"]
+    tasks, images = min(evaluation.batch, evaluation.episodes), task.way * (task.shot + task.query)
+    return EvaluationSetup(
+        folder=folder,
+        config=config,
+        saved=saved,
+        task=task,
+        evaluation=evaluation,
+        algo=algo,
+        test_algorithm=test_algorithm,
+        bn=bn,
+        attacks=attacks,
+        terms=terms,
+        net=net,
+        engine=select_engine(
+            built,
+            Workload(device.type, None, size, tasks, images, algo.steps, conv4_filters(backbone)),
+        ),
+        split=resize_split(split, channels, size),
+        overlap=shared,
+    )

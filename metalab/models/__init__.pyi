@@ -1,0 +1,6 @@
+from .backbones import FC as FC
+from .backbones import Conv4 as Conv4
+from .backbones import ResNet12 as ResNet12
+from .backbones import ResNet18 as ResNet18
+from .pixels import Pixels as Pixels
+from .torchvision_backbone import Torchvision as Torchvision

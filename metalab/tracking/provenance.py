@@ -1,0 +1,128 @@
+"""Say what made a run: command, versions, processor, git commit, size and time; no host's or user's name."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metalab import __version__
+from metalab.core.disk import disk_errors
+from metalab.core.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+PACKAGES = ("torchvision", "numpy", "hydra-core", "learn2learn")
+
+
+def describe(parameters: int, device: "str | torch.device" = "cpu") -> dict[str, Any]:
+    """Return what makes a run that starts now, with a net of so many parameters, on cpu, cuda or cuda:N."""
+    import torch
+
+    return {
+        "command": command(sys.argv),
+        "started": now(),
+        "parameters": parameters,
+        "versions": versions(),
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name(device) if str(device).startswith("cuda") else None,
+        "git": git(Path(__file__).resolve().parents[2]),
+    }
+
+
+def write(out: Path, **more: Any) -> dict[str, Any]:
+    """Add to out/run.json, and return all that it holds.
+
+    A key that is there is replaced (`finished`, `seconds`), but `resumes` is a list, and grows. UserError: the file is
+    there and is not JSON as a run writes it.
+    """
+    path = out / "run.json"
+    record = _read(path) if path.exists() else {}
+    if "resumes" in more:
+        more["resumes"] = [*record.get("resumes", []), *more["resumes"]]
+    record |= more
+    new = out / ".run.json.new"
+    with disk_errors(path):
+        new.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        os.replace(new, path)
+    return record
+
+
+def versions() -> dict[str, str | None]:
+    """Return the version of everything that a number depends on; None for a package that is not installed."""
+    import torch
+
+    names = {name: _version(name) for name in PACKAGES}
+    return {"metalab": __version__, "python": platform.python_version(), "torch": torch.__version__, **names}
+
+
+def now() -> str:
+    """Return the time in UTC, ISO 8601, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def command(argv: list[str]) -> str:
+    """Return the command line as a shell takes it, the home folder written as ~ (its path names the user)."""
+    line = shlex.join([Path(argv[0]).name, *argv[1:]])
+    try:
+        home = Path.home()
+    except RuntimeError:  # a container's user may have none
+        return line
+    return line.replace(str(home), "~") if len(home.parts) > 1 else line
+
+
+def processor() -> str:
+    """Return the CPU's name and its number of logical cores."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} logical cores"
+
+
+def git(folder: Path) -> dict[str, Any] | None:
+    """Return the commit of a checkout and whether files differ from it; None where folder is not a checkout's root.
+
+    A wheel installed within somebody's own repository is not a checkout of metalab.
+    """
+    if not (folder / ".git").exists():
+        return None
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        changes = _git(folder, "status", "--porcelain")
+    except (FileNotFoundError, subprocess.CalledProcessError):  # no git here, or no commit, or not our repository
+        return None
+    return {"commit": commit, "dirty": bool(changes)}
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(folder), *arguments], capture_output=True, check=True, encoding="utf-8", errors="replace"
+    )
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: expected JSON, found an error in line {error.lineno}; mend or delete it") from error
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path}: expected JSON, found something else; mend or delete it") from error
+    if not isinstance(record, dict) or not isinstance(record.get("resumes", []), list):
+        raise UserError(f"{path}: expected a JSON object, in which `resumes` is a list; mend or delete it")
+    return record

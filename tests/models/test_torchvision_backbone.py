@@ -1,0 +1,207 @@
+"""torchvision's nets as backbones: weights as they are, statistics that stay, classes that are remembered."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torchvision import models
+
+from metalab.algorithms.gradient_based.maml import MAML
+from metalab.algorithms.objectives.prediction import cross_entropy, predict_transductive
+from metalab.algorithms.objectives.query_loss import QueryLoss
+from metalab.core.errors import UserError
+from metalab.core.interfaces import Batch, Episode
+from metalab.engines.learn2learn import Learn2Learn
+from metalab.engines.vectorized import Vectorized
+from metalab.evaluation import evaluate
+from metalab.models.build import network
+from metalab.models.layers import BatchStatNorm, Normalize
+from metalab.models.pretrained_classes import pretrained_class_ids
+from metalab.models.torchvision_backbone import MEAN, STD, Headless, StoredNorm, Torchvision
+from metalab.tracking import checkpoint
+from metalab.training import train
+from tests.configs import backbone as made_backbone
+
+NAME = "mobilenet_v3_small"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> tuple[str, nn.Module]:
+    """A file with weights and statistics as a training leaves them, and the net they are of."""
+    torch.manual_seed(0)
+    net = models.get_model(NAME, weights=None)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and module.running_var is not None:
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+    path = tmp_path_factory.mktemp("weights") / "net.pth"
+    torch.save(net.state_dict(), path)
+    return str(path), net.eval()
+
+
+def node(weights: str | None = None, classes: str | None = None, name: str = NAME) -> dict:
+    return {
+        "_target_": "metalab.models.Torchvision",
+        "name": name,
+        "weights": weights,
+        "classes": classes,
+    }
+
+
+def test_the_features_are_what_the_classifiers_last_layer_gets(weights):
+    path, net = weights
+    what = Torchvision(NAME, path, "imagenet")
+    body = what.build(3, 64)
+    what.load(body)
+    body.train()
+    seen_: list[Tensor] = []
+    net.classifier[3].register_forward_hook(lambda m, inputs, out: seen_.append(inputs[0]))
+    x = torch.rand(2, 3, 64, 64)
+    for module in body.modules():
+        if isinstance(module, nn.Dropout):
+            module.eval()
+    with torch.no_grad():
+        net(x)
+        features = body(x)
+    assert features.shape == (2, 1024, 1, 1)
+    assert (features.flatten(1) - seen_[0]).abs().max() < 1e-4 * seen_[0].abs().max()
+    grey = torch.rand(2, 1, 64, 64)
+    assert torch.equal(body.eval()(grey), body(grey.expand(-1, 3, -1, -1)))
+
+
+def test_pretrained_norms_keep_their_statistics_and_random_ones_take_the_batchs(weights):
+    kept, fresh = (Torchvision(NAME, w, c).build(3, 64) for w, c in ((weights[0], "none"), (None, None)))
+    kinds = [{type(m) for m in body.modules()} & {StoredNorm, BatchStatNorm, nn.BatchNorm2d} for body in (kept, fresh)]
+    assert kinds == [{StoredNorm}, {BatchStatNorm}]
+    before = {n: b.clone() for n, b in kept.named_buffers()}
+    kept.train()(torch.rand(4, 3, 64, 64))
+    assert all(torch.equal(before[n], b) for n, b in kept.named_buffers())
+
+
+def test_a_pretrained_net_gets_the_normalization_of_its_weights(weights):
+    algorithm, ours = MAML(3, 0.1, False, "learned"), Normalize([0.1], [0.2])
+    net = network(made_backbone(node(weights[0], "none")), algorithm, nn.Sequential(), ours, 64)
+    fresh = network(made_backbone(node()), algorithm, nn.Sequential(), ours, 64)
+    assert net.get_buffer("normalize.mean").flatten().tolist() == pytest.approx(MEAN)
+    assert net.get_buffer("normalize.std").flatten().tolist() == pytest.approx(STD)
+    assert fresh.get_buffer("normalize.mean").flatten().tolist() == pytest.approx([0.1])
+    assert net("features", torch.rand(2, 1, 64, 64)).shape == (2, 1024, 1, 1)
+
+
+def test_a_pretrained_net_has_the_same_meta_gradient_on_both_engines(weights):
+    torch.manual_seed(0)
+    algorithm = MAML(2, 0.01, False, "learned")
+    what = Torchvision("resnet18", None, None)
+    net = network(
+        made_backbone(node(weights[0], "none", "resnet18")), algorithm, nn.Sequential(), Normalize([0.5], [0.5]), 32
+    ).double()
+    assert what.name == "resnet18"
+    x = torch.rand(2, 2, 1, 32, 32, dtype=torch.float64)
+    batch = Batch(x, torch.arange(2).repeat(2, 1), x[:, :0])
+    gradients = []
+    for engine in (Learn2Learn(), Vectorized(None)):
+        net.zero_grad()
+        engine.grad(
+            QueryLoss(algorithm, 1, cross_entropy, cross_entropy, predict_transductive),
+            net,
+            Episode(batch, batch),
+            torch.zeros(()),
+        )
+        gradients.append([p.grad.clone() for p in net.parameters() if p.grad is not None])
+    assert len(gradients[0]) == len(gradients[1]) > 50
+    assert max((a - b).abs().max() for a, b in zip(*gradients, strict=True)) < 1e-10
+
+
+@pytest.mark.parametrize(("name", "size"), [("googlenet", 64), ("squeezenet1_1", 64)])
+def test_every_kind_of_classifier_is_taken_off(name, size):
+    body = Torchvision(name, None, None).build(3, size)
+    assert isinstance(body, Headless)
+    features = body.train()(torch.rand(2, 3, size, size))
+    assert features.shape[2:] == (1, 1)
+    assert features.shape[1] in (512, 1024)
+
+
+def test_imagenet_has_a_thousand_classes_and_a_file_has_its_own(tmp_path):
+    assert len(pretrained_class_ids("imagenet")) == 1000
+    assert "imagenet:n01440764" in pretrained_class_ids("imagenet")
+    (tmp_path / "ids.txt").write_text("# mine\ntiny:000000001\n\n")
+    assert pretrained_class_ids(str(tmp_path / "ids.txt")) == {"tiny:000000001"}
+    assert Torchvision(NAME, "DEFAULT", None).seen() == pretrained_class_ids("imagenet")
+    assert Torchvision(NAME, None, None).seen() == set()
+
+
+def words(small: Callable[..., DictConfig], **backbone: str | None) -> DictConfig:
+    """A training of one step of feature extraction on tiny images with this backbone."""
+    own = ("algo=feature_extraction", "task.train_way=null", "algo.mini_batch=8", "algo.iterations=2", "data.size=32")
+    cfg = small(*own, "train.steps=1", "train.val_episodes=2", "optim.lr=1e-12")
+    cfg.backbone = node(**backbone)  # type: ignore[arg-type]
+    return cfg
+
+
+def test_what_the_weights_saw_is_in_the_checkpoint_and_is_not_tested_on(small, weights, tmp_path, tiny):
+    ids = tmp_path / "ids.txt"
+    ids.write_text(tiny["test"].ids[0] + "\n")
+    cfg = words(small, weights=weights[0], classes=str(ids))
+    train.run(cfg, tmp_path / "run")
+    saved = checkpoint.load(tmp_path / "run" / "best.pt")
+    assert tiny["test"].ids[0] in saved["classes"]
+    mine = weights[1].state_dict()["features.0.0.weight"]
+    assert (saved["net"]["body.net.features.0.0.weight"] - mine).abs().max() < 1e-6
+    cfg.data.absent, cfg.backbone.weights = "", "gone.pth"  # a checkpoint needs no other file
+    with pytest.raises(UserError, match=r"was trained on 1 of the 12 classes"):
+        evaluate.run([(tmp_path / "run", cfg)], tmp_path / "eval")
+    cfg.eval.allow_overlap, cfg.eval.episodes = True, 2
+    evaluate.run([(tmp_path / "run", cfg)], tmp_path / "eval")
+    ids.write_text(tiny["val"].ids[0] + "\n")
+    with pytest.raises(UserError, match=r"backbone.weights=.* was trained on 1 of the 12 validation classes"):
+        train.run(words(small, weights=weights[0], classes=str(ids)), tmp_path / "val")
+
+
+@pytest.mark.parametrize("algo", ["baseline", "baselinepp", "finetune", "simpleshot", "protonet"])
+def test_the_weights_work_for_every_transfer_baseline(algo, small, weights, tmp_path):
+    own = () if algo == "protonet" else ("task.train_way=null", "algo.mini_batch=8")
+    own += ("algo.epochs=1",) if algo.startswith("baseline") else ("algo.test_steps=2",) if algo == "finetune" else ()
+    sizes = ("data.size=32", "train.steps=1", "train.val_episodes=2", "eval.episodes=2", "data.absent=''")
+    cfg = small(f"algo={algo}", *own, *sizes)
+    cfg.backbone = node(weights[0], "none")
+    train.run(cfg, tmp_path / "run")
+    evaluate.run([(tmp_path / "run", cfg)], tmp_path / "eval")
+    assert (tmp_path / "eval" / "eval.json").is_file()
+
+
+def test_a_net_that_cannot_be_differentiated_twice_is_said_so(small, tmp_path):
+    cfg = small("algo=maml", "data.size=32", "train.steps=1", "train.meta_batch=1", "train.val_episodes=2")
+    cfg.backbone = node()
+    with pytest.raises(
+        UserError, match=r"derivative for .* is not implemented: the backbone cannot .* algo\.first_order"
+    ):
+        train.run(cfg, tmp_path / "run")
+    cfg.algo.first_order = True
+    train.run(cfg, tmp_path / "first")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "message"),
+    [
+        ({"name": "resnet19"}, "backbone.name=resnet19: torchvision has no such classification net. Did you mean"),
+        ({"weights": "no.pth", "classes": "none"}, "no.pth: neither a file nor weights that torchvision has"),
+        ({"weights": "no.pth"}, "backbone.weights=no.pth: which classes did they see?"),
+        ({"classes": "imagenet"}, "backbone.classes=imagenet without backbone.weights: random weights saw no class"),
+        ({"weights": "DEFAULT", "classes": "no.txt"}, "backbone.classes=no.txt: expected imagenet, none,"),
+        ({"name": "vit_b_32"}, "backbone.name=vit_b_32 cannot take images of 32x32"),
+    ],
+)
+def test_mistakes_are_told(backbone, message, small, tmp_path):
+    with pytest.raises(UserError, match=re.escape(message)):
+        train.run(words(small, **backbone), tmp_path)
+
+
+def test_weights_of_another_net_are_refused(weights, small, tmp_path):
+    with pytest.raises(UserError, match=r"does not fit backbone.name=resnet18: \d+ tensors differ, the first is"):
+        train.run(words(small, name="resnet18", weights=weights[0], classes="none"), tmp_path)
+    (tmp_path / "text.pth").write_text("no weights")
+    with pytest.raises(UserError, match="is not a state dictionary"):
+        train.run(words(small, weights=str(tmp_path / "text.pth"), classes="none"), tmp_path)
