@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs/how-to/add-an-algorithm.md").read_text(encoding="utf-8")
 REFUSED = "algo._target_=nearest_mean.NearestMean: it is no part of metalab, and this command does not name it."
 
 
 @pytest.fixture
 def trained(command_line, small, tiny_dir, tmp_path, monkeypatch):
-    """A run of the algorithm that the README adds, in the current folder, on the tests' own data."""
+    """A run of the algorithm that the page adds, in the current folder, on the tests' own data."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    python, yaml = (re.findall(rf"```{kind}\n# (\S+)\n(.*?)```", README, re.S) for kind in ("python", "yaml"))
+    python, yaml = (re.findall(rf"```{kind}\n# (\S+)\n(.*?)```", PAGE, re.S) for kind in ("python", "yaml"))
     for name, text in (*python, *yaml):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text(text)
