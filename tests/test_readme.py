@@ -34,7 +34,7 @@ def commands(page: str) -> list[str]:
     ]
 
 
-WITH_COMMANDS = [page for page in PAGES if page != "docs/index.md" and not page.endswith(MEASURED) and commands(page)]
+WITH_COMMANDS = [page for page in PAGES if not page.endswith(MEASURED) and commands(page)]
 
 
 @pytest.fixture
@@ -47,6 +47,12 @@ def images(tmp_path) -> Path:
             pixels = draw.integers(0, 255, (30, 40, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "images" / f"class{k}" / f"{i}.png")
     return tmp_path / "images"
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    """Where the embedded data is drawn once for all pages."""
+    return tmp_path_factory.mktemp("cache")
 
 
 def named(words: list[str], group: str) -> str | None:
@@ -77,9 +83,9 @@ def shortened(command: str, images: Path, resumed: int) -> list[str] | None:
 
 
 @pytest.mark.parametrize("page", WITH_COMMANDS)
-def test_every_command_runs(page, tmp_path, images, command_line, monkeypatch):
+def test_every_command_runs(page, tmp_path, images, cache, command_line, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("METALAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("METALAB_CACHE", str(cache))
     python, yaml = (re.findall(rf"```{kind}\n# (\S+)\n(.*?)```", text(page), re.S) for kind in ("python", "yaml"))
     for name, content in (*python, *yaml):  # the part that the page adds
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
