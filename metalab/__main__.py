@@ -1,6 +1,6 @@
 """python -m metalab: the same as metalab."""
 
-from metalab.cli.main import main
+from metalab.cli import main
 
 if __name__ == "__main__":
     main()

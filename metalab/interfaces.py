@@ -1,7 +1,10 @@
 """What a part of one's own is written against: the types of metalab.core.interfaces, for users to import."""
 
+from metalab.core.errors import UserError
 from metalab.core.interfaces import (
     Algorithm,
+    AlgorithmTraits,
+    Backbone,
     Batch,
     Data,
     Engine,
@@ -11,12 +14,15 @@ from metalab.core.interfaces import (
     Loss,
     Model,
     Objective,
+    ObjectiveTraits,
     Split,
     TaskResult,
 )
 
 __all__ = [
     "Algorithm",
+    "AlgorithmTraits",
+    "Backbone",
     "Batch",
     "Data",
     "Engine",
@@ -26,6 +32,8 @@ __all__ = [
     "Loss",
     "Model",
     "Objective",
+    "ObjectiveTraits",
     "Split",
     "TaskResult",
+    "UserError",
 ]

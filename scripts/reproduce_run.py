@@ -49,12 +49,12 @@ class Clock:
 
 def metalab(*words: str) -> int:
     """Run metalab with these words in this process, and return its exit code."""
-    from metalab.cli import main
+    from metalab import cli
 
     print("metalab", *words, flush=True)
     sys.argv = ["metalab", *words]
     try:
-        main.main()
+        cli.main()
     except SystemExit as end:
         if isinstance(end.code, str):
             print(end.code, flush=True)

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
-from metalab.cli import main
+from metalab.cli import app
 from metalab.config.paths import conf_dir
 from metalab.core.interfaces import Split
 
@@ -94,7 +94,7 @@ def command_line(monkeypatch, capsys) -> Callable[..., tuple[int, str]]:
         monkeypatch.setattr(sys, "argv", ["metalab", *words])
         monkeypatch.setattr(logging, "raiseExceptions", True)  # main turns it off, for this test alone
         try:
-            main.main()
+            app.main()
             code: Any = 0
         except SystemExit as end:
             code = end.code or 0

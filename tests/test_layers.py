@@ -101,7 +101,7 @@ def test_an_import_that_goes_down_is_none_of_them():
     assert upward("metalab.models.layers", source) == []
     assert upward("metalab.data.datasets.folder", "from metalab.data.storage.store import Store") == []
     with pytest.raises(KeyError, match="rooftop stands in no layer"):
-        upward("metalab.cli.main", "import metalab.rooftop")
+        upward("metalab.cli.app", "import metalab.rooftop")
 
 
 def test_there_are_at_most_14_rooms_and_no_folder_is_crowded():

@@ -38,7 +38,7 @@ def test_wheel_holds_all_of_conf_and_the_command(site):
     shipped = {path.relative_to(site / "metalab/conf") for path in (site / "metalab/conf").rglob("*.yaml")}
     assert shipped == {path.relative_to(conf_dir()) for path in conf_dir().rglob("*.yaml")}
     [info] = site.glob("*.dist-info")
-    assert "metalab = metalab.cli.main:main" in (info / "entry_points.txt").read_text()
+    assert "metalab = metalab.cli:main" in (info / "entry_points.txt").read_text()
     assert info.name == f"metalab-{metalab.__version__}.dist-info"
     assert {path.name for path in site.iterdir()} == {"metalab", info.name}  # no tests, no scripts
 
@@ -46,7 +46,7 @@ def test_wheel_holds_all_of_conf_and_the_command(site):
 def test_wheel_composes_far_from_the_checkout(site, tmp_path):
     where = "import metalab.config.paths as p; print(p.__file__, p.conf_dir())"
     assert python(site, tmp_path, where) == f"{site}/metalab/config/paths.py {site}/metalab/conf\n"
-    main = "from metalab.cli.main import main; main()"
+    main = "from metalab.cli import main; main()"
     out = python(site, tmp_path, main, "train", "--cfg", "job", "task=20way5shot", "reg=[l2,dropout]")
     assert "way: 20\n" in out
     assert "metalab.regularizers.Dropout" in out
@@ -67,6 +67,6 @@ def test_wheel_takes_a_part_of_the_users_own(site, tmp_path):
         "from metalab.config.instantiate import build\n"
         "metalab.training.train = types.SimpleNamespace(run=lambda cfg, out: print(build(cfg.algo, 'algo', way=5)))\n"
         "sys.path.remove('')\n"  # as the installed command has it
-        "main.main()"
+        "main()"
     )
     assert python(site, tmp_path, code, "train", "--config-dir", "conf", "algo=mine") == "Mine(way=5, lr=1.0)\n"

@@ -82,6 +82,7 @@ def shortened(command: str, images: Path, resumed: int) -> list[str] | None:
     return [kind, *words]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_COMMANDS)
 def test_every_command_runs(page, tmp_path, images, cache, command_line, monkeypatch):
     monkeypatch.chdir(tmp_path)

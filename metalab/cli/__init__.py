@@ -1,0 +1,5 @@
+"""What a person types: argv -> Hydra -> one job."""
+
+from metalab.cli.app import main
+
+__all__ = ["main"]

@@ -19,6 +19,7 @@ from metalab.data.sampling.episode_sampler import EpisodeSampler
 from metalab.evaluation import evaluate
 from metalab.evaluation.pixel_baseline import pixel_nearest_neighbour
 from metalab.training import train
+from tests.quick import among, quick
 
 ALGORITHMS = sorted(path.stem for path in (Path(conf_dir()) / "algo").glob("*.yaml"))
 
@@ -69,7 +70,7 @@ ELSEWHERE = {
 }
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("algo", quick(ALGORITHMS, among("protonet", "maml", "r2d2", "baseline")))
 def test_it_learns_unseen_classes_ten_points_better_than_pixels(algo, small, tiny, tmp_path):
     if algo in ELSEWHERE:
         pytest.skip(ELSEWHERE[algo])

@@ -19,6 +19,7 @@ from metalab.models.backbones import Conv4
 from metalab.models.layers import Normalize, estimate_running, running_statistics
 from metalab.models.meta_net import Net
 from tests.attacks.oracles import FURTHER, PAIRS, Adapted, ours
+from tests.quick import among, quick
 
 CPU = torch.device("cpu")
 ONE = ProtoNet(5)
@@ -69,7 +70,7 @@ def judge(found: tuple[float, float, float], name: str, allowed: float) -> None:
     assert oracle >= tried - allowed, found  # no oracle breaks more than ours does
 
 
-@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("name", quick(PAIRS, among("fgsm", "pgd")))
 def test_oracles_agree_on_some_episodes(name, net, tiny):
     source = EpisodeSampler(tiny["test"], 5, 1, 7, 1, 0, "test", CPU)
     judge(compare(net, source, 8, *PAIRS[name]), name, 3.0)

@@ -23,6 +23,7 @@ from metalab.evaluation.robust_objective import RobustObjective
 from metalab.models.layers import running_statistics
 from metalab.regularizers.adversarial import attacked_loss
 from tests.attacks.nets import CASES, episodes, net_of
+from tests.quick import among, quick
 
 
 def robust(case: str, bn: str, **given) -> RobustObjective:
@@ -33,7 +34,7 @@ def robust(case: str, bn: str, **given) -> RobustObjective:
 
 
 @pytest.mark.parametrize(("on", "support"), [("query", "adapt"), *product(("support", "both"), ("adapt", "own_loss"))])
-@pytest.mark.parametrize("case", ["maml", "anil", "reptile", "protonet"])
+@pytest.mark.parametrize("case", quick(["maml", "anil", "reptile", "protonet"], among("anil", "protonet")))
 @pytest.mark.parametrize("bn", ["support", "running"])
 def test_both_engines_find_the_same(case, bn, on, support):
     objective, net = robust(case, bn, on=on, support=support), net_of(CASES[case][0]).eval()
@@ -190,7 +191,7 @@ def test_no_query_chooses_a_support_of_its_own():
 
 @pytest.mark.parametrize("engine", [Learn2Learn(), Vectorized(None)], ids=["loop", "vmap"])
 @pytest.mark.parametrize("support", ["adapt", "own_loss"])
-@pytest.mark.parametrize("case", ["maml", "protonet"])
+@pytest.mark.parametrize("case", quick(["maml", "protonet"], among("protonet")))
 def test_every_step_of_a_support_attack_counts(case, support, engine):
     """Of PGD-8 with large steps: no more are right after all of them than after some, nor than at the end."""
     algorithm, _, steps = CASES[case]

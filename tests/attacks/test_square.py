@@ -106,6 +106,7 @@ def test_the_first_square_covers_the_share_however_few_queries_there_are(norm):
     assert sides[-1] == (1 if norm == "linf" else 3)
 
 
+@pytest.mark.slow
 def test_l2_accuracy_falls_with_eps_and_with_queries(trained):
     by_eps = [left(Square(eps, "l2", 200, 0.8), trained) for eps in (0.0, 0.3, 1.0, 3.0)]
     assert all(b <= a for a, b in pairwise(by_eps)), by_eps

@@ -25,6 +25,7 @@ from metalab.evaluation.measure import outcome
 from metalab.evaluation.robust_objective import RobustObjective
 from tests.attacks.nets import CASES, TASKS, WAY, episodes, net_of
 from tests.engines import test_parity as every
+from tests.quick import among, quick
 
 EPS, STEP, STEPS, LR = 0.3, 0.1, 5, 0.4
 PLAIN = PGD(EPS, "linf", STEPS, STEP, False, 1, "cross_entropy")
@@ -141,7 +142,7 @@ def test_a_poison_hurts_more_than_the_surrogate():
     assert left["adapt"] < left["own_loss"]
 
 
-@pytest.mark.parametrize("algo", every.ALGORITHMS)
+@pytest.mark.parametrize("algo", quick(every.ALGORITHMS, among("maml", "anil", "protonet", "r2d2", "matching")))
 def test_the_slope_of_the_support_is_that_of_finite_differences_on_both_engines(algo, small):
     """Of first-order methods, too, whose inner gradients are constants in training: the attack would be blind."""
     try:
@@ -195,7 +196,7 @@ KINDS: dict[str, Attack] = {
 
 
 @ENGINES
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", quick(KINDS, among("pgd_l2", "apgd", "square")))
 def test_every_attack_moves_the_support_as_one_and_stays_in_the_ball(name, engine):
     algorithm, net, size = CASES["protonet"][0], net_of(CASES["protonet"][0]), EPS
     attack = KINDS[name]

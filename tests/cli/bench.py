@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from metalab.cli import main
+from metalab.cli import app
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,7 +32,7 @@ class Bench:
         self.patch.setattr(sys, "argv", ["metalab", *words])
         self.patch.setattr(logging, "raiseExceptions", True)  # main turns it off, for this test alone
         try:
-            main.main()
+            app.main()
             code: Any = 0
         except SystemExit as end:
             code = end.code

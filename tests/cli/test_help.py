@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import metalab
-from metalab.cli import main
+from metalab.cli import app
 from metalab.core.errors import UserError
 from tests.cli.bench import ROOT, run
 
@@ -19,8 +19,8 @@ def test_help_and_version(bench):
     for words in ([], ["--help"], ["-h"]):
         code, out, _ = bench(*words)
         assert code == 0
-        assert out == main.USAGE
-    assert "metalab eval run=FOLDER" in main.USAGE
+        assert out == app.USAGE
+    assert "metalab eval run=FOLDER" in app.USAGE
     assert bench("--version") == (0, f"metalab {metalab.__version__}\n", "")
 
 

@@ -10,7 +10,7 @@ from metalab.core import allocator
 
 ASK = """
 import resource, torch
-from metalab.allocator import keep_freed_memory
+from metalab.core.allocator import keep_freed_memory
 {keep}
 def pages():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -22,6 +22,7 @@ def broken(*_, **__):
     raise RuntimeError("latex could not be found\nand much more")
 
 
+@pytest.mark.slow
 def test_a_notebooks_backend_and_a_users_matplotlibrc_change_nothing(small, tmp_path, tiny_dir):
     """MPLBACKEND=module://matplotlib_inline... gave a traceback; text.usetex ended a finished training with 1."""
     settings = tmp_path / "matplotlibrc"

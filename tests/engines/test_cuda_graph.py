@@ -26,6 +26,7 @@ from tests.engines.tasks import net_of as net_for
 from tests.engines.test_parity import ALGORITHMS as EVERY
 from tests.engines.test_parity import NEAR, SMALL, assert_same, net_of, recipes
 from tests.engines.test_parity import episodes as drawn
+from tests.quick import among, quick
 
 
 class Recorder:
@@ -92,9 +93,13 @@ def trained(
     return results
 
 
-@pytest.mark.parametrize("engine", [Vectorized(None), Vectorized(2), Learn2Learn()], ids=["whole", "chunks", "loop"])
-@pytest.mark.parametrize("case", ALGORITHMS)
+ENGINES = {"whole": Vectorized(None), "chunks": Vectorized(2), "loop": Learn2Learn()}
+RECORDED = [(case, engine) for case in ALGORITHMS for engine in ENGINES]
+
+
+@pytest.mark.parametrize(("case", "engine"), quick(RECORDED, lambda both: "protonet" in both or both[1] == "whole"))
 def test_a_training_by_recorded_steps_is_the_training(case, engine, recorder):
+    engine = ENGINES[engine]
     given = batches(EAGER + 4)
     (net, what), (other, same) = of(case), of(case)
     expected, results = trained(engine, other, same, given), trained(CUDAGraphEngine(engine), net, what, given)
@@ -107,7 +112,10 @@ def test_a_training_by_recorded_steps_is_the_training(case, engine, recorder):
     assert farthest(net.state_dict(), other.state_dict()) == 0
 
 
-@pytest.mark.parametrize("algo", [a for a in EVERY if a != "metaoptnet"])  # it solves on the CPU
+GRAPHED = [a for a in EVERY if a != "metaoptnet"]  # it solves on the CPU
+
+
+@pytest.mark.parametrize("algo", quick(GRAPHED, among("maml", "mamlpp", "protonet", "r2d2", "mann")))
 def test_every_algorithms_step_is_the_same_program_from_first_to_last(algo, small, recorder):
     """What changes with the training's progress (MAML++) has to be an operation, as a replay runs no Python."""
     for r in recipes(small, algo, 16):

@@ -21,6 +21,7 @@ from metalab.models.meta_net import Net
 from metalab.training.setup import TrainingSetup
 from tests.configs import backbone as made_backbone
 from tests.configs import training_setup
+from tests.quick import among, quick
 
 ALGORITHMS = sorted(path.stem for path in (Path(conf_dir()) / "algo").glob("*.yaml"))
 TASKS, NEAR = 3, 1e-10
@@ -124,7 +125,7 @@ def compare(small: Callable[..., DictConfig], algo: str, backbone: dict, size: i
         assert_same(*evaluated)
 
 
-@pytest.mark.parametrize("body", SMALL)
+@pytest.mark.parametrize("body", quick(SMALL, among("conv4")))
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_both_engines_agree(algo, body, small):
     compare(small, algo, SMALL[body], 16, TASKS)

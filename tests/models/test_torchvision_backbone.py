@@ -24,6 +24,7 @@ from metalab.models.torchvision_backbone import MEAN, STD, Headless, StoredNorm,
 from metalab.tracking import checkpoint
 from metalab.training import train
 from tests.configs import backbone as made_backbone
+from tests.quick import among, quick
 
 NAME = "mobilenet_v3_small"
 
@@ -160,7 +161,10 @@ def test_what_the_weights_saw_is_in_the_checkpoint_and_is_not_tested_on(small, w
         train.run(words(small, weights=weights[0], classes=str(ids)), tmp_path / "val")
 
 
-@pytest.mark.parametrize("algo", ["baseline", "baselinepp", "finetune", "simpleshot", "protonet"])
+BASELINES = ["baseline", "baselinepp", "finetune", "simpleshot", "protonet"]
+
+
+@pytest.mark.parametrize("algo", quick(BASELINES, among("protonet")))
 def test_the_weights_work_for_every_transfer_baseline(algo, small, weights, tmp_path):
     own = () if algo == "protonet" else ("task.train_way=null", "algo.mini_batch=8")
     own += ("algo.epochs=1",) if algo.startswith("baseline") else ("algo.test_steps=2",) if algo == "finetune" else ()
@@ -172,6 +176,7 @@ def test_the_weights_work_for_every_transfer_baseline(algo, small, weights, tmp_
     assert (tmp_path / "eval" / "eval.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_net_that_cannot_be_differentiated_twice_is_said_so(small, tmp_path):
     cfg = small("algo=maml", "data.size=32", "train.steps=1", "train.meta_batch=1", "train.val_episodes=2")
     cfg.backbone = node()

@@ -22,6 +22,7 @@ OPTIONS = sorted(path.stem for path in (conf_dir() / "reg").glob("*.yaml") if pa
 ONE_STEP = ("train.steps=1", "train.val_every=1", "train.val_episodes=2", "train.meta_batch=2", "task.query=2")
 
 
+@pytest.mark.slow
 def test_every_option_trains_on_the_vectorized_engine(small, tmp_path):
     for option in OPTIONS:
         train.run(small(f"reg={option}", "engine=vectorized", *ONE_STEP), tmp_path / option)

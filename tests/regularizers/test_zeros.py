@@ -16,6 +16,7 @@ from metalab.regularizers import Regularizer
 from metalab.regularizers.weight_penalties import L2, GradientNorm
 from metalab.training import train
 from tests.attacks.nets import CASES, PROGRESS, TASKS, episodes, net_of
+from tests.quick import among, quick
 from tests.regularizers.made import fgsm, objective, pgd
 
 PARTS: dict[str, tuple[list[Regularizer], int, int]] = {  # and how much of the images are supports and queries
@@ -66,7 +67,10 @@ LEARNS = {  # a metric method has no inner steps, and reptile learns nothing fro
 }
 
 
-@pytest.mark.parametrize(("case", "name"), [(case, name) for case, names in LEARNS.items() for name in names])
+EVERY = [(case, name) for case, names in LEARNS.items() for name in names]
+
+
+@pytest.mark.parametrize(("case", "name"), quick(EVERY, among("protonet")))
 def test_every_training_attack_shows_the_share_and_both_engines_the_same(case, name):
     part, supports, queries = PARTS[name]
     queries *= 2 if case == "imaml" else 1  # it attacks them for what is shown, and again for its gradient
@@ -107,6 +111,7 @@ def logged(out: Path) -> list[float]:
     return [line["train/zero_gradients"] for line in lines if "train/loss" in line]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["reg=adv_fgsm"], ["reg=adv_pgd", "reg.adv_pgd.on=crossed", "reg.adv_pgd.steps=2"]])
 def test_a_run_logs_it(words, small, tmp_path):
     words = [*words, "algo=maml", "algo.steps=1", "algo.test_steps=1", "train.meta_batch=2"]

@@ -39,6 +39,7 @@ def test_smoke_of_the_profile(tmp_path):
     assert not (tmp_path / "bench.md").exists()
 
 
+@pytest.mark.slow
 def test_smoke(tmp_path):
     words = ["--smoke", "--device=cpu", "--threads=1", "--out", tmp_path, "--table", tmp_path / "measured.csv"]
     done = subprocess.run([sys.executable, SCRIPTS / "bench.py", *words], capture_output=True, text=True, timeout=200)

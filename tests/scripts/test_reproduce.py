@@ -283,6 +283,7 @@ def tiny_rows(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_rows_are_made_once_and_the_table_says_what_is_there(
     tmp_path, tiny_dir, command_line, monkeypatch, scripts, handlers
 ):

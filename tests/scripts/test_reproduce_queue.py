@@ -275,9 +275,9 @@ def test_a_signal_ends_a_training_and_leaves_an_evaluation_its_grace(worker):
 
 
 def test_a_mistake_is_printed_and_its_code_returned(worker, monkeypatch, capsys):
-    from metalab.cli import main
+    from metalab import cli
 
-    monkeypatch.setattr(main, "main", lambda: sys.exit("metalab: what is wrong"))
+    monkeypatch.setattr(cli, "main", lambda: sys.exit("metalab: what is wrong"))
     monkeypatch.setattr(sys, "argv", [])
     assert worker.metalab("train") == 1
     assert "metalab: what is wrong" in capsys.readouterr().out

@@ -22,8 +22,8 @@ HERE = f"process {os.getpid()} on {socket.gethostname()} (since "
 SCRIPT = """
 import signal, sys
 from pathlib import Path
-from metalab.hold import held
-with held(Path(sys.argv[1])):
+from metalab.tracking.run_lock import locked_run
+with locked_run(Path(sys.argv[1])):
     print("held", flush=True)
     signal.pause()
 """

@@ -9,8 +9,8 @@ from PIL import Image
 LEAKY = """
 from dataclasses import dataclass
 import torch
-from metalab.data.store import NoSplit
-from metalab.errors import UserError
+from metalab.data.storage.store import NoSplit
+from metalab.core.errors import UserError
 from metalab.interfaces import Split
 
 @dataclass(frozen=True)

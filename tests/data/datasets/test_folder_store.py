@@ -176,6 +176,7 @@ def test_names_that_differ_are_no_one_name():
     assert len({one_name(name) for name in ("a", "ä", "b", "a ", "ａ")}) == 5
 
 
+@pytest.mark.slow
 def test_a_run_without_the_new_keys_goes_on_and_is_evaluated(root, small, tmp_path, command_line, monkeypatch):
     """Its episodes are those it had: with copies, with a network storage's thumbnails, and with a small test class."""
     monkeypatch.chdir(tmp_path)

@@ -153,7 +153,7 @@ def test_shipped_lists_are_the_published_ones():
 STARTS = """
 import resource, sys, time
 import torch
-from metalab.data.miniimagenet import MiniImageNet
+from metalab.data import MiniImageNet
 resident = lambda: int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 before, start, begun = resident(), time.perf_counter(), time.process_time()
 split = MiniImageNet(sys.argv[1] or None, sys.argv[2]).load("train")

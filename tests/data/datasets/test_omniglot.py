@@ -170,6 +170,7 @@ def test_shipped_lists_are_the_published_ones():
         assert {f"{name}/rot{turn}" for name in shipped for turn in ("000", "090", "180", "270")} == set(published)
 
 
+@pytest.mark.slow
 @real
 def test_real_omniglot_is_whole_and_pixel_nearest_neighbour_is_as_known(tmp_path):
     data = Omniglot(str(Path(str(SHARED)) / "omniglot"), str(tmp_path))

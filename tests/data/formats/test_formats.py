@@ -62,4 +62,4 @@ def test_a_tga_which_has_no_mark_is_known_by_its_name(tmp_path):
 def test_nothing_else_opens_images():
     package = Path(metalab.__file__).parent
     found = [file.name for file in package.rglob("*.py") if "Image.open" in file.read_text(encoding="utf-8")]
-    assert found == ["decode.py"]
+    assert found == ["image_decode.py"]

@@ -62,8 +62,8 @@ BUILDER = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from metalab.data.records import Record
-from metalab.data.store import prepared
+from metalab.data.storage.writer import Record
+from metalab.data.storage.store import open_or_build
 
 def records():
     (Path(sys.argv[1]) / f"built-by-{sys.argv[2]}").touch()
@@ -71,7 +71,7 @@ def records():
         time.sleep(0.05)
         yield Record(np.full((1, 5, 5), i, np.uint8), "a", "a", "train", str(i))
 
-print(prepared(Path(sys.argv[1]) / "toy", {"a": 1}, records).split("train").images.sum().item())
+print(open_or_build(Path(sys.argv[1]) / "toy", {"a": 1}, records).split("train").images.sum().item())
 """
 
 
@@ -88,13 +88,13 @@ def test_memory_stays_flat_while_building(tmp_path):
 import resource, sys
 from pathlib import Path
 import numpy as np
-from metalab.data.records import Record
-from metalab.data.store import prepared
+from metalab.data.storage.writer import Record
+from metalab.data.storage.store import open_or_build
 image = np.random.default_rng(0).integers(0, 256, (3, 256, 256), dtype=np.uint8)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 many = lambda: (Record(image, f"c{i // 50}", "", "train", "") for i in range(600))
 before = peak()
-store = prepared(Path(sys.argv[1]) / "big", {}, many)
+store = open_or_build(Path(sys.argv[1]) / "big", {}, many)
 print(peak() - before, store.images["train"].nbytes >> 20)
 """
     output = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
