@@ -54,7 +54,19 @@ class AlgorithmSettings:
 
 
 def build_algorithm(node: Mapping[str, Any], way: int, test: bool) -> tuple[AlgorithmSettings, Algorithm]:
-    """Build the algorithm of cfg.algo for `way` classes, as it trains or (test) as it is validated and tested."""
+    """Build the algorithm of the group algo, and what says how it is run.
+
+    Args:
+        node: the group; a key test_x is x where `test` is true, and counts for nothing else.
+        way: the number of classes of its tasks.
+        test: whether it is wanted as it is validated and tested, and not as it trains.
+
+    Returns:
+        How it is run, and the algorithm.
+
+    Raises:
+        UserError: for a setting that does not exist or is out of range.
+    """
     test_algo = {k: v for k, v in node.items() if k.startswith("test_")}
     plain = {k: v for k, v in node.items() if k not in test_algo}
     if test:

@@ -1,4 +1,4 @@
-"""From cfg.attack to attacks: the one place where 255ths become the [0, 1] of the images."""
+"""From the group attack to attacks: the one place where 255ths become the [0, 1] of the images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,7 +45,18 @@ def scaled(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def attacks(node: Mapping[str, Any], curve: list[float] | None) -> tuple[Shared, dict[tuple[str, float], Attack]]:
-    """Build each chosen attack at each eps, {} where none is chosen; UserError names the key that is wrong."""
+    """Build the attacks of the group attack.
+
+    Args:
+        node: what all of them share (eps, norm, on, support), and a group for each that is chosen.
+        curve: sizes in 255ths in the place of attack.eps, eval.eps; None: attack.eps alone.
+
+    Returns:
+        What they share, and each attack at each size by (name, size in 255ths); none where none is chosen.
+
+    Raises:
+        UserError: naming the key that is wrong.
+    """
     parts = {k: v for k, v in node.items() if k not in SHARED}
     shared = settings(Shared, {k: v for k, v in node.items() if k not in parts}, "attack")
     if curve is not None and not curve:

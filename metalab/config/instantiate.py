@@ -19,9 +19,19 @@ T = TypeVar("T")
 
 
 def build(node: Any, where: str, **given: Any) -> Any:
-    """Build the dataclass that node's `_target_` names from node's other keys and the given fields.
+    """Build the dataclass that a group's `_target_` names from the group's other keys and the given fields.
 
-    `where` is the node's place in the configuration ("algo"), which every UserError names.
+    Args:
+        node: the group, a mapping with the key `_target_`.
+        where: its place in the configuration, "algo" or "reg.l2", which every message names.
+        given: fields that metalab sets itself, as way; the group may not hold them.
+
+    Returns:
+        The object.
+
+    Raises:
+        UserError: for a class that does not exist or may not be imported, an unknown or missing key, a value of another
+            type or out of range.
     """
     values = plain_group(node, where)
     target = values.pop("_target_", None)
@@ -36,7 +46,19 @@ def build(node: Any, where: str, **given: Any) -> Any:
 
 
 def settings(cls: type[T], node: Any, where: str) -> T:
-    """Build cls from node, which has no `_target_`; `where` is the node's place in the configuration ("task")."""
+    """Build a dataclass of a group that has no `_target_`.
+
+    Args:
+        cls: the dataclass.
+        node: the group, a mapping.
+        where: its place in the configuration, "task", which every message names.
+
+    Returns:
+        The object.
+
+    Raises:
+        UserError: for an unknown or missing key, a value of another type or out of range.
+    """
     return _construct(cls, plain_group(node, where), where, {})
 
 

@@ -50,10 +50,17 @@ class Split:
 
 
 class Data(Protocol):
-    def load(self, split: str) -> Split:
-        """Return the train, val or test classes; raise UserError with what to fetch and where to put it.
+    """A data set: what a YAML of conf/data builds."""
 
-        Where the data has no such split but others, raise its subclass NoSplit (metalab.data.storage.store).
+    def load(self, split: str) -> Split:
+        """Return the classes of a split.
+
+        Args:
+            split: train, val or test.
+
+        Raises:
+            UserError: with what to fetch and where to put it, where the images are not at hand. Its subclass NoSplit
+                (metalab.data.storage.store) where the data has no such split but others.
         """
         ...
 
@@ -84,46 +91,110 @@ Loss = Callable[[Model, Batch], Tensor]  # calls the model itself, so that attac
 
 
 class Learner(Protocol):
-    """The meta-learned net, seen through its current (fast) weights."""
+    """The meta-learned net, seen through its current (fast) weights. It never changes: replace() gives another."""
 
-    def __call__(self, x: Tensor) -> Tensor: ...  # logits
-    def features(self, x: Tensor) -> Tensor: ...  # [N,D,h,w]
-    def part(self, name: str, *args: Tensor) -> Tensor: ...  # one named part: head, relation, ...
-    def parameters(self) -> dict[str, Tensor]: ...
-    def buffers(self) -> dict[str, Tensor]: ...
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the logits [N,K] of images x [N,C,H,W], by body and head."""
+        ...
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return the feature map [N,D,h,w] of images x [N,C,H,W], by the body."""
+        ...
+
+    def part(self, name: str, *args: Tensor) -> Tensor:
+        """Return the output of one of the algorithm's own parts: head, relation, ..."""
+        ...
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Return all weights by name: body.0.0.weight, head.weight, ..."""
+        ...
+
+    def buffers(self) -> dict[str, Tensor]:
+        """Return all buffers by name, as running statistics."""
+        ...
+
     def grad(
         self, loss: Callable[["Learner"], Tensor], names: list[str] | None = None, first_order: bool = False
-    ) -> dict[str, Tensor]: ...  # names: None is all of parameters(); first_order: constants for the outer loop
-    def replace(self, tensors: dict[str, Tensor]) -> "Learner": ...  # parameters or buffers, by name
+    ) -> dict[str, Tensor]:
+        """Return the gradient of a loss of this learner.
+
+        Args:
+            loss: from a learner, whose weights are those that are differentiated, to a scalar.
+            names: of the weights to differentiate by; None: all of them.
+            first_order: whether the gradient is a constant of the outer loop.
+
+        Returns:
+            A gradient of each weight's shape, by its name; a weight that the loss does not depend on has none.
+        """
+        ...
+
+    def replace(self, tensors: dict[str, Tensor]) -> "Learner":
+        """Return a learner with these weights or buffers, by name, in the place of its own."""
+        ...
 
 
 class Backbone(Protocol):
+    """What a YAML of conf/backbone builds: it makes the body for the images at hand."""
+
     def build(self, channels: int, size: int) -> nn.Module:
-        """Return a net from images [N,channels,size,size] in [0,1], normalized, to features [N,D,h,w]."""
+        """Return a net from images [N,channels,size,size], normalized, to features [N,D,h,w].
+
+        Raises:
+            UserError: for images that it cannot take.
+        """
         ...
 
 
 @runtime_checkable
 class PretrainedBackbone(Backbone, Protocol):
-    """A backbone that has weights from elsewhere."""
+    """A backbone that can have weights from elsewhere."""
 
     def normalization(self) -> Any:
-        """Return the models.layers.Normalize that the weights expect of images in [0,1]; None where they have none."""
+        """Return the models.layers.Normalize that the weights expect of images in [0,1]; None: the data's own."""
         ...
 
     def seen(self) -> set[str]:
-        """Return the global ids of the classes that the weights were trained on; UserError where nobody knows."""
+        """Return the global ids of the classes that the weights were trained on.
+
+        Raises:
+            UserError: where nobody says which these are.
+        """
         ...
 
     def load(self, body: nn.Module) -> None:
-        """Give the weights to what build has returned."""
+        """Give the weights to what build has returned; nothing where there are none.
+
+        Raises:
+            UserError: where they cannot be had or do not fit.
+        """
         ...
 
 
 class Algorithm(Protocol):
-    def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]: ...  # its own meta-learned parts
+    """A method of meta-learning, a dataclass with a field `way`: what a YAML of conf/algo builds."""
+
+    def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
+        """Return the modules of its own that are meta-learned beside the body.
+
+        Args:
+            body: the backbone's net.
+            features: the length of its flattened output.
+
+        Returns:
+            Modules by name; the one that is called head is what a learner applies to the flattened features.
+        """
+        ...
+
     def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
-        """Yield the model after 0, 1, ..., steps inner steps; a metric method yields once."""
+        """Yield the model (images -> logits) of a task after 0, 1, ..., steps inner steps.
+
+        Args:
+            learner: the net with its meta-learned weights.
+            support: the labelled images, and the unlabelled ones, of the task.
+            loss: what inner steps descend; call this one, which regularizers and attacks wrap.
+            steps: algo.steps in training, algo.test_steps at validation and test. A metric method takes none and
+                yields once.
+        """
         ...
 
 
@@ -160,14 +231,27 @@ def objective_traits(objective: object) -> ObjectiveTraits:
     return getattr(objective, "traits", ObjectiveTraits())
 
 
-Objective = Callable[[Learner, Episode, Tensor], TaskResult]  # the tensor is training progress, 0..1
+# A training objective: (the learner, an episode, the progress of training as a tensor 0..1) -> what is differentiated.
+Objective = Callable[[Learner, Episode, Tensor], TaskResult]
 
 
 class Engine(Protocol):
+    """How the T tasks of a meta-batch run: what a YAML of conf/engine builds."""
+
     def grad(self, objective: Objective, net: nn.Module, episodes: Episode, progress: Tensor) -> TaskResult:
-        """Add the gradient of the mean loss over T tasks to net's .grad; return detached results, leading T."""
+        """Add the gradient of the mean loss over T tasks to the .grad of the net's parameters.
+
+        Args:
+            objective: what is differentiated in each task.
+            net: the meta-learned net; buffers that the tasks return are stored in it, as their mean.
+            episodes: a meta-batch, a leading T on every tensor.
+            progress: share of the training that is done, 0..1, a scalar on the episodes' device.
+
+        Returns:
+            The tasks' results with a leading T, detached.
+        """
         ...
 
     def evaluate(self, objective: Objective, net: nn.Module, episodes: Episode) -> TaskResult:
-        """Run the objective on T tasks without an outer graph; results have a leading T."""
+        """Return the results of an objective on T tasks, with a leading T, without an outer graph."""
         ...

@@ -13,5 +13,5 @@ def engine_config(engine: Engine) -> dict[str, Any]:
 
 
 def select_engine(built: Engine | AutoEngine, work: Workload) -> Engine:
-    """Return what cfg.engine builds, and in the place of engine=auto the engine that it takes for this work."""
+    """Return the engine that was built, and in the place of engine=auto the one that it takes for this work."""
     return built.choose(work) if isinstance(built, AutoEngine) else built

@@ -35,7 +35,16 @@ from metalab.tracking.progress import counted
 
 
 def load_net(config: ExperimentConfig, backbone: Backbone, saved: dict[str, Any]) -> nn.Module:
-    """Return the net of a checkpoint with its weights."""
+    """Return the net of a checkpoint with its weights.
+
+    Args:
+        config: the settings that make the net.
+        backbone: of them, built.
+        saved: the checkpoint, as tracking.checkpoint_schema has checked it.
+
+    Raises:
+        UserError: where the checkpoint does not fit the settings.
+    """
     channels, size, _ = saved["shape"]
     algo, train_algorithm = build_algorithm(config.algo, saved["train_way"], test=False)
     drop = build_regularizers(config.reg, algo.steps).drop or nn.Sequential()
@@ -112,7 +121,15 @@ class EvaluationSetup:
 
 
 def build_evaluation_setup(folder: Path, config: ExperimentConfig) -> EvaluationSetup:
-    """Check and build what an evaluation of a run is made of; UserError before any of it is measured."""
+    """Check and build what an evaluation of a run is made of, before any of it is measured.
+
+    Args:
+        folder: of the run, with its best.pt.
+        config: the run's settings with what the command line changed.
+
+    Raises:
+        UserError: for a damaged checkpoint, parts that do not go together, and classes or images that were trained on.
+    """
     saved = checkpoint_schema.load_checked(folder / "best.pt")
     task, evaluation = config.task, config.eval
     device = resolve_device(config.device)

@@ -21,7 +21,21 @@ def body(backbone: Backbone, channels: int, size: int) -> tuple[nn.Module, int]:
 
 
 def network(backbone: Backbone, algorithm: Algorithm, drop: nn.Module, normalize: Normalize, size: int) -> Net:
-    """Build the net that is meta-learned for square images of `size`."""
+    """Build the net that is meta-learned.
+
+    Args:
+        backbone: makes its body.
+        algorithm: makes its own parts, as the head.
+        drop: what stands behind the body in training; an empty Sequential: nothing.
+        normalize: of images in [0,1]; weights from elsewhere have one of their own, which is taken in its place.
+        size: height and width of the images.
+
+    Returns:
+        The net, with random weights.
+
+    Raises:
+        UserError: where backbone and images do not go together.
+    """
     inside, features = body(backbone, normalize.mean.numel(), size)
     if isinstance(backbone, PretrainedBackbone) and (own := backbone.normalization()) is not None:
         normalize = own
@@ -56,7 +70,14 @@ def refuse_larger(
 
 
 def pretrained(backbone: Backbone, net: Net) -> set[str]:
-    """Give the body the weights that the backbone names, if any; return the ids of the classes they saw."""
+    """Give the body of a net the weights that its backbone names, if any.
+
+    Returns:
+        The global ids of the classes that the weights were trained on; none where there are no weights.
+
+    Raises:
+        UserError: where the weights cannot be had, do not fit, or nobody says what they were trained on.
+    """
     if not isinstance(backbone, PretrainedBackbone):
         return set()
     ids = backbone.seen()

@@ -1,4 +1,4 @@
-"""From cfg.reg to what it changes, and what of it does not go with an algorithm."""
+"""From the group reg to what it changes, and what of it does not go with an algorithm."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,19 @@ from metalab.regularizers import ATTACKS, Hooks, combine, identity_loss
 
 
 def build_regularizers(node: Mapping[str, Any], steps: int, trains: AlgorithmSettings | None = None) -> Hooks:
-    """Build the regularizers of cfg.reg; UserError where one would do nothing, or harm."""
+    """Build the regularizers of the group reg, and put together what they change.
+
+    Args:
+        node: the group: name -> a regularizer's own group.
+        steps: the inner steps of the algorithm.
+        trains: the algorithm that is trained with them, which each must fit; None: it is evaluated.
+
+    Returns:
+        What all of them change together.
+
+    Raises:
+        UserError: where one would do nothing, or harm.
+    """
     parts = {name: build(part, f"reg.{name}") for name, part in node.items()}
     for name, part in parts.items():
         terms = part.terms()

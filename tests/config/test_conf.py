@@ -58,6 +58,17 @@ def test_every_option_composes_and_names_what_exists(group, option):
         locate(target, where)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", [option for group, option in OPTIONS if group == "experiment"])
+def test_every_option_composes_with_every_experiment(experiment):
+    whole = set(composed(f"experiment={experiment}"))
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        for group, option in OPTIONS:
+            if group != "experiment":
+                cfg = compose("train", [f"experiment={experiment}", f"{group}={option}"])
+                assert set(cfg) == whole, f"{group}={option}"
+
+
 def test_eval_knows_all_that_train_knows():
     train, evaluation = composed(), composed(name="eval")
     assert set(evaluation) - set(train) == {"run"}

@@ -12,7 +12,19 @@ from metalab.core.interfaces import Algorithm, Loss, Objective
 
 
 def objective(path: str, algorithm: Algorithm, steps: int, inner: Loss, outer: Loss, bn: str) -> Any:
-    """Build a training objective by its dotted path."""
+    """Build a training objective.
+
+    Args:
+        path: its dotted path, algo.objective.
+        algorithm: what adapts.
+        steps: inner steps.
+        inner: the loss of the support, which inner steps descend.
+        outer: the loss of the queries.
+        bn: the batch-norm mode of predictions, a key of PREDICTIONS.
+
+    Raises:
+        UserError: where there is no such objective, or it does not fit the algorithm.
+    """
     return locate(path, "algo.objective")(algorithm, steps, inner, outer, PREDICTIONS[bn])
 
 

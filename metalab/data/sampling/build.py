@@ -18,9 +18,20 @@ Source = EpisodeSampler | VariableEpisodeSampler | MiniBatches | SequentialImage
 def episode_source(
     task: Task, split: Split, tasks: int, seed: int, stream: str, device: torch.device, augment: Augment | None = None
 ) -> Source:
-    """Return episodes of the task's size: `tasks` of them a step, or one where way and shots are drawn.
+    """Return the source of a split's episodes: a function of seed, stream and step alone.
 
-    Where the data splits images there is none, but every image once, `tasks` of them a step.
+    Args:
+        task: way, shot and query, and what else an episode holds.
+        split: the classes and their images.
+        tasks: episodes a step; one where way and shots are drawn anew for each. Where the data splits images there are
+            no episodes, but every image once, so many a step.
+        seed: of all streams.
+        stream: its name; another one draws other episodes.
+        device: where the images are to be.
+        augment: what is done to the images; None: nothing.
+
+    Raises:
+        UserError: where the split has too few classes or images.
     """
     if split.by_image:
         return SequentialImages(split, tasks, device)
