@@ -24,7 +24,7 @@ from torch import Tensor
 
 from metalab.config.paths import typed
 from metalab.core.allocator import keep_freed_memory
-from metalab.engines.auto import TABLE, AutoEngine, Row, table
+from metalab.engines.auto import TABLE, AutoEngine, Measurement, table
 from metalab.engines.cuda_graph import EAGER
 from metalab.engines.precision import tf32
 from metalab.engines.vectorized import Vectorized
@@ -102,7 +102,7 @@ def shown(row: dict[str, Any]) -> str:
     return "| " + " | ".join("" if cell is None else str(cell) for cell in cells) + " |"
 
 
-def shipped(rows: list[dict[str, Any]], device: torch.device, old: list[Row]) -> str:
+def shipped(rows: list[dict[str, Any]], device: torch.device, old: list[Measurement]) -> str:
     """Return the table that engine=auto goes by, with these measurements in the place of the same ones before."""
     found = {row.work: (row.chunk, row.learn2learn, row.vectorized) for row in old}
     for row in rows:

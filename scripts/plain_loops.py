@@ -201,7 +201,7 @@ def train_metalab(how: dict[str, str], cfg: Any) -> tuple[nn.Module, list[float]
     """Train as `metalab train` does, but for what the variant changes; return the net and the losses it has logged."""
     cfg.train.weights = how["init"] if how["init"] in ("he", "orthogonal") else None
     with tempfile.TemporaryDirectory() as out, ExitStack() as stack:
-        stack.enter_context(patch.object(train, "network", partial(changed, how, cfg.seed, train.network)))
+        stack.enter_context(patch.object(train, "build_net", partial(changed, how, cfg.seed, train.build_net)))
         if how["normalize"] == "none":
             stack.enter_context(patch.object(train, "normalization", lambda images: Normalize([0.0], [1.0])))
         if how["running"] == "ema":

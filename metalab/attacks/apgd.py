@@ -11,13 +11,13 @@ from metalab.attacks.base import (
     Norm,
     Over,
     Value,
-    check,
-    direction,
+    check_attack,
     each,
     gradient,
-    into_ball,
     per_image,
+    project,
     random_in_ball,
+    steepest_direction,
 )
 from metalab.attacks.losses import Loss, chosen, targeted, targets
 from metalab.core.interfaces import Model
@@ -49,9 +49,9 @@ class APGD:
     targets: int
 
     def __post_init__(self) -> None:
-        check(self, self.eps, None, steps=self.steps, restarts=self.restarts, targets=self.targets + 1)
+        check_attack(self, self.eps, None, steps=self.steps, restarts=self.restarts, targets=self.targets + 1)
 
-    def climb(self, model: Model, x: Tensor, value: Value) -> Iterator[Iterate]:
+    def ascend(self, model: Model, x: Tensor, value: Value) -> Iterator[Iterate]:
         """Yield every point that the images come to; the last has the largest value of each image."""
         slope, tried = gradient(model, random_in_ball(x, self.eps, self.norm), value)
         yield tried
@@ -73,24 +73,24 @@ class APGD:
                 now, slope = (torch.where(per_image(halve, x), a, b) for a, b in ((best, now), (best_slope, slope)))
                 rises, base, halved, since = torch.zeros_like(rises), height, halve, step
             ahead = self._moved(x, now, slope, size)
-            ahead = into_ball(x, now + MOMENTUM * (ahead - now) + (1 - MOMENTUM) * (now - before), self.eps, self.norm)
+            ahead = project(x, now + MOMENTUM * (ahead - now) + (1 - MOMENTUM) * (now - before), self.eps, self.norm)
             before, now = now, ahead
         yield Iterate(now, None, None)
         yield Iterate(best, None, None)
 
     def _moved(self, x: Tensor, at: Tensor, slope: Tensor, size: Tensor) -> Tensor:
-        return into_ball(x, at + per_image(size, x) * direction(slope, self.norm), self.eps, self.norm)
+        return project(x, at + per_image(size, x) * steepest_direction(slope, self.norm), self.eps, self.norm)
 
-    def tries(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Iterate]:
+    def iterates(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Iterate]:
         values = [chosen(self.loss, y)]
         if self.targets:
             values = [targeted(self.loss, y, target) for target in targets(model(x), y, self.targets)]
         for _ in range(self.restarts):
             for value in values:
-                yield from self.climb(model, x, over(value))
+                yield from self.ascend(model, x, over(value))
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
-        *_, last = self.tries(model, x, y)
+        *_, last = self.iterates(model, x, y)
         return last.x
 
 

@@ -43,10 +43,10 @@ class AutoAttack:
         square = [Square(self.eps, self.norm, self.queries, 0.8)] if self.queries else []
         return [loss, ratio, *other, *square]
 
-    def tries(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Iterate]:
+    def iterates(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Iterate]:
         for attack in self.parts():
             if over is each or not isinstance(attack, FAB):
-                yield from attack.tries(model, x, y, over)
+                yield from attack.iterates(model, x, y, over)
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
         return self.parts()[0](model, x, y)

@@ -30,11 +30,11 @@ class Attack(Protocol):
     @property
     def steps(self) -> int: ...  # of one climb, as reports name it
 
-    def tries(self, model: Model, x: Tensor, y: Tensor, over: Over = ...) -> Iterator[Iterate]:
+    def iterates(self, model: Model, x: Tensor, y: Tensor, over: Over = ...) -> Iterator[Iterate]:
         """Yield every batch of images that is tried; the model is wrong about one that any of them fools.
 
-        over: `each`, where the logits are those of the images x themselves with their labels y; `together`, where x is
-        a support, and the logits and labels are those of the queries of the task that is adapted to it.
+        over: `each`, where the logits are those of the images x themselves with their labels y; `mean_over_queries`,
+        where x is a support, and the logits and labels are those of the queries of the task that is adapted to it.
         """
         ...
 
@@ -53,7 +53,7 @@ def mean_over_queries(images: int) -> Over:
     return lambda value: lambda logits: value(logits).mean().expand(images)
 
 
-def check(where: object, eps: float, step: float | None, **at_least_one: int) -> None:
+def check_attack(where: object, eps: float, step: float | None, **at_least_one: int) -> None:
     """Raise UserError for a size below 0 or a count below 1; sizes are told in 255ths, as they are typed."""
     name = type(where).__name__
     if not eps >= 0 or eps > 255:
@@ -70,28 +70,28 @@ def per_image(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(-1, *[1] * (like.dim() - 1))
 
 
-def length(delta: Tensor) -> Tensor:
+def l2_norm(delta: Tensor) -> Tensor:
     """Return the L2 norm [N] of each image, without torch's gradient at 0, which nobody needs here."""
     return delta.square().flatten(1).sum(1).sqrt()
 
 
-def into_ball(x: Tensor, moved: Tensor, eps: float, norm: Norm) -> Tensor:
+def project(x: Tensor, moved: Tensor, eps: float, norm: Norm) -> Tensor:
     """Return the moved images brought back to at most eps from x, and into [0, 1]."""
     delta = moved - x
     if norm == "linf":
         delta = delta.clamp(-eps, eps)
     else:
-        delta = delta * per_image((eps / length(delta).clamp(min=1e-12)).clamp(max=1.0), x)
+        delta = delta * per_image((eps / l2_norm(delta).clamp(min=1e-12)).clamp(max=1.0), x)
     return (x + delta).clamp(0.0, 1.0)
 
 
-def direction(gradient: Tensor, norm: Norm) -> Tensor:
+def steepest_direction(gradient: Tensor, norm: Norm) -> Tensor:
     """Return the steepest step of size 1: the sign (Linf), or the gradient at length 1 (L2); 0 where it is 0."""
     if norm == "linf":
         return gradient.sign()
     size = gradient.abs().flatten(1).amax(1).clamp(min=1e-30)  # first, so that the square of a tiny one is not 0
     scaled = gradient / per_image(size, gradient)
-    return scaled / per_image(length(scaled).clamp(min=1e-12), gradient)
+    return scaled / per_image(l2_norm(scaled).clamp(min=1e-12), gradient)
 
 
 def random_in_ball(x: Tensor, eps: float | Tensor, norm: Norm) -> Tensor:
@@ -99,7 +99,7 @@ def random_in_ball(x: Tensor, eps: float | Tensor, norm: Norm) -> Tensor:
     if norm == "linf":
         return (x + eps * (2 * torch.rand_like(x) - 1)).clamp(0.0, 1.0)
     radius = torch.rand_like(x[:, :1, :1, :1]) ** (1 / x[0].numel())
-    return (x + eps * radius * direction(torch.randn_like(x), norm)).clamp(0.0, 1.0)
+    return (x + eps * radius * steepest_direction(torch.randn_like(x), norm)).clamp(0.0, 1.0)
 
 
 def gradient(model: Model, x: Tensor, value: Value) -> tuple[Tensor, Iterate]:

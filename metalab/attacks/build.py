@@ -10,18 +10,20 @@ from metalab.core.errors import UserError
 from metalab.core.interfaces import AttackedImages
 
 IN_255THS = ("eps", "step")  # the keys of an attack that are sizes
-Climbed = Literal["adapt", "own_loss"]
+SupportAttackLoss = Literal["adapt", "own_loss"]
 SHARED = ("eps", "norm", "on", "support")
 
 
 @dataclass(frozen=True)
-class Shared:
+class AttackSettings:
     """What all attacks of an evaluation share."""
 
     eps: float  # 255ths
     norm: Norm
     on: AttackedImages
-    support: Climbed = "adapt"  # what an attack on the support climbs, see objectives.poison
+    support: SupportAttackLoss = (
+        "adapt"  # what an attack on the support climbs, see algorithms/objectives/support_attack.py
+    )
 
     def __post_init__(self) -> None:
         in_range("attack.eps", self.eps)
@@ -44,7 +46,9 @@ def scaled(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**values, **sizes}
 
 
-def attacks(node: Mapping[str, Any], curve: list[float] | None) -> tuple[Shared, dict[tuple[str, float], Attack]]:
+def attacks(
+    node: Mapping[str, Any], curve: list[float] | None
+) -> tuple[AttackSettings, dict[tuple[str, float], Attack]]:
     """Build the attacks of the group attack.
 
     Args:
@@ -58,7 +62,7 @@ def attacks(node: Mapping[str, Any], curve: list[float] | None) -> tuple[Shared,
         UserError: naming the key that is wrong.
     """
     parts = {k: v for k, v in node.items() if k not in SHARED}
-    shared = settings(Shared, {k: v for k, v in node.items() if k not in parts}, "attack")
+    shared = settings(AttackSettings, {k: v for k, v in node.items() if k not in parts}, "attack")
     if curve is not None and not curve:
         raise UserError("eval.eps=[]: expected sizes in 255ths, as in eval.eps=[0,2,8], or null for attack.eps alone")
     if curve is not None and not parts:

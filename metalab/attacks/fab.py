@@ -10,12 +10,12 @@ from metalab.attacks.base import (
     Iterate,
     Norm,
     Over,
-    check,
+    check_attack,
     each,
     gradient,
-    into_ball,
-    length,
+    l2_norm,
     per_image,
+    project,
     random_in_ball,
 )
 from metalab.attacks.losses import targeted, targets
@@ -39,10 +39,10 @@ class FAB:
     targets: int
 
     def __post_init__(self) -> None:
-        check(self, self.eps, None, steps=self.steps, restarts=self.restarts, targets=self.targets)
+        check_attack(self, self.eps, None, steps=self.steps, restarts=self.restarts, targets=self.targets)
 
-    def tries(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Iterate]:
-        assert over is each, "refused before there is any work: records.refuse_boundary"
+    def iterates(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Iterate]:
+        assert over is each, "refused before there is any work: evaluation/robustness.py"
         clean = model(x)
         nearest, distance = x, torch.where(clean.argmax(1) == y, torch.inf, 0.0).to(x.dtype)
         for restart in range(self.restarts):
@@ -60,7 +60,7 @@ class FAB:
                     nearest = torch.where(per_image(nearer, x), at, nearest)
                     distance = torch.where(nearer, far, distance)
                     at = torch.where(per_image(wrong, x), x + RETREAT * (at - x), at)
-        yield Iterate(into_ball(x, nearest, self.eps, self.norm), None, None)
+        yield Iterate(project(x, nearest, self.eps, self.norm), None, None)
 
     def _step(self, x: Tensor, at: Tensor, slope: Tensor, lead: Tensor) -> Tensor:
         """Return a point beyond the linearised boundary, drawn a little towards the image."""
@@ -72,10 +72,10 @@ class FAB:
         return ((1 - back) * (at + BEYOND * here) + back * (x + BEYOND * there)).clamp(0.0, 1.0)
 
     def _length(self, delta: Tensor) -> Tensor:
-        return delta.abs().flatten(1).amax(1) if self.norm == "linf" else length(delta)
+        return delta.abs().flatten(1).amax(1) if self.norm == "linf" else l2_norm(delta)
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
-        *_, last = self.tries(model, x, y)
+        *_, last = self.iterates(model, x, y)
         return last.x
 
 

@@ -5,7 +5,18 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from metalab.attacks.base import Iterate, Norm, Over, Value, check, direction, each, gradient, into_ball, random_in_ball
+from metalab.attacks.base import (
+    Iterate,
+    Norm,
+    Over,
+    Value,
+    check_attack,
+    each,
+    gradient,
+    project,
+    random_in_ball,
+    steepest_direction,
+)
 from metalab.attacks.losses import Loss, chosen
 from metalab.core.interfaces import Model
 
@@ -24,23 +35,23 @@ class FGSM:
     loss: Loss
 
     def __post_init__(self) -> None:
-        check(self, self.eps, self.step, steps=self.steps)
+        check_attack(self, self.eps, self.step, steps=self.steps)
 
     @property
     def steps(self) -> int:
         return 1
 
-    def climb(self, model: Model, x: Tensor, value: Value) -> Iterator[Iterate]:
+    def ascend(self, model: Model, x: Tensor, value: Value) -> Iterator[Iterate]:
         """Yield where it starts and where it ends."""
         size = self.step or (1.25 if self.random_start else 1.0) * self.eps
         start = random_in_ball(x, self.eps, self.norm) if self.random_start else x
         slope, tried = gradient(model, start, value)
         yield tried
-        yield Iterate(into_ball(x, start + size * direction(slope, self.norm), self.eps, self.norm), None, None)
+        yield Iterate(project(x, start + size * steepest_direction(slope, self.norm), self.eps, self.norm), None, None)
 
-    def tries(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Iterate]:
-        return self.climb(model, x, over(chosen(self.loss, y)))
+    def iterates(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Iterate]:
+        return self.ascend(model, x, over(chosen(self.loss, y)))
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
-        *_, last = self.tries(model, x, y)
+        *_, last = self.iterates(model, x, y)
         return last.x

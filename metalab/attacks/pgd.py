@@ -5,7 +5,18 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from metalab.attacks.base import Iterate, Norm, Over, Value, check, direction, each, gradient, into_ball, random_in_ball
+from metalab.attacks.base import (
+    Iterate,
+    Norm,
+    Over,
+    Value,
+    check_attack,
+    each,
+    gradient,
+    project,
+    random_in_ball,
+    steepest_direction,
+)
 from metalab.attacks.losses import Loss, chosen, targeted, targets
 from metalab.core.interfaces import Model
 
@@ -26,9 +37,9 @@ class PGD:
     loss: Loss
 
     def __post_init__(self) -> None:
-        check(self, self.eps, self.step, steps=self.steps, restarts=self.restarts)
+        check_attack(self, self.eps, self.step, steps=self.steps, restarts=self.restarts)
 
-    def climb(self, model: Model, x: Tensor, value: Value) -> Iterator[Iterate]:
+    def ascend(self, model: Model, x: Tensor, value: Value) -> Iterator[Iterate]:
         """Yield where each restart begins and every point it comes to."""
         size = self.eps / 4 if self.step is None else self.step
         for _ in range(self.restarts):
@@ -36,14 +47,14 @@ class PGD:
             for _ in range(self.steps):
                 slope, tried = gradient(model, at, value)
                 yield tried
-                at = into_ball(x, at + size * direction(slope, self.norm), self.eps, self.norm)
+                at = project(x, at + size * steepest_direction(slope, self.norm), self.eps, self.norm)
             yield Iterate(at, None, None)
 
-    def tries(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Iterate]:
-        return self.climb(model, x, over(chosen(self.loss, y)))
+    def iterates(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Iterate]:
+        return self.ascend(model, x, over(chosen(self.loss, y)))
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
-        *_, last = self.tries(model, x, y)
+        *_, last = self.iterates(model, x, y)
         return last.x
 
 
@@ -64,13 +75,13 @@ class TargetedPGD:
     targets: int
 
     def __post_init__(self) -> None:
-        check(self, self.eps, self.step, steps=self.steps, restarts=self.restarts, targets=self.targets)
+        check_attack(self, self.eps, self.step, steps=self.steps, restarts=self.restarts, targets=self.targets)
 
-    def tries(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Iterate]:
+    def iterates(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Iterate]:
         plain = PGD(self.eps, self.norm, self.steps, self.step, self.random_start, self.restarts, self.loss)
         for target in targets(model(x), y, self.targets):
-            yield from plain.climb(model, x, over(targeted(self.loss, y, target)))
+            yield from plain.ascend(model, x, over(targeted(self.loss, y, target)))
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
-        *_, last = self.tries(model, x, y)
+        *_, last = self.iterates(model, x, y)
         return last.x

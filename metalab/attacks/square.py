@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metalab.attacks.base import Iterate, Norm, Over, check, each, per_image
+from metalab.attacks.base import Iterate, Norm, Over, check_attack, each, per_image
 from metalab.attacks.losses import chosen
 from metalab.attacks.square_l2 import moved, tiled
 from metalab.attacks.square_windows import inside, signs, window
@@ -31,7 +31,7 @@ class Square:
     share: float
 
     def __post_init__(self) -> None:
-        check(self, self.eps, None, queries=self.queries)
+        check_attack(self, self.eps, None, queries=self.queries)
         if not 0 < self.share <= 1:
             raise UserError(f"Square has share={self.share:g}; a part of the image above 0 and at most 1 is expected")
 
@@ -39,7 +39,7 @@ class Square:
     def steps(self) -> int:
         return self.queries
 
-    def tries(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Iterate]:
+    def iterates(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Iterate]:
         margin = over(chosen("margin", y))
         begin, change = (striped, painted) if self.norm == "linf" else (tiled, moved)
         best = begin(x, self.eps)
@@ -64,7 +64,7 @@ class Square:
         return min(side if self.norm == "linf" else max(side, 3) | 1, high, wide)
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
-        *_, last = self.tries(model, x, y)
+        *_, last = self.iterates(model, x, y)
         return last.x
 
 

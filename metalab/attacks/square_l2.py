@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalab.attacks.base import direction, into_ball
+from metalab.attacks.base import project, steepest_direction
 from metalab.attacks.square_windows import inside, signs, window
 
 TILES = 5  # a side of the grid
@@ -39,7 +39,7 @@ def tiled(x: Tensor, eps: float) -> Tensor:
     grid = each(corner) * torch.where(each(corner[:, :1]) > 0, eta.repeat(count, count), eta.T.repeat(count, count))
     down, right = high - count * side, wide - count * side
     grid = F.pad(grid, (right // 2, right - right // 2, down // 2, down - down // 2))
-    return into_ball(x, x + eps * direction(grid, "l2"), eps, "l2")
+    return project(x, x + eps * steepest_direction(grid, "l2"), eps, "l2")
 
 
 def moved(x: Tensor, best: Tensor, eps: float, side: int) -> Tensor:
@@ -57,7 +57,7 @@ def moved(x: Tensor, best: Tensor, eps: float, side: int) -> Tensor:
     size = ((delta * (first | second)).square().sum((2, 3), keepdim=True) + unused / x.shape[1]).sqrt()
     new = signs(x[:, :, :1, :1]) * eta + there / _norm(there)
     change = torch.where(first, size * new / _norm(new), torch.where(second, 0.0, delta))
-    return into_ball(x, x + change, eps, "l2")
+    return project(x, x + change, eps, "l2")
 
 
 def _norm(window: Tensor) -> Tensor:

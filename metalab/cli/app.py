@@ -28,7 +28,7 @@ class Defect(Exception):
 
 def main() -> None:
     """Run the command in sys.argv; exit code 0, 1 (a mistake), 2 (usage), 130 (Ctrl-C) or 141 (a closed pipe)."""
-    streams.settle()
+    streams.tolerate_encodings()
     try:
         _main()
     except OSError as error:
@@ -72,10 +72,10 @@ def _main() -> None:
         sys.exit(141)
     finally:
         if len(_asked) > 1 and _done:
-            from metalab.core.best_effort import best_effort
+            from metalab.core.optional_output import optional_output
             from metalab.tracking import sweep_table
 
-            with best_effort("matrix.csv"):
+            with optional_output("matrix.csv"):
                 sweep_table.write(_done, _asked)
         if _failed:
             sys.stderr.write("\n".join([f"metalab: {len(_failed)} of the sweep's jobs failed:", *_failed, ""]))
@@ -222,7 +222,7 @@ def _mistakes_told() -> Iterator[None]:
     from omegaconf.errors import OmegaConfBaseException
 
     job = HydraConfig.get()
-    streams.settle_logs()
+    streams.log_in_utf8()
     try:
         if job.job.chdir:
             raise UserError("hydra.job.chdir=true: runs and data are found from the folder you are in; leave it out")

@@ -10,12 +10,12 @@ from typing import NoReturn, TextIO
 FULL = {errno.ENOSPC, vars(errno).get("EDQUOT", errno.ENOSPC)}  # of a disk
 
 
-def settle() -> None:
+def tolerate_encodings() -> None:
     """Let both streams take every character, and be there: what an encoding lacks is escaped, as \\xb1 for ±."""
     sys.stdout, sys.stderr = _taking_all(sys.stdout), _taking_all(sys.stderr)
 
 
-def settle_logs() -> None:
+def log_in_utf8() -> None:
     """Write the log files that Hydra has opened in UTF-8, whatever the encoding of the place is."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.FileHandler) and isinstance(handler.stream, io.TextIOWrapper):

@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from metalab.config.instantiate import plain_group, settings
-from metalab.config.root import validate_root
+from metalab.config.root_checks import validate_root
 from metalab.config.schema import Eval, Task, Train
 
 GROUPS = ("algo", "backbone", "data", "reg", "attack", "engine", "optim")

@@ -36,7 +36,7 @@ def conv4_filters(backbone: Backbone) -> int | None:
 
 
 @dataclass(frozen=True)
-class Row:
+class Measurement:
     """One measurement: milliseconds of a meta-step task by task, and with so many tasks at once."""
 
     work: Workload
@@ -88,11 +88,11 @@ class AutoEngine:
         return Vectorized(chunk, self.precision, self.graphs)
 
 
-def table(path: Path = TABLE) -> list[Row]:
+def table(path: Path = TABLE) -> list[Measurement]:
     """Read the measurements; lines that start with # say where they come from."""
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
     return [
-        Row(
+        Measurement(
             Workload(r["device"], r["algo"], *(int(r[key]) for key in ("size", "tasks", "images", "steps", "filters"))),
             int(r["chunk"]) if r["chunk"] else None,
             float(r["learn2learn_ms"]),

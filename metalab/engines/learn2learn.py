@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from metalab.core.interfaces import Batch, Episode, Learner, Objective, TaskResult
 from metalab.core.learn2learn_import import clone_module
-from metalab.engines.buffers import store
+from metalab.engines.buffers import update_buffers
 from metalab.engines.precision import Precision, computing
 
 
@@ -136,7 +136,7 @@ class Learn2Learn:
                 (result.loss / tasks).backward()
                 results.append(TaskResult(result.loss.detach(), result.correct, result.scalars, result.state))
         joined = stack(results)
-        store(net, joined.state)
+        update_buffers(net, joined.state)
         return joined
 
     def evaluate(self, objective: Objective, net: nn.Module, episodes: Episode) -> TaskResult:

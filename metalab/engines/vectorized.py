@@ -15,7 +15,7 @@ from metalab.algorithms.objectives.variable_way import PerWayObjective
 from metalab.attacks.zero_gradients import record, recording
 from metalab.core.errors import UserError
 from metalab.core.interfaces import Batch, Episode, Learner, Objective, TaskResult
-from metalab.engines.buffers import store
+from metalab.engines.buffers import update_buffers
 from metalab.engines.precision import Precision, computing
 
 logger = logging.getLogger("metalab")
@@ -92,7 +92,7 @@ class Vectorized:
         tasks = episodes.query.y.shape[0]
         with computing(self.precision, episodes.query.x.device):
             result = self._chunked(work, episodes)
-        store(net, result.state)
+        update_buffers(net, result.state)
         return result
 
     def evaluate(self, objective: Objective, net: nn.Module, episodes: Episode) -> TaskResult:

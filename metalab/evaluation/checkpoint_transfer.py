@@ -10,7 +10,7 @@ from torch import nn
 from metalab.algorithms.build import AlgorithmSettings
 from metalab.core.errors import UserError
 from metalab.core.interfaces import Split
-from metalab.models.layers import Centre, running_statistics
+from metalab.models.layers import FeatureCentering, running_statistics
 
 logger = logging.getLogger("metalab")
 IMAGES = 1000  # training images whose features are averaged
@@ -25,7 +25,7 @@ def transfer_weights(net: nn.Module, algo: AlgorithmSettings, saved: dict[str, A
     own, given = net.state_dict(), saved["net"]
     unused = sorted({k.partition(".")[0] for k in given if k not in own and not k.startswith("body.")})
     fits = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
-    centres = {f"{name}.running_mean" for name, m in net.named_modules() if isinstance(m, Centre)}
+    centres = {f"{name}.running_mean" for name, m in net.named_modules() if isinstance(m, FeatureCentering)}
     free = centres | {k for k in own if k.startswith("head.") and algo.mini_batch is not None}
     misfits = [k for k in own if k not in fits and k not in free] + [
         k for k in given if k not in fits and (k.startswith("body.") or algo.mini_batch is None)
@@ -50,5 +50,5 @@ def estimate_feature_mean(net: nn.Module, split: Split, bn: str) -> None:
     with running_statistics() if bn == "running" else nullcontext():
         batches = [net("features", x.to(device).float() / 255).flatten(1) for x in images.split(100)]
     for module in net.modules():
-        if isinstance(module, Centre):
+        if isinstance(module, FeatureCentering):
             module.running_mean.copy_(torch.cat(batches).mean(0))

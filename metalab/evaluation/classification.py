@@ -18,7 +18,7 @@ NOTE = "each image once, by the net's own classifier: no episode and no support 
 
 
 @dataclass(frozen=True)
-class AsTrained:
+class TrainedClassifier:
     """Predict with the net as it is, body and head: no support, no inner step."""
 
     way: int
@@ -55,7 +55,7 @@ def classifier(algo: AlgorithmSettings, split: Split, bn: str) -> Algorithm:
             f"eval.bn={bn}: with data.protocol=images each image is classified alone, without a support: type "
             "eval.bn=running"
         )
-    return AsTrained(len(split.ids))
+    return TrainedClassifier(len(split.ids))
 
 
 def check_run(folder: Path, algo: str, saved: Mapping[str, Any], split: Split, attacks: Attacks) -> None:

@@ -13,7 +13,7 @@ from metalab.config.experiment import ExperimentConfig, read_config
 from metalab.core.signals import warnings_survived
 from metalab.data.sampling.build import Source
 from metalab.engines.learn2learn import Learn2Learn
-from metalab.evaluation import classification, protocol
+from metalab.evaluation import classification, data_protocol
 from metalab.evaluation import robustness as robust
 from metalab.evaluation.extra_metrics import Metrics, extra_metrics, extra_metrics_task
 from metalab.evaluation.measure import measure
@@ -29,25 +29,25 @@ AGAIN = "episodes of the train split that are drawn apart from those of training
 def run(runs: list[tuple[Path, DictConfig]], out: Path) -> float:
     """Evaluate each run as its config says; write the report to out and return the mean accuracy, a fraction."""
     with locked_run(out), warnings_survived():
-        results = [_one(folder, read_config(cfg)) for folder, cfg in runs]
+        results = [_evaluate_run(folder, read_config(cfg)) for folder, cfg in runs]
         eval_report.write(out, [r for r, _ in results], [a for _, a in results])
     return float(np.mean([a.mean() for _, a in results]))
 
 
-def _one(folder: Path, config: ExperimentConfig) -> tuple[dict[str, Any], np.ndarray]:
+def _evaluate_run(folder: Path, config: ExperimentConfig) -> tuple[dict[str, Any], np.ndarray]:
     t = build_evaluation_setup(folder, config)
     what = "images" if t.split.by_image else "episodes"
     logger.info(
         f"{folder}: {t.evaluation.episodes} {what} of {len(t.split.ids)} {t.evaluation.split} classes, bn={t.bn}"
     )
-    if warning := _toll(t):
+    if warning := _cost_warning(t):
         logger.warning(warning)
     source = t.source(t.task)
     objective = by_way(t.task, t.test_algorithm, lambda algo, way: measured_objective(t.algo, algo, t.bn, way, t.terms))
     torch.manual_seed(config.seed)  # of heads that are drawn for each task
     accuracy, loss = measure(t.outcomes(objective, source, what), t.evaluation.episodes)
     lost = int((~np.isfinite(loss)).sum())
-    row = _facts(t) | {"loss": float(loss.mean()), **_further(t)}
+    row = _report_fields(t) | {"loss": float(loss.mean()), **_extra_metrics(t)}
     trained = t.saved["data"]["note"]
     notes = {t.split.note, classification.NOTE if t.split.by_image else ""}
     notes.add(AGAIN if t.evaluation.split == "train" and not t.split.by_image else "")
@@ -55,19 +55,19 @@ def _one(folder: Path, config: ExperimentConfig) -> tuple[dict[str, Any], np.nda
     notes |= {f"adapted to supports that {t.terms.inner_attack} attacked"} if t.terms.inner_attack else set()
     if t.attacks.built:
         row["attacks"] = _attacked(t, source)
-        notes.add(robust.mismatch(t.bn, t.saved["config"]["train"].get("bn") or "batch") if t.normed else "")
-        notes |= robust.of_support(t.attacks)
+        notes.add(robust.batch_norm_note(t.bn, t.saved["config"]["train"].get("bn") or "batch") if t.normed else "")
+        notes |= robust.support_attack_notes(t.attacks)
     notes.add(
         f"{lost} of {len(loss)} {what} have predictions that are no numbers, which count as wrong" if lost else ""
     )
     notes = sorted(notes - {""})
     row |= {"note": "; ".join(notes)} if notes else {}
     row |= {"overlap": t.overlap} if t.overlap else {}
-    row |= protocol.protocol_metrics(t.split, accuracy, source)
+    row |= data_protocol.protocol_metrics(t.split, accuracy, source)
     return row, accuracy
 
 
-def _toll(t: EvaluationSetup) -> str | None:
+def _cost_warning(t: EvaluationSetup) -> str | None:
     """Return what the evaluation will take where its numbers are very large, else None."""
     passes, made_of = 1 + t.algo.steps, {"eval.episodes": t.evaluation.episodes}
     made_of |= {"algo.test_steps": t.algo.steps} if t.algo.steps > 100 else {}
@@ -91,12 +91,12 @@ def _attacked(t: EvaluationSetup, source: Source) -> list[dict[str, Any]]:
     return robust.records(t.attacks, t.outcomes(attacked, source, "attacked"), t.evaluation.episodes)
 
 
-def _facts(t: EvaluationSetup) -> dict[str, Any]:
+def _report_fields(t: EvaluationSetup) -> dict[str, Any]:
     """Return what was evaluated, and how; bn is None for a net without batch norm."""
     bn = t.bn if t.normed else None
     return {
         "run": str(t.folder),
-        **protocol.sizes(t.task),
+        **data_protocol.sizes(t.task),
         "split": t.config.eval.split,
         "data": t.config.data["_target_"].rpartition(".")[2].lower(),
         "trained_on": t.saved["config"]["data"]["_target_"].rpartition(".")[2].lower(),
@@ -110,7 +110,7 @@ def _facts(t: EvaluationSetup) -> dict[str, Any]:
     }
 
 
-def _further(t: EvaluationSetup) -> Metrics:
+def _extra_metrics(t: EvaluationSetup) -> Metrics:
     """Return what the algorithm's further objective shows; nothing where it names none or the data gives episodes."""
     algo = t.algo
     if algo.besides is None or t.split.fixed is not None or not t.task.fixed:

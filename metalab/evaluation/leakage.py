@@ -8,10 +8,10 @@ from metalab.core.interfaces import Split
 from metalab.data.identity.class_ids import seen_classes, seen_images
 
 
-def overlap(split: Split, trained: list[str], evaluation: Eval, folder: Path) -> list[str]:
+def refuse_trained_on(split: Split, trained: list[str], evaluation: Eval, folder: Path) -> list[str]:
     """Return what of the split the checkpoint was trained on; UserError where that is not allowed.
 
-    These are classes, or, where the split's classes are those of the training (plain.check_run), images.
+    These are classes, or, where the split's classes are those of the training (classification.check_run), images.
     """
     images = split.by_image and evaluation.split == "test"
     if images:

@@ -10,7 +10,7 @@ def pixel_nearest_neighbour(source: EpisodeSource, episodes: int) -> tuple[float
     """Return accuracy and its 95 % confidence interval (fractions) of the nearest support image on raw pixels.
 
     Nearest by cosine of the images as they are; `episodes` episodes are taken from the source's first meta-batches,
-    and the interval is that of report.mean_ci95, as for every method.
+    and the interval is that of core.statistics.mean_ci95, as for every method.
     """
     accuracies: list[torch.Tensor] = []
     seen = step = 0

@@ -11,7 +11,7 @@ from metalab.algorithms.objectives.prediction import Prediction, correct
 from metalab.algorithms.objectives.support_attack import SupportAttack
 from metalab.attacks.autoattack import AutoAttack
 from metalab.attacks.base import Attack
-from metalab.attacks.build import Climbed
+from metalab.attacks.build import SupportAttackLoss
 from metalab.attacks.zero_gradients import zero_gradient_share
 from metalab.core.interfaces import Algorithm, AttackedImages, Batch, Episode, Learner, Loss, Model, TaskResult
 
@@ -21,9 +21,10 @@ class RobustObjective:
     """Which queries are right clean and after all that each attack tried, and the share of exactly zero gradients.
 
     scalars: `right/NAME` bool [N] and `zero/NAME`. An attack on the support leaves one poisoned support, the same for
-    all queries: of the clean one and all that were tried, the one that leaves the fewest right (Poison). Under `both`
-    the queries are attacked at that support and at the clean one, and the one that then leaves the fewest counts.
-    support: what an attack on the support climbs, see Poison. drop: see withstood.
+    all queries: of the clean one and all that were tried, the one that leaves the fewest right (SupportAttack). Under
+    `both` the queries are attacked at that support and at the clean one; the one that then leaves the fewest counts.
+    support: what an attack on the support climbs, see SupportAttack. drop: whether AutoAttack's later attacks are
+    spared the images that an earlier one has fooled.
     """
 
     algorithm: Algorithm
@@ -33,7 +34,7 @@ class RobustObjective:
     attacks: Mapping[str, Attack]
     on: AttackedImages
     drop: bool = False
-    support: Climbed = "adapt"
+    support: SupportAttackLoss = "adapt"
 
     def __call__(self, learner: Learner, episode: Episode, progress: Tensor) -> TaskResult:
         support, query = episode
@@ -55,10 +56,10 @@ class RobustObjective:
         return TaskResult(shown["loss"], clean, shown, {})
 
     def _withstood(self, attack: Attack, model: Model, support: Batch, query: Batch, dead: list[Tensor]) -> Tensor:
-        return withstood(attack, partial(self.predict, model, support.x), query, dead, self.drop)
+        return robust_correct(attack, partial(self.predict, model, support.x), query, dead, self.drop)
 
 
-def withstood(attack: Attack, model: Model, query: Batch, dead: list[Tensor], drop: bool = False) -> Tensor:
+def robust_correct(attack: Attack, model: Model, query: Batch, dead: list[Tensor], drop: bool = False) -> Tensor:
     """Return bool [N], which images the model gets right after every try; add the zero gradients to `dead`.
 
     drop: the parts of attack=auto get the images that all before them left right, as AutoAttack does it; how many that
@@ -75,7 +76,7 @@ def withstood(attack: Attack, model: Model, query: Batch, dead: list[Tensor], dr
 
 def _withstood(attack: Attack, model: Model, query: Batch, dead: list[Tensor]) -> Tensor:
     still = torch.ones_like(query.y).bool()
-    for tried in attack.tries(model, query.x, query.y):
+    for tried in attack.iterates(model, query.x, query.y):
         dead += [] if tried.dead is None else [tried.dead]
         logits = model(tried.x) if tried.logits is None else tried.logits
         still = still & correct(logits, query.y)

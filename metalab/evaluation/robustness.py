@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metalab.attacks.autoattack import AutoAttack
 from metalab.attacks.base import Attack
-from metalab.attacks.build import Shared, attacks
+from metalab.attacks.build import AttackSettings, attacks
 from metalab.attacks.fab import FAB
 from metalab.core.errors import UserError
 from metalab.core.interfaces import Algorithm, TaskResult, algorithm_traits
@@ -28,7 +28,7 @@ TRAINED = {"support": "support", "one": "support", "running": "batch"}  # eval.b
 class Attacks:
     """What cfg.attack and eval.eps ask for, built."""
 
-    shared: Shared
+    shared: AttackSettings
     built: dict[tuple[str, float], Attack]  # by name and eps in 255ths
 
     @property
@@ -78,12 +78,12 @@ def refuse_random(attacks: Attacks, algorithm: Algorithm, terms: Hooks) -> None:
         )
 
 
-def mismatch(bn: str, trained: str) -> str:
+def batch_norm_note(bn: str, trained: str) -> str:
     """Return what is noted on a robust number whose batch norm is not the training's, "" where it is."""
     return "" if TRAINED[bn] == trained else f"attacked with bn={bn}, trained with train.bn={trained}"
 
 
-def of_support(attacks: Attacks) -> set[str]:
+def support_attack_notes(attacks: Attacks) -> set[str]:
     """Return what is noted on the accuracy under attacks on the support, nothing where there are none."""
     shared = attacks.shared
     if shared.on == "query":
@@ -120,7 +120,7 @@ def records(attacks: Attacks, results: Iterable[TaskResult], episodes: int) -> l
     return made
 
 
-def worst(right: Tensor, shared: Shared) -> Tensor:
+def worst(right: Tensor, shared: AttackSettings) -> Tensor:
     """Return what several attacks leave right, bool [A,T,N] -> [T,N]: a query by all; of supports each task has one."""
     if shared.on == "query":
         return right.all(0)

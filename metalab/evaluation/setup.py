@@ -22,11 +22,11 @@ from metalab.data.storage.resize import resize_split
 from metalab.engines.auto import Workload, conv4_filters
 from metalab.engines.build import select_engine
 from metalab.engines.per_image import PerImageEngine
-from metalab.evaluation import checkpoint_transfer, classification, protocol
+from metalab.evaluation import checkpoint_transfer, classification, data_protocol
 from metalab.evaluation import robustness as robust
-from metalab.evaluation.leakage import overlap
+from metalab.evaluation.leakage import refuse_trained_on
 from metalab.evaluation.measure import outcome, outcomes
-from metalab.models.build import network, refuse_larger
+from metalab.models.build import build_net, refuse_larger
 from metalab.models.layers import BatchStatNorm, Normalize
 from metalab.regularizers import Hooks
 from metalab.regularizers.build import build_regularizers
@@ -49,7 +49,7 @@ def load_net(config: ExperimentConfig, backbone: Backbone, saved: dict[str, Any]
     algo, train_algorithm = build_algorithm(config.algo, saved["train_way"], test=False)
     drop = build_regularizers(config.reg, algo.steps).drop or nn.Sequential()
     refuse_larger(backbone, train_algorithm, drop, (channels, size), saved["net"])
-    net = network(backbone, train_algorithm, drop, Normalize([0.0] * channels, [1.0] * channels), size)
+    net = build_net(backbone, train_algorithm, drop, Normalize([0.0] * channels, [1.0] * channels), size)
     if checkpoint_transfer.transfer_weights(net, algo, saved):
         train = _trained_on(config, saved)
         checkpoint_transfer.estimate_feature_mean(net, resize_split(train, channels, size), config.eval.bn or algo.bn)
@@ -135,7 +135,7 @@ def build_evaluation_setup(folder: Path, config: ExperimentConfig) -> Evaluation
     device = resolve_device(config.device)
     keep_freed_memory(device.type)
     split = build(config.data, "data").load(evaluation.split)
-    task, evaluation = protocol.apply_data_protocol(task, evaluation, split)
+    task, evaluation = data_protocol.apply_data_protocol(task, evaluation, split)
     algo, test_algorithm = build_algorithm(config.algo, task.way, test=True)
     bn = evaluation.bn or algo.bn
     attacks = robust.build_attacks(config.attack, evaluation.eps)
@@ -148,7 +148,7 @@ def build_evaluation_setup(folder: Path, config: ExperimentConfig) -> Evaluation
     robust.refuse_random(attacks, test_algorithm, terms)
     built, backbone = build(config.engine, "engine"), build(config.backbone, "backbone")
     net = load_net(config, backbone, saved).to(device)
-    shared = overlap(split, saved["classes"], evaluation, folder)
+    shared = refuse_trained_on(split, saved["classes"], evaluation, folder)
     channels, size, _ = saved["shape"]
     tasks, images = min(evaluation.batch, evaluation.episodes), task.way * (task.shot + task.query)
     return EvaluationSetup(

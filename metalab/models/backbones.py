@@ -18,7 +18,7 @@ from metalab.models.conv_autograd import Conv2d
 from metalab.models.layers import BatchStatNorm, convert
 
 
-def between(key: str, values: Sequence[float], low: float, high: float = math.inf) -> None:
+def check_range(key: str, values: Sequence[float], low: float, high: float = math.inf) -> None:
     """Raise UserError unless all values of a setting lie in low..high, both included."""
     for value in values:
         if not low <= value <= high:
@@ -57,9 +57,9 @@ class Conv4:
     unpadded: int = 0
 
     def __post_init__(self) -> None:
-        between("filters", [self.filters], 1)
-        between("pooled", [self.pooled], 0, 4)
-        between("unpadded", [self.unpadded], 0, 4)
+        check_range("filters", [self.filters], 1)
+        check_range("pooled", [self.pooled], 0, 4)
+        check_range("unpadded", [self.unpadded], 0, 4)
         if self.strided and self.pooled:
             raise UserError(
                 f"backbone.strided=true with backbone.pooled={self.pooled}: a block pools or strides, not both; "
@@ -149,10 +149,10 @@ class ResNet12:
     mean: bool = True
 
     def __post_init__(self) -> None:
-        between("filters", self.filters, 1)
-        between("dropout", [self.dropout], 0, 0.99)
-        between("dropblock", [self.dropblock], 0, 0.99)
-        between("block", [self.block], 1)
+        check_range("filters", self.filters, 1)
+        check_range("dropout", [self.dropout], 0, 0.99)
+        check_range("dropblock", [self.dropblock], 0, 0.99)
+        check_range("block", [self.block], 1)
 
     def build(self, channels: int, size: int) -> nn.Module:
         if size < 16:
@@ -186,7 +186,7 @@ class FC:
     widths: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        between("widths", self.widths, 1)
+        check_range("widths", self.widths, 1)
         if not self.widths:
             raise UserError("backbone.widths=[]: expected the units of one layer or more, as in backbone.widths=[64]")
 

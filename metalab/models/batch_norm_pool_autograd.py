@@ -39,12 +39,12 @@ def maxima(x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.maximum(upper, lower), at
 
 
-def spread(g: Tensor, like: Tensor, at: Tensor, alive: Tensor) -> Tensor:
+def unpool(g: Tensor, like: Tensor, at: Tensor, alive: Tensor) -> Tensor:
     """Return the gradient of a map [N,D,h,w] from that of its living maxima."""
     return ATEN.max_pool2d_with_indices_backward(g * alive, like, *WINDOW, at)
 
 
-def taken(x: Tensor, at: Tensor, alive: Tensor) -> Tensor:
+def gather_maxima(x: Tensor, at: Tensor, alive: Tensor) -> Tensor:
     """Return the pixels of a map that were the maxima, 0 where the ReLU left nothing of them."""
     return x.flatten(2).gather(2, at.flatten(2)).view_as(at) * alive
 
@@ -83,7 +83,7 @@ class BatchNormPoolBackward(Function):
     def forward(
         g: Tensor, x: Tensor, weight: Tensor, mean: Tensor, inverse: Tensor, at: Tensor, alive: Tensor, eps: float
     ) -> Any:
-        return batch_norm_autograd.BatchNormBackward.forward(spread(g, x, at, alive), x, weight, mean, inverse, eps)
+        return batch_norm_autograd.BatchNormBackward.forward(unpool(g, x, at, alive), x, weight, mean, inverse, eps)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -108,11 +108,11 @@ class BatchNormPoolDoubleBackward(Function):
     @with_signature
     def forward(a: Tensor, to_weight: Tensor, to_bias: Tensor, *rest: Any) -> Any:
         g, x, weight, mean, inverse, at, alive, gw, gb, eps = rest
-        whole = spread(g, x, at, alive)
+        whole = unpool(g, x, at, alive)
         at_whole, *others = batch_norm_autograd.BatchNormDoubleBackward.forward(
             a, to_weight, to_bias, whole, x, weight, mean, inverse, gw, gb, eps
         )
-        return taken(at_whole, at, alive), *others
+        return gather_maxima(at_whole, at, alive), *others
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -124,7 +124,7 @@ class BatchNormPoolDoubleBackward(Function):
         a, to_weight, to_bias, g, x, weight, at, alive = ctx.saved_tensors
 
         def whole(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-            return taken(batch_norm_autograd.differentiable_batch_norm(x, weight, bias, ctx.eps), at, alive)
+            return gather_maxima(batch_norm_autograd.differentiable_batch_norm(x, weight, bias, ctx.eps), at, alive)
 
         return *batch_norm_autograd.higher_order(whole, (a, to_weight, to_bias, g, x, weight), given), *(None,) * 7
 

@@ -12,7 +12,7 @@ from metalab.models.layers import Normalize
 from metalab.models.meta_net import Net
 
 
-def body(backbone: Backbone, channels: int, size: int) -> tuple[nn.Module, int]:
+def build_body(backbone: Backbone, channels: int, size: int) -> tuple[nn.Module, int]:
     """Build the backbone's net for images [C,size,size]; return it and the length of its flattened features."""
     net = backbone.build(channels, size)
     with torch.no_grad():
@@ -20,7 +20,7 @@ def body(backbone: Backbone, channels: int, size: int) -> tuple[nn.Module, int]:
     return net.train(), features
 
 
-def network(backbone: Backbone, algorithm: Algorithm, drop: nn.Module, normalize: Normalize, size: int) -> Net:
+def build_net(backbone: Backbone, algorithm: Algorithm, drop: nn.Module, normalize: Normalize, size: int) -> Net:
     """Build the net that is meta-learned.
 
     Args:
@@ -36,7 +36,7 @@ def network(backbone: Backbone, algorithm: Algorithm, drop: nn.Module, normalize
     Raises:
         UserError: where backbone and images do not go together.
     """
-    inside, features = body(backbone, normalize.mean.numel(), size)
+    inside, features = build_body(backbone, normalize.mean.numel(), size)
     if isinstance(backbone, PretrainedBackbone) and (own := backbone.normalization()) is not None:
         normalize = own
     return Net(normalize, inside, drop, algorithm.parts(inside, features))
@@ -57,7 +57,7 @@ def refuse_larger(
     has, asked = sum(each.numel() for each in held.values()), math.inf
     try:
         with torch.device("meta"):
-            made = network(backbone, algorithm, drop, Normalize([0.0] * channels, [1.0] * channels), size)
+            made = build_net(backbone, algorithm, drop, Normalize([0.0] * channels, [1.0] * channels), size)
         asked = sum(each.numel() for each in made.state_dict().values())
     except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         if "overflow" not in str(error):  # else it has more bytes than can be counted
@@ -69,7 +69,7 @@ def refuse_larger(
         )
 
 
-def pretrained(backbone: Backbone, net: Net) -> set[str]:
+def load_pretrained(backbone: Backbone, net: Net) -> set[str]:
     """Give the body of a net the weights that its backbone names, if any.
 
     Returns:

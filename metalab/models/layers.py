@@ -17,7 +17,7 @@ _running: ContextVar[bool] = ContextVar("running", default=False)
 
 
 @contextmanager
-def statistics_of_first(images: int, of: int | None = None) -> Iterator[None]:
+def support_statistics(images: int, of: int | None = None) -> Iterator[None]:
     """Let every BatchStatNorm take its statistics from the first images of a batch and apply them to all of it.
 
     of: how many images there are, where a batch may have several rows for each (its pairs with the classes).
@@ -58,8 +58,8 @@ class BatchStatNorm(nn.Module):
     """Normalize by the statistics of the images passed together; never writes a buffer in forward.
 
     Batch norm (Ioffe & Szegedy 2015, algorithm 1) without torch's own, which gives wrong second-order gradients under
-    vmap (see norm.py). Takes [N,D] or [N,D,h,w]. The statistics come from the whole batch, from its first images
-    (statistics_of_first) or from the buffers (running_statistics).
+    vmap (see batch_norm_autograd.py). Takes [N,D] or [N,D,h,w]. The statistics come from the whole batch, from its
+    first images (support_statistics) or from the buffers (running_statistics).
     """
 
     running_mean: Tensor
@@ -87,7 +87,7 @@ class BatchStatNorm(nn.Module):
         return F.max_pool2d(y, 2).relu() if then_pool else y
 
 
-class Centre(nn.Module):
+class FeatureCentering(nn.Module):
     """Take the mean of the training images' features from features [N,D]; estimate_running measures it."""
 
     running_mean: Tensor
@@ -131,7 +131,7 @@ def estimate_running(net: nn.Module, passes: list[Callable[[], object]]) -> None
     Each pass calls the net on one batch or more; the plain average over batches is what torch.optim.swa_utils.update_bn
     computes with momentum None. Variances are unbiased there and here.
     """
-    norms = [m for m in net.modules() if isinstance(m, BatchStatNorm | Centre)]
+    norms = [m for m in net.modules() if isinstance(m, BatchStatNorm | FeatureCentering)]
     seen: dict[int, list[tuple[Tensor, Tensor]]] = {id(m): [] for m in norms}
 
     def collect(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

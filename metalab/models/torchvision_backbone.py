@@ -16,7 +16,7 @@ from metalab.models.pretrained_classes import pretrained_class_ids
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # what torchvision's ImageNet weights were trained with
 
 
-class StoredNorm(nn.Module):
+class FrozenBatchNorm(nn.Module):
     """Batch norm by its stored statistics alone, which is exact under torch.func; gain and shift are learned."""
 
     running_mean: Tensor
@@ -34,7 +34,7 @@ class StoredNorm(nn.Module):
         )
 
 
-class Headless(nn.Module):
+class FeatureExtractor(nn.Module):
     """A classification net less its last layer: images [N,1,H,W] or [N,3,H,W] to features [N,D,1,1]."""
 
     def __init__(self, net: nn.Module, head: str) -> None:
@@ -97,8 +97,8 @@ class Torchvision:
         head = [n for n, m in net.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
         owner, _, leaf = head.rpartition(".")
         setattr(net.get_submodule(owner), leaf, nn.Identity())
-        made = convert(net) if self.weights is None else stored(net)
-        body = Headless(made, head)
+        made = convert(net) if self.weights is None else freeze_batch_norm(net)
+        body = FeatureExtractor(made, head)
         try:
             with torch.no_grad():
                 body.eval()(torch.zeros(2, channels, size, size))
@@ -112,7 +112,7 @@ class Torchvision:
 
     def load(self, body: nn.Module) -> None:
         """Fill a body of `build` with the weights; UserError where they cannot be had or do not fit."""
-        if self.weights is None or not isinstance(body, Headless):
+        if self.weights is None or not isinstance(body, FeatureExtractor):
             return
         given = self._downloaded(self.weights) if self._named() else self._read(self.weights)
         own = body.net.state_dict()
@@ -162,10 +162,10 @@ class Torchvision:
             ) from error
 
 
-def stored(module: nn.Module) -> nn.Module:
+def freeze_batch_norm(module: nn.Module) -> nn.Module:
     """Replace every batch norm of a net by StoredNorm; return the net."""
     if isinstance(module, nn.BatchNorm2d):
-        return StoredNorm(module)
+        return FrozenBatchNorm(module)
     for name, child in module.named_children():
-        setattr(module, name, stored(child))
+        setattr(module, name, freeze_batch_norm(child))
     return module

@@ -23,10 +23,10 @@ def initialize_weights(net: nn.Module, rule: Start, loaded: str | None) -> None:
             f"train.weights={rule} would draw anew what backbone.weights={loaded} loads: make one of them null"
         )
     for name in ("body", "head"):
-        start_weights(getattr(net, name, nn.Identity()), rule)
+        initialize_module(getattr(net, name, nn.Identity()), rule)
 
 
-def start_weights(net: nn.Module, rule: Start) -> None:
+def initialize_module(net: nn.Module, rule: Start) -> None:
     """Draw the weights of all convolutions and linear layers of a net anew; their biases start at 0.
 
     torch: as torch.nn does where nobody says otherwise, weights and biases uniform within 1 / sqrt(inputs).

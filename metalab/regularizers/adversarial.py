@@ -33,13 +33,13 @@ How = Literal["replace", "add", "trades"]
 
 
 @dataclass(frozen=True)
-class Use:
+class AdversarialSettings:
     """How a training attack is used.
 
     on: query: under the adapted model; support: its images with their labels, under the model before the first inner
     step (for a metric method: the one made from the clean support), and the task adapts to what comes out: a surrogate
-    of the queries' loss through the adaptation (objectives.poison), whose worst case it is not; both: both at once;
-    crossed: ADML. where: outer: once an episode; inner: in each inner step, on the weights of that step.
+    of the queries' loss through the adaptation (objectives/support_attack.py), whose worst case it is not; both: both
+    at once; crossed: ADML. where: outer: once an episode; inner: in each inner step, on the weights of that step.
     how: replace; add: clean loss + weight x attacked loss; trades: clean loss + weight x KL(clean || attacked), which
     is then what the attack climbs.
     """
@@ -67,7 +67,7 @@ class Use:
             raise UserError(f"{self.name}.weight={self.weight:g}: expected 0 or more")
 
 
-def terms(use: Use, attack: FGSM | PGD) -> Hooks:
+def attack_hooks(use: AdversarialSettings, attack: FGSM | PGD) -> Hooks:
     """Return what an attack, used so, changes."""
     drawn = f"{use.name}.random_start=true" if attack.random_start else ""
 
@@ -92,26 +92,26 @@ def terms(use: Use, attack: FGSM | PGD) -> Hooks:
     if use.where == "inner":
         return Hooks(
             inner=on_loss,
-            around=watched(identity_objective),
+            around=log_zero_gradients(identity_objective),
             inner_off="where=outer",
             inner_attack=use.name,
             random_inner=drawn,
             rank=ATTACKS,
         )
     if use.on == "query":
-        return Hooks(outer=on_loss, around=watched(identity_objective), query=True, rank=ATTACKS)
-    return Hooks(around=watched(around), query=use.on != "support", support=True, first=True, rank=ATTACKS)
+        return Hooks(outer=on_loss, around=log_zero_gradients(identity_objective), query=True, rank=ATTACKS)
+    return Hooks(around=log_zero_gradients(around), query=use.on != "support", support=True, first=True, rank=ATTACKS)
 
 
-def watched(
+def log_zero_gradients(
     around: Callable[[ObjectiveFactory, ObjectiveContext], ObjectiveFactory],
 ) -> Callable[[ObjectiveFactory, ObjectiveContext], ObjectiveFactory]:
     """Return the same change of an objective, Watched."""
-    return lambda make, setting: lambda outer: Watched(around(make, setting)(outer))
+    return lambda make, setting: lambda outer: LoggedZeroGradients(around(make, setting)(outer))
 
 
 @dataclass(frozen=True)
-class Watched:
+class LoggedZeroGradients:
     """An objective that shows `zero_gradients`, the share over all images and steps of the attacks inside."""
 
     objective: Objective
@@ -134,7 +134,7 @@ def attacked_loss(loss: Loss, attack: FGSM | PGD, how: How, weight: float) -> Lo
 
     def trades(model: Model, batch: Batch) -> Tensor:
         clean = model(batch.x)
-        *_, last = attack.climb(model, batch.x, divergence(clean.detach()))
+        *_, last = attack.ascend(model, batch.x, divergence(clean.detach()))
         return loss(CachedModel(model, batch.x, clean), batch) + weight * divergence(clean)(model(last.x)).mean()
 
     return {"replace": replaced, "add": added, "trades": trades}[how]
@@ -159,10 +159,10 @@ class AdvFGSM:
 
     def terms(self) -> Hooks:
         in_range("reg.adv_fgsm.eps", self.eps)
-        use = Use("reg.adv_fgsm", self.on, self.where, self.how, self.weight)
+        use = AdversarialSettings("reg.adv_fgsm", self.on, self.where, self.how, self.weight)
         _refuse_flat(use, self.random_start)
         sizes = scaled({"eps": self.eps, "step": self.step})
-        return terms(use, FGSM(sizes["eps"], self.norm, sizes["step"], self.random_start, self.loss))
+        return attack_hooks(use, FGSM(sizes["eps"], self.norm, sizes["step"], self.random_start, self.loss))
 
 
 @dataclass(frozen=True)
@@ -185,13 +185,15 @@ class AdvPGD:
 
     def terms(self) -> Hooks:
         in_range("reg.adv_pgd.eps", self.eps)
-        use = Use("reg.adv_pgd", self.on, self.where, self.how, self.weight)
+        use = AdversarialSettings("reg.adv_pgd", self.on, self.where, self.how, self.weight)
         _refuse_flat(use, self.random_start)
         sizes = scaled({"eps": self.eps, "step": self.step})
-        return terms(use, PGD(sizes["eps"], self.norm, self.steps, sizes["step"], self.random_start, 1, self.loss))
+        return attack_hooks(
+            use, PGD(sizes["eps"], self.norm, self.steps, sizes["step"], self.random_start, 1, self.loss)
+        )
 
 
-def _refuse_flat(use: Use, random_start: bool) -> None:
+def _refuse_flat(use: AdversarialSettings, random_start: bool) -> None:
     if use.how == "trades" and not random_start:
         raise UserError(
             f"{use.name}.how=trades with {use.name}.random_start=false: at the image itself KL is least and its "

@@ -16,7 +16,7 @@ from metalab.core.errors import UserError
 from metalab.tracking import checkpoint
 from metalab.tracking.training_state import State
 
-Misfit = tuple[str, Any, str]  # a dotted key, its value, what is expected
+Mismatch = tuple[str, Any, str]  # a dotted key, its value, what is expected
 NOTHING = object()
 PLAIN = 100_000  # values in a configuration at most
 DEEP = 20  # groups and lists inside each other
@@ -25,7 +25,7 @@ DEEP = 20  # groups and lists inside each other
 def load_checked(path: Path) -> dict[str, Any]:
     """Return a run's checkpoint; UserError, naming the key, where it does not hold what a run writes."""
     saved = _as_spelled_now(checkpoint.load(path))
-    refuse(path, misfits(saved))
+    refuse(path, mismatches(saved))
     for name, upgraded in {
         "config": upgrade_config,
         "engine": rename_moved,
@@ -47,7 +47,7 @@ def _as_spelled_now(saved: dict[str, Any]) -> dict[str, Any]:
     return saved
 
 
-def refuse(path: Path, found: Iterable[Misfit]) -> None:
+def refuse(path: Path, found: Iterable[Mismatch]) -> None:
     """Raise UserError for the first of the misfits of a checkpoint, if there is any."""
     for key, value, expected in found:
         given = "nothing" if value is NOTHING else _shown(value)
@@ -57,7 +57,7 @@ def refuse(path: Path, found: Iterable[Misfit]) -> None:
         )
 
 
-def misfits(saved: Mapping[str, Any]) -> Iterator[Misfit]:
+def mismatches(saved: Mapping[str, Any]) -> Iterator[Mismatch]:
     """Give what of a checkpoint is missing or of another kind, the groups before what is in them."""
     for key, (fits, expected) in EXPECTED.items():
         value = _at(saved, key)
@@ -71,7 +71,7 @@ def misfits(saved: Mapping[str, Any]) -> Iterator[Misfit]:
         yield f"state.{key}", saved["state"][key], f"one of {', '.join(sorted(known))}"
 
 
-def net_misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Iterator[Misfit]:
+def net_mismatches(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Iterator[Mismatch]:
     """Give what of a checkpoint's net does not fit the net that its settings make."""
     for name in dict.fromkeys((*own, *given)):
         if name not in given or name not in own or own[name].shape != given[name].shape:
@@ -79,9 +79,9 @@ def net_misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Itera
             yield f"net.{name}", given.get(name, NOTHING), expected
 
 
-def optimizer_misfits(
+def optimizer_mismatches(
     own: Mapping[str, Any], given: Mapping[str, Any], one: Mapping[str, Any], shapes: list[torch.Size]
-) -> Iterator[Misfit]:
+) -> Iterator[Mismatch]:
     """Give what of a saved optimizer does not fit the one that the settings make.
 
     own: its state, new; one: what it keeps of one parameter of shape [2] after a step; shapes: of the parameters.

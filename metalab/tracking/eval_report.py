@@ -14,8 +14,8 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from metalab.core.best_effort import best_effort
 from metalab.core.disk import disk_errors
+from metalab.core.optional_output import optional_output
 from metalab.core.statistics import mean_ci95, sample_sd, t95
 from metalab.tracking import robustness_report as robustness
 
@@ -58,7 +58,7 @@ def write(
         "robustness.csv and its picture": lambda: robustness.write(out, counted),
         "the table": lambda: (console or Console(highlight=False)).print(table(records)),
     }.items():
-        with best_effort(name):
+        with optional_output(name):
             make()
     return whole
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metalab.core.best_effort import best_effort
+from metalab.core.optional_output import optional_output
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -18,7 +18,7 @@ class Events:
 
     def __init__(self, out: Path, start: int | None = None) -> None:
         self._writer: SummaryWriter | None = None
-        with best_effort(WHAT):
+        with optional_output(WHAT):
             from torch.utils.tensorboard import SummaryWriter as Writer  # 1.6 s, which no --help should wait for
 
             if start is not None:
@@ -30,7 +30,7 @@ class Events:
         if self._writer is None:
             return
         writer, self._writer = self._writer, None
-        with best_effort(WHAT):
+        with optional_output(WHAT):
             add(writer)
             writer.flush()
             self._writer = writer
@@ -38,7 +38,7 @@ class Events:
     def close(self) -> None:
         """Close the file; a second call does nothing."""
         if self._writer is not None:
-            with best_effort(WHAT):
+            with optional_output(WHAT):
                 self._writer.close()
 
 

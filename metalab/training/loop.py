@@ -74,16 +74,16 @@ def fit(
             started = time.perf_counter()
             lr = _step(net, objective, engine, source, outer, plan, state)
             state.seconds = time.perf_counter() - began
-            end, (stop, warned) = ended(plan, state), _told(caught, plan)  # what comes later is of the next step
+            end, (stop, warned) = stop_reason(plan, state), _told(caught, plan)  # what comes later is of the next step
             look, log = (end is not None or state.step % n == 0 for n in (plan.val_every, plan.log_every))
             rows = _checked(state) if look or log or stop or warned else None  # the one synchronisation of a log
             state.busy += time.perf_counter() - started
             if rows is not None and log:
                 _log(state, rows, lr, report)
             if look:
-                _look(net, validate, save, report, plan, state)
+                _validate(net, validate, save, report, plan, state)
                 state.seconds = time.perf_counter() - began
-                end = end or ended(plan, state)
+                end = end or stop_reason(plan, state)
             elif stop or warned:
                 _check_weights(net, state.step)
             if look or stop or warned:
@@ -131,7 +131,7 @@ def _step(
     return lr
 
 
-def ended(plan: Plan, state: State) -> str | None:
+def stop_reason(plan: Plan, state: State) -> str | None:
     """Say why a run ends where it stands, or return None where it goes on."""
     if state.step >= plan.steps:
         return f"finished {plan.steps} steps"
@@ -175,7 +175,7 @@ def _log(state: State, rows: Tensor, lr: float, report: Reporter) -> None:
     state.window, state.busy = [], 0.0
 
 
-def _look(
+def _validate(
     net: nn.Module,
     validate: Callable[[], dict[str, float]],
     save: Callable[[str, State], None],

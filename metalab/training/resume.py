@@ -64,14 +64,14 @@ def restore(saved: dict[str, Any], path: Path, net: nn.Module, optimizer: Optimi
 
     build: what made the optimizer of a list of parameters.
     """
-    checkpoint_schema.refuse(path, checkpoint_schema.net_misfits(net.state_dict(), saved["net"]))
+    checkpoint_schema.refuse(path, checkpoint_schema.net_mismatches(net.state_dict(), saved["net"]))
     one = nn.Parameter(torch.zeros(2))  # on which the optimizer shows what it keeps of a parameter
     one.grad = torch.zeros(2)
     shown = build([one])
     shown.step()
     kept = shown.state_dict()["state"].get(0, {})
     shapes = [parameter.shape for parameter in net.parameters()]
-    found = checkpoint_schema.optimizer_misfits(optimizer.state_dict(), saved["optimizer"], kept, shapes)
+    found = checkpoint_schema.optimizer_mismatches(optimizer.state_dict(), saved["optimizer"], kept, shapes)
     checkpoint_schema.refuse(path, found)
     net.load_state_dict(saved["net"])
     groups = optimizer.state_dict()["param_groups"]  # as the settings have them, which are those of the run

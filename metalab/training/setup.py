@@ -30,7 +30,7 @@ from metalab.engines.build import select_engine
 from metalab.engines.cuda_graph import CUDAGraphEngine
 from metalab.engines.per_image import PerImageEngine
 from metalab.engines.vectorized import Vectorized
-from metalab.evaluation import classification, protocol
+from metalab.evaluation import classification, data_protocol
 from metalab.evaluation.objectives import measured_objective
 from metalab.regularizers import Hooks, ObjectiveContext, Penalized
 from metalab.regularizers.build import build_regularizers
@@ -169,7 +169,7 @@ def build_training_setup(config: ExperimentConfig, engine: Mapping[str, Any] | N
     task = _sized(task, algo, data["train"])
     if data["train"].by_image:
         test_algorithm = classification.classifier(algo, data["train"], evaluation.bn or algo.bn)
-        task, evaluation = protocol.apply_data_protocol(task, evaluation, data["val"])
+        task, evaluation = data_protocol.apply_data_protocol(task, evaluation, data["val"])
         train = replace(train, val_episodes=evaluation.episodes)
     elif trouble := too_small(data["train"].class_sizes, _wanted(task, algo), data["train"].families is not None):
         if config.resume is None:

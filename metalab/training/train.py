@@ -16,10 +16,10 @@ from metalab.algorithms.training_task import describe_task
 from metalab.config.experiment import ExperimentConfig, read_config
 from metalab.config.instantiate import flat
 from metalab.core.allocator import keep_freed_memory
-from metalab.core.best_effort import best_effort
 from metalab.core.disk import disk_errors
 from metalab.core.errors import UserError
 from metalab.core.interfaces import Algorithm, Learner
+from metalab.core.optional_output import optional_output
 from metalab.core.signals import warnings_survived
 from metalab.core.statistics import mean_ci95
 from metalab.data.identity import class_ids
@@ -28,8 +28,8 @@ from metalab.engines.build import engine_config
 from metalab.engines.learn2learn import TaskLearner, task
 from metalab.evaluation.adaptation_curve import AdaptationCurve
 from metalab.evaluation.measure import measure, outcomes
-from metalab.models.build import image_shape, network, normalization, pretrained, refuse_larger
-from metalab.models.layers import BatchStatNorm, Centre, estimate_running
+from metalab.models.build import build_net, image_shape, load_pretrained, normalization, refuse_larger
+from metalab.models.layers import BatchStatNorm, FeatureCentering, estimate_running
 from metalab.models.weight_init import initialize_weights
 from metalab.tracking import checkpoint, provenance, time_estimate
 from metalab.tracking.run_folder import checkpoint_in, refuse_existing_run, refuse_folders
@@ -68,23 +68,23 @@ def _run(config: ExperimentConfig, out: Path) -> float:
     t = r.train
     plan = loop.Plan(t.steps, t.minutes, t.val_every, t.log_every, t.monitor, t.patience, t.on_warning)
     state = State() if saved is None else State(**saved["state"]).to(r.device)
-    over = loop.ended(plan, state)
+    over = loop.stop_reason(plan, state)
     if over is not None:
         logger.info(f"{out} has ended: {over}. Nothing is done; to go on, raise that limit as well as resume=")
         return state.best_accuracy or 0.0
     episodes, val = r.training("train", r.meta_batch), r.validation()
     episodes = prefetched(episodes, r.data["train"].images, r.train.workers, r.device)
-    net, outer, classes = _begin(config, r, saved)
+    net, outer, classes = _init_or_resume(config, r, saved)
     validate = _validation(r, net, val)
-    if warning := _toll(r, net, plan):
+    if warning := _cost_warning(r, net, plan):
         logger.warning(warning)
     validate(2)  # what cannot be tested fails here, before any training
-    save = _saving(config, r, net, outer, classes, out)
-    _record(config, r, net, state, out)
+    save = _checkpoint_writer(config, r, net, outer, classes, out)
+    _write_run_info(config, r, net, state, out)
     if saved is not None:
         checkpoint.set_random_state(saved["random"])
     with Log(out, plan.steps, state.step) as log:
-        _introduce(config, r, net, log, state.step)
+        _log_run(config, r, net, log, state.step)
         try:
             look = partial(validate, r.train.val_episodes)
             with differentiated():
@@ -101,12 +101,12 @@ def _run(config: ExperimentConfig, out: Path) -> float:
             r.test_algorithm,
             lambda algo, way: AdaptationCurve(algo, r.test_algo.steps, inner, PREDICTIONS[r.bn]),
         )
-        with best_effort("the pictures of the run"):
+        with optional_output("the pictures of the run"):
             save_final_figures(net, r.engine, curve, val, r.bn, log, state.step, out)
     return state.best_accuracy or 0.0
 
 
-def _begin(
+def _init_or_resume(
     config: ExperimentConfig, r: TrainingSetup, saved: dict[str, Any] | None
 ) -> tuple[nn.Module, MetaOptimizer, set[str]]:
     """Return the net and its optimizer, new, warm-started or as saved, and the ids of all that it learns from."""
@@ -115,12 +115,12 @@ def _begin(
     drop = r.terms.drop or nn.Sequential()
     if saved is not None:
         refuse_larger(r.backbone, r.train_algorithm, drop, image_shape(train), saved["net"])
-    net = network(r.backbone, r.train_algorithm, drop, normalization(train.images), image_shape(train)[1])
+    net = build_net(r.backbone, r.train_algorithm, drop, normalization(train.images), image_shape(train)[1])
     check_drops(net, r.algo)
     if saved is None and r.train.weights is not None:
         initialize_weights(net, r.train.weights, config.backbone.get("weights"))
     if saved is None:
-        known = pretrained(r.backbone, net)
+        known = load_pretrained(r.backbone, net)
         refuse_leaked_validation(r.data["val"], known, f"backbone.weights={config.backbone.get('weights')}")
         classes |= known
     if saved is None and r.train.init is not None:
@@ -140,7 +140,7 @@ def _begin(
     return net, outer, classes
 
 
-def _saving(
+def _checkpoint_writer(
     config: ExperimentConfig, r: TrainingSetup, net: nn.Module, outer: MetaOptimizer, classes: set[str], out: Path
 ) -> Callable[[str, State], None]:
     """Return what writes NAME.pt, from which alone the run can go on or be evaluated."""
@@ -151,7 +151,7 @@ def _saving(
                 f"{out} was moved or deleted while the run writes into it: it is made anew, with all that this step "
                 "saves; the curves up to here are where it was moved to"
             )
-            _record(config, r, net, state, out)
+            _write_run_info(config, r, net, state, out)
         content = {
             "net": net.state_dict(),
             "optimizer": outer.optimizer.state_dict(),
@@ -176,7 +176,7 @@ def fingerprint(r: TrainingSetup) -> dict[str, str]:
     return {name: class_ids.fingerprint(split) for name, split in r.data.items()}
 
 
-def _toll(r: TrainingSetup, net: nn.Module, plan: loop.Plan) -> str | None:
+def _cost_warning(r: TrainingSetup, net: nn.Module, plan: loop.Plan) -> str | None:
     """Return what a training will take where its numbers are very large, else None; train.minutes may end it before."""
     t, episode = r.task, r.meta_batch * (1 + r.algo.steps)
     look = r.train.val_episodes * (1 + r.test_algo.steps)
@@ -213,7 +213,7 @@ def _forward(net: nn.Module, algorithm: Algorithm, source: Source, step: int) ->
     """Pass one training episode's support, if it has one, then its query, through the net's norms, as training does."""
     support, query = task(source(step), 0)
     behind = [m for name, part in net.named_children() if name != "body" for m in part.modules()]
-    if any(isinstance(m, BatchStatNorm | Centre) for m in behind):
+    if any(isinstance(m, BatchStatNorm | FeatureCentering) for m in behind):
         first = support if len(support.y) else query  # a mini-batch: its features count, not its classes
         learner, here = cast(Learner, TaskLearner(net, False)), at_way(algorithm, int(first.y.max()) + 1)
         model, *_ = here.adapt(learner, first, cross_entropy, 0)
@@ -224,7 +224,7 @@ def _forward(net: nn.Module, algorithm: Algorithm, source: Source, step: int) ->
     net("features", query.x)
 
 
-def _record(config: ExperimentConfig, r: TrainingSetup, net: nn.Module, state: State, out: Path) -> None:
+def _write_run_info(config: ExperimentConfig, r: TrainingSetup, net: nn.Module, state: State, out: Path) -> None:
     """Write config.yaml and run.json: what is trained, and what trains it."""
     out.mkdir(parents=True, exist_ok=True)
     checkpoint.clear(out)
@@ -234,7 +234,7 @@ def _record(config: ExperimentConfig, r: TrainingSetup, net: nn.Module, state: S
     provenance.write(out, **(made if config.resume is None else {"resumes": [made | {"step": state.step}]}))
 
 
-def _introduce(config: ExperimentConfig, r: TrainingSetup, net: nn.Module, log: Log, step: int) -> None:
+def _log_run(config: ExperimentConfig, r: TrainingSetup, net: nn.Module, log: Log, step: int) -> None:
     """Say what is about to be trained; write the configuration as text and hyper-parameters."""
     data = r.data["train"]
     sizes = describe_task(r.task, r.algo.mini_batch, r.train.val_episodes if data.by_image else None)

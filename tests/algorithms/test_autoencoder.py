@@ -12,7 +12,7 @@ from metalab.core.interfaces import Batch, Episode
 from metalab.engines.learn2learn import TaskLearner
 from metalab.tracking import checkpoint
 from metalab.training import train
-from metalab.training.train import _begin
+from metalab.training.train import _init_or_resume
 from tests.configs import training_setup
 
 WORDS = ("algo=autoencoder", "algo.mini_batch=32", "task.train_way=null", "backbone.filters=16")
@@ -22,7 +22,7 @@ def reconstruct(small, x: torch.Tensor, y: torch.Tensor):
     torch.manual_seed(0)
     cfg = small(*WORDS)
     r = training_setup(cfg)
-    net, _, _ = _begin(cfg, r, None)
+    net, _, _ = _init_or_resume(cfg, r, None)
     return net, r.objective()(TaskLearner(net, True), Episode(Batch(x[:0], y[:0], x[:0]), Batch(x, y, x[:0])), y)  # type: ignore[arg-type]
 
 

@@ -9,12 +9,12 @@ import torchattacks
 from torch import Tensor, nn
 
 from metalab.attacks.apgd import APGD
-from metalab.attacks.base import Attack, length
+from metalab.attacks.base import Attack, l2_norm
 from metalab.attacks.fab import FAB
 from metalab.attacks.fgsm import FGSM
 from metalab.attacks.pgd import PGD
 from metalab.core.interfaces import Batch, Model
-from metalab.evaluation.robust_objective import withstood
+from metalab.evaluation.robust_objective import robust_correct
 
 EPS, L2, STEPS = 8 / 255, 0.8, 10
 
@@ -36,7 +36,7 @@ def theirs(kind: Any, eps: float = EPS, **given: Any) -> Callable[[Model, Batch]
     def left(model: Model, query: Batch) -> Tensor:
         wrapped = Adapted(model).eval()
         x = kind(wrapped, eps=eps, **given)(query.x, query.y)
-        assert ((x - query.x).abs() if eps == EPS else length(x - query.x)).max() <= eps + 1e-5
+        assert ((x - query.x).abs() if eps == EPS else l2_norm(x - query.x)).max() <= eps + 1e-5
         return model(x).argmax(1) == query.y
 
     return left
@@ -57,7 +57,7 @@ def ours(attack: Attack, last: bool) -> Callable[[Model, Batch], Tensor]:
     def left(model: Model, query: Batch) -> Tensor:
         if last:
             return model(attack(model, query.x, query.y)).argmax(1) == query.y
-        return withstood(attack, model, query, [])
+        return robust_correct(attack, model, query, [])
 
     return left
 

@@ -9,13 +9,13 @@ from torch.func import vmap
 
 from metalab.attacks.apgd import APGD, checkpoints
 from metalab.attacks.autoattack import AutoAttack
-from metalab.attacks.base import Attack, Norm, direction, into_ball, length, random_in_ball
+from metalab.attacks.base import Attack, Norm, l2_norm, project, random_in_ball, steepest_direction
 from metalab.attacks.fab import FAB
 from metalab.attacks.fgsm import FGSM
 from metalab.attacks.pgd import PGD, TargetedPGD
 from metalab.attacks.square import Square
 from metalab.core.interfaces import Batch
-from metalab.evaluation.robust_objective import withstood
+from metalab.evaluation.robust_objective import robust_correct
 
 EPS = 24 / 255
 
@@ -39,7 +39,7 @@ def left(attack: Attack, trained: tuple[nn.Module, Batch]) -> float:
     """The share of images that the net still gets right."""
     net, batch = trained
     torch.manual_seed(0)
-    return (withstood(attack, net, batch, []) & (net(batch.x).argmax(1) == batch.y)).float().mean().item()
+    return (robust_correct(attack, net, batch, []) & (net(batch.x).argmax(1) == batch.y)).float().mean().item()
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -48,9 +48,9 @@ def test_every_try_is_in_the_ball_and_an_image(name, norm, trained):
     net, (x, y, _) = trained
     eps = EPS if norm == "linf" else 1.5
     seen, moved = 0, 0.0
-    for tried in make(eps, norm)[name].tries(net, x, y):
+    for tried in make(eps, norm)[name].iterates(net, x, y):
         delta = tried.x - x
-        size = delta.abs().flatten(1).amax(1) if norm == "linf" else length(delta)
+        size = delta.abs().flatten(1).amax(1) if norm == "linf" else l2_norm(delta)
         assert size.max() <= eps + 1e-6
         assert tried.x.min() >= 0
         assert tried.x.max() <= 1
@@ -65,7 +65,7 @@ def test_every_try_is_in_the_ball_and_an_image(name, norm, trained):
 @pytest.mark.parametrize("name", make(0))
 def test_eps_0_is_clean_exactly(name, norm, trained):
     net, (x, y, _) = trained
-    assert all(torch.equal(tried.x, x) for tried in make(0.0, norm)[name].tries(net, x, y))
+    assert all(torch.equal(tried.x, x) for tried in make(0.0, norm)[name].iterates(net, x, y))
 
 
 def test_accuracy_falls_with_eps_and_with_steps(trained):
@@ -91,7 +91,7 @@ def test_gradients_are_not_masked(trained):
 def test_the_weights_are_constants_while_an_attack_runs(trained):
     net, (x, y, _) = trained
     for name, attack in make(EPS).items():
-        for tried in attack.tries(net, x, y):
+        for tried in attack.iterates(net, x, y):
             assert not tried.x.requires_grad, name
         assert not attack(net, x, y).requires_grad
 
@@ -104,15 +104,15 @@ def test_the_parts_of_auto_get_the_images_that_are_left_and_fool_as_many(trained
         asked.append(len(images))
         return net(images)
 
-    whole = [withstood(AutoAttack(0.06, "linf", 10, 1, 4, 50), net, batch, [])]
+    whole = [robust_correct(AutoAttack(0.06, "linf", 10, 1, 4, 50), net, batch, [])]
     dead: list[Tensor] = []
-    whole.append(withstood(AutoAttack(0.06, "linf", 10, 1, 4, 50), counted, batch, dead, drop=True))
+    whole.append(robust_correct(AutoAttack(0.06, "linf", 10, 1, 4, 50), counted, batch, dead, drop=True))
     assert 0 < whole[1].sum() < len(batch.y)
     assert (whole[0] != whole[1]).sum() <= 1  # their random starts differ
     assert asked == sorted(asked, reverse=True)
     assert asked[0] == len(batch.y)
     assert asked[-1] < asked[0]
-    assert not withstood(
+    assert not robust_correct(
         AutoAttack(1.0, "linf", 10, 1, 4, 50), net, batch, [], drop=True
     ).any()  # none left for the last
 
@@ -146,7 +146,7 @@ def test_an_attack_gives_each_task_under_vmap_what_it_gives_alone(name, trained)
 def test_random_starts_fill_the_ball():
     torch.manual_seed(0)
     x = torch.full((4000, 1, 2, 2), 0.5)
-    radius = length(random_in_ball(x, 0.3, "l2") - x) / 0.3
+    radius = l2_norm(random_in_ball(x, 0.3, "l2") - x) / 0.3
     assert radius.max() <= 1 + 1e-5
     assert (radius < 0.5).float().mean() == pytest.approx(0.5**4, abs=0.015)  # the share of the volume
     delta = random_in_ball(x, 0.3, "linf") - x
@@ -156,11 +156,11 @@ def test_random_starts_fill_the_ball():
 
 def test_l2_steps_have_length_1_however_small_the_gradient():
     tiny_gradient = torch.tensor([3e-25, 4e-25, 0.0, 0.0]).reshape(1, 1, 2, 2)
-    torch.testing.assert_close(direction(tiny_gradient, "l2").flatten(), torch.tensor([0.6, 0.8, 0.0, 0.0]))
-    assert not direction(torch.zeros(1, 1, 2, 2), "l2").any()
+    torch.testing.assert_close(steepest_direction(tiny_gradient, "l2").flatten(), torch.tensor([0.6, 0.8, 0.0, 0.0]))
+    assert not steepest_direction(torch.zeros(1, 1, 2, 2), "l2").any()
     x = torch.full((1, 1, 2, 2), 0.5)
-    moved = into_ball(x, x + 1, 0.2, "l2")
-    assert length(moved - x).item() == pytest.approx(0.2)
+    moved = project(x, x + 1, 0.2, "l2")
+    assert l2_norm(moved - x).item() == pytest.approx(0.2)
 
 
 def test_apgd_checks_after_the_papers_shares_of_the_steps():

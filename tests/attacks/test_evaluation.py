@@ -10,10 +10,10 @@ import torch
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from metalab.attacks.build import Shared
+from metalab.attacks.build import AttackSettings
 from metalab.core.errors import UserError
 from metalab.evaluation import evaluate
-from metalab.evaluation.robustness import mismatch, worst
+from metalab.evaluation.robustness import batch_norm_note, worst
 from metalab.training import train
 
 RUNS = {
@@ -150,9 +150,9 @@ def test_of_several_attacks_on_supports_a_task_has_the_worst_one(result):
     fgsm, pgd, both = (a["accuracy"] for a in record["attacks"])
     assert fgsm + pgd - record["accuracy"] < both <= min(fgsm, pgd)
     right = torch.tensor([[[1, 0, 0, 1], [1, 1, 1, 1]], [[0, 1, 1, 1], [0, 0, 1, 0]]]).bool()  # [A,T,N]
-    assert worst(right, Shared(8.0, "linf", "query")).int().tolist() == [[0, 0, 0, 1], [0, 0, 1, 0]]
+    assert worst(right, AttackSettings(8.0, "linf", "query")).int().tolist() == [[0, 0, 0, 1], [0, 0, 1, 0]]
     for on in ("support", "both"):
-        assert worst(right, Shared(8.0, "linf", on)).int().tolist() == [[1, 0, 0, 1], [0, 0, 1, 0]]
+        assert worst(right, AttackSettings(8.0, "linf", on)).int().tolist() == [[1, 0, 0, 1], [0, 0, 1, 0]]
 
 
 def test_fab_is_refused_on_supports_and_auto_goes_without_it(result):
@@ -171,8 +171,8 @@ def test_a_transductive_mode_is_refused_and_another_than_the_trainings_is_noted(
     assert "note" not in result("protonet", "attack=fgsm")[0]
     record, _ = result("protonet", "attack=fgsm", "eval.bn=support")
     assert record["note"] == "attacked with bn=support, trained with train.bn=batch"
-    assert mismatch("running", "support") == "attacked with bn=running, trained with train.bn=support"
-    assert mismatch("one", "support") == ""
+    assert batch_norm_note("running", "support") == "attacked with bn=running, trained with train.bn=support"
+    assert batch_norm_note("one", "support") == ""
 
 
 def test_an_attack_is_never_inherited(command_line, small, tmp_path, monkeypatch):

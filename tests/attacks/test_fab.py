@@ -7,7 +7,7 @@ import torchattacks
 from scipy.optimize import linprog, minimize
 from torch import Tensor, nn
 
-from metalab.attacks.base import Norm, length
+from metalab.attacks.base import Norm, l2_norm
 from metalab.attacks.fab import FAB, onto_boundary
 
 
@@ -38,7 +38,7 @@ def test_the_way_to_the_boundary_is_the_shortest_inside_the_images(norm):
     assert (x + change).min() >= 0
     assert (x + change).max() <= 1
     torch.testing.assert_close(value + (slope * change).flatten(1).sum(1), torch.zeros_like(value))
-    sizes = change.abs().flatten(1).amax(1) if norm == "linf" else length(change)
+    sizes = change.abs().flatten(1).amax(1) if norm == "linf" else l2_norm(change)
     for image, size in enumerate(sizes.tolist()):
         flat = x[image].flatten().numpy(), slope[image].flatten().numpy()
         assert size == pytest.approx(smallest(*flat, value[image].item(), norm), rel=1e-4)
@@ -74,6 +74,6 @@ def test_its_changes_are_as_small_as_those_of_torchattacks(norm, trained):
         right = net(x).argmax(1) == y
         assert (net(moved).argmax(1) != y)[right].all()
         change = moved - x
-        sizes.append((change.abs().flatten(1).amax(1) if norm == "linf" else length(change))[right])
+        sizes.append((change.abs().flatten(1).amax(1) if norm == "linf" else l2_norm(change))[right])
     assert (sizes[0] / sizes[1]).median().item() == pytest.approx(1.0, abs=0.02)
     assert sizes[0].mean().item() == pytest.approx(sizes[1].mean().item(), rel=0.02)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from metalab.algorithms.gradient_based.maml import MAML
 from metalab.algorithms.metric_based.protonet import ProtoNet
 from metalab.algorithms.objectives.prediction import cross_entropy
-from metalab.attacks.base import Attack, length
+from metalab.attacks.base import Attack, l2_norm
 from metalab.attacks.square import Square
 from metalab.core.interfaces import Algorithm, Batch, Model
 from metalab.data.sampling.episode_sampler import EpisodeSampler
@@ -101,7 +101,7 @@ def test_square_under_l2_finds_what_torchattacks_finds_over_40_episodes(eps, net
     def oracle(model: Model, query: Batch) -> Tensor:
         seed = int(torch.randint(2**31, ()))  # it seeds torch's own generator, with the same number in each call
         x = torchattacks.Square(Adapted(model).eval(), "L2", eps, n_queries=199, seed=seed)(query.x, query.y)
-        assert length(x - query.x).max() <= eps + 1e-5
+        assert l2_norm(x - query.x).max() <= eps + 1e-5
         return model(x).argmax(1) == query.y
 
     source = EpisodeSampler(tiny["test"], 5, 1, 7, 1, 0, "test", CPU)

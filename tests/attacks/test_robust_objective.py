@@ -51,7 +51,7 @@ class Spy:
     reached: list[bool]
     steps: int = 1
 
-    def tries(self, model: Model, x: torch.Tensor, y: torch.Tensor, over: Over = each) -> Iterator[Iterate]:
+    def iterates(self, model: Model, x: torch.Tensor, y: torch.Tensor, over: Over = each) -> Iterator[Iterate]:
         def first(at: torch.Tensor) -> torch.Tensor:
             return cross_entropy(lambda z: model(z)[:1], Batch(at, y[:1], x[:0]))
 
@@ -61,7 +61,7 @@ class Spy:
         yield Iterate(x, None, None)
 
     def __call__(self, model: Model, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        [only] = self.tries(model, x, y)
+        [only] = self.iterates(model, x, y)
         return only.x
 
 
@@ -92,7 +92,7 @@ def test_own_loss_raises_the_loss_of_the_unadapted_model():
     none_right = torch.zeros_like(episode.query.y).bool()  # at the clean one: of equals the last is taken
     attacked, _ = poison.worst(learner, episode, ~none_right, attack, dead)  # type: ignore[arg-type]
     assert cross_entropy(learner, attacked) > cross_entropy(learner, support) + 0.01
-    expected = [tried.x for tried in attack.tries(learner, support.x, support.y)]
+    expected = [tried.x for tried in attack.iterates(learner, support.x, support.y)]
     assert any(torch.equal(attacked.x, x) for x in expected)
     assert torch.equal(attacked.y, support.y)
 
@@ -105,7 +105,7 @@ class Script:
     one_climb: bool = False
     steps: int = 1
 
-    def tries(self, model, x, y, over: Over = each) -> Iterator[Iterate]:
+    def iterates(self, model, x, y, over: Over = each) -> Iterator[Iterate]:
         for image in self.images:
             on_the_way = self.one_climb and image is not self.images[-1]
             yield Iterate(image.expand_as(x), model(x) if on_the_way else None, None)

@@ -9,7 +9,7 @@ from torch import nn
 from torch.func import vmap
 
 from metalab.attacks.autoattack import AutoAttack
-from metalab.attacks.base import length
+from metalab.attacks.base import l2_norm
 from metalab.attacks.square import Square
 from metalab.attacks.square_l2 import moved, profile, tiled
 from metalab.attacks.square_windows import inside, window
@@ -45,7 +45,7 @@ def test_it_begins_with_all_of_eps_in_a_grid(shape):
     torch.manual_seed(0)
     x = torch.full(shape, 0.5)
     begun = tiled(x, 0.2) - x
-    torch.testing.assert_close(length(begun), torch.full((5,), 0.2))
+    torch.testing.assert_close(l2_norm(begun), torch.full((5,), 0.2))
     if shape[2] == 16:  # 5 by 5 tiles of 3 by 3, and nothing in what is left over
         assert not begun[:, :, 15].any()
         energy = begun[:, :, :15, :15].square().unfold(2, 3, 3).unfold(3, 3, 3).sum((4, 5))
@@ -57,9 +57,9 @@ def test_a_step_moves_the_change_of_one_window_into_another(channels):
     torch.manual_seed(0)
     x = torch.full((40, channels, 12, 12), 0.5, dtype=torch.float64)
     best = x + 0.01 * torch.randn_like(x)
-    eps, side = 2 * length(best - x).max().item(), 5
+    eps, side = 2 * l2_norm(best - x).max().item(), 5
     before, after = best - x, moved(x, best, eps, side) - x
-    torch.testing.assert_close(length(after), torch.full((40,), eps).double())  # what was unused is used
+    torch.testing.assert_close(l2_norm(after), torch.full((40,), eps).double())  # what was unused is used
     same = (before - after).abs() < 1e-12
     emptied = (after == 0).all(1, keepdim=True)
     changed = ~same & ~emptied
@@ -90,7 +90,7 @@ def test_an_image_at_its_ends_stays_an_image_and_in_the_ball():
     best = tiled(x, 2.0)
     for side in (9, 5, 3, 3):
         best = moved(x, best, 2.0, side)
-        assert length(best - x).max() <= 2.0 + 1e-5
+        assert l2_norm(best - x).max() <= 2.0 + 1e-5
         assert best.min() >= 0
         assert best.max() <= 1
 
@@ -122,7 +122,7 @@ def test_each_task_draws_for_itself_under_vmap_and_stays_in_the_ball(trained):
     torch.manual_seed(0)
     batched = vmap(lambda a, b: attack(net, a, b), randomness="different")
     together = batched(x.expand(3, -1, -1, -1, -1), y.expand(3, -1))
-    assert (length((together - x).flatten(0, 1)) <= 0.7 + 1e-5).all()
+    assert (l2_norm((together - x).flatten(0, 1)) <= 0.7 + 1e-5).all()
     assert not torch.equal(together[0], together[1])
     kept = [(net(images).argmax(1) == y).float().mean().item() for images in together]
     alone = (net(attack(net, x, y)).argmax(1) == y).float().mean().item()

@@ -13,7 +13,7 @@ from metalab.algorithms.objectives.prediction import PREDICTIONS, cross_entropy
 from metalab.algorithms.objectives.support_attack import SupportAttack
 from metalab.attacks.apgd import APGD
 from metalab.attacks.autoattack import AutoAttack
-from metalab.attacks.base import Attack, gradient, length, mean_over_queries
+from metalab.attacks.base import Attack, gradient, l2_norm, mean_over_queries
 from metalab.attacks.losses import chosen
 from metalab.attacks.pgd import PGD, TargetedPGD
 from metalab.attacks.square import Square
@@ -109,7 +109,7 @@ def test_pgd_through_the_adaptation_is_the_plain_one_on_the_query_loss(case, eng
 
     def make(learner: Learner, episode: Episode) -> dict[str, Tensor]:
         x, y = episode.support.x, episode.query.y
-        tries = PLAIN.tries(poison(algorithm, "support").answers(learner, episode), x, y, mean_over_queries(len(x)))
+        tries = PLAIN.iterates(poison(algorithm, "support").answers(learner, episode), x, y, mean_over_queries(len(x)))
         return {str(i): tried.x for i, tried in enumerate(tries)}
 
     found = outcome(engine, shown(make), net, episodes(), "support").scalars
@@ -206,9 +206,9 @@ def test_every_attack_moves_the_support_as_one_and_stays_in_the_ball(name, engin
         answers = poison(algorithm, "support").answers(learner, episode)
         losses = [cross_entropy(answers, Batch(x, y, x[:0]))]
         far = []
-        for tried in attack.tries(answers, x, y, mean_over_queries(len(x))):
+        for tried in attack.iterates(answers, x, y, mean_over_queries(len(x))):
             losses.append(cross_entropy(answers, Batch(tried.x, y, x[:0])))
-            far.append(length(tried.x - x).max() if "l2" in name else (tried.x - x).abs().max())
+            far.append(l2_norm(tried.x - x).max() if "l2" in name else (tried.x - x).abs().max())
             far.append((tried.x - tried.x.clamp(0, 1)).abs().max())  # 0
         return {"losses": torch.stack(losses), "far": torch.stack(far)}
 
@@ -230,7 +230,7 @@ def test_apgd_halves_the_step_of_the_whole_support():
     with torch.no_grad():
         answers = poison(algorithm, "support").answers(learner, episode)  # type: ignore[arg-type]
         assert value(answers(x)).unique().numel() == 1
-        tries = list(APGD(EPS, "linf", 12, 1, "cross_entropy", 0).tries(answers, x, y, mean_over_queries(len(x))))
+        tries = list(APGD(EPS, "linf", 12, 1, "cross_entropy", 0).iterates(answers, x, y, mean_over_queries(len(x))))
         heights = [cross_entropy(answers, Batch(tried.x, y, x[:0])) for tried in tries]
     assert heights[-1] == max(heights[:-2])  # the last is the best point, of all images at once
 
@@ -246,5 +246,5 @@ def test_a_gradient_that_is_no_number_moves_nothing():
     assert not slope.any()
     assert tried.dead is not None
     assert tried.dead.all()
-    *_, last = PLAIN.tries(model, x, torch.tensor([0, 1, 0]))
+    *_, last = PLAIN.iterates(model, x, torch.tensor([0, 1, 0]))
     assert torch.equal(last.x, x)

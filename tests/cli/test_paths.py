@@ -7,7 +7,7 @@ import pytest
 
 from metalab.config.instantiate import build
 from metalab.config.paths import given_path, typed
-from metalab.config.root import validate_root
+from metalab.config.root_checks import validate_root
 from metalab.config.validate import check_type
 from metalab.core.errors import UserError
 from metalab.data.datasets.folder import Folder

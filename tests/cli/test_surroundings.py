@@ -60,7 +60,7 @@ def test_a_stream_escapes_what_its_encoding_lacks(monkeypatch, encoding):
     """eval's table and data check ended in UnicodeEncodeError."""
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding))
-    streams.settle()
+    streams.tolerate_encodings()
     print("83.87 ± 0.70 % ✓ \udcff")
     sys.stdout.flush()
     shown = {"ascii": b"83.87 \\xb1 0.70 % \\u2713 \\udcff\n", "cp1252": b"83.87 \xb1 0.70 % \\u2713 \\udcff\n"}

@@ -7,7 +7,7 @@ import pytest
 
 from metalab.core.errors import UserError
 from metalab.engines import auto
-from metalab.engines.auto import AutoEngine, Row, Workload, conv4_filters, table
+from metalab.engines.auto import AutoEngine, Measurement, Workload, conv4_filters, table
 from metalab.engines.build import select_engine
 from metalab.engines.learn2learn import Learn2Learn
 from metalab.engines.vectorized import Vectorized
@@ -18,10 +18,10 @@ from tests.configs import backbone as made_backbone
 
 WORK = Workload("cpu", "maml", 28, 32, 10, 1, 64)
 ROWS = [
-    Row(WORK, 4, 130.0, 100.0),
-    Row(replace(WORK, algo="anil"), None, 119.0, 100.0),
-    Row(replace(WORK, algo="protonet", steps=0), None, 130.0, 100.0),
-    Row(replace(WORK, size=84), None, 50.0, 100.0),
+    Measurement(WORK, 4, 130.0, 100.0),
+    Measurement(replace(WORK, algo="anil"), None, 119.0, 100.0),
+    Measurement(replace(WORK, algo="protonet", steps=0), None, 130.0, 100.0),
+    Measurement(replace(WORK, size=84), None, 50.0, 100.0),
 ]
 
 
@@ -91,7 +91,7 @@ def test_a_named_engine_is_left_alone():
 def test_a_run_and_its_resumption_take_the_same(small, tmp_path, monkeypatch, caplog):
     words = ("algo=maml", "train.meta_batch=2", "algo.test_steps=1")
     work = Workload("cpu", "maml", 16, 2, 5 * (1 + 3), 1, 4)
-    monkeypatch.setattr(auto, "table", lambda: [Row(work, 2, 2.0, 1.0)])
+    monkeypatch.setattr(auto, "table", lambda: [Measurement(work, 2, 2.0, 1.0)])
     caplog.set_level(logging.INFO, "metalab")
     train.run(small(*words), tmp_path)
     assert caplog.text.count("engine=auto takes vectorized, 2 tasks at once") == 1

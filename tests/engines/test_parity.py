@@ -15,7 +15,7 @@ from metalab.core.errors import UserError
 from metalab.core.interfaces import Batch, Engine, Episode, TaskResult
 from metalab.engines.learn2learn import Learn2Learn
 from metalab.engines.vectorized import Vectorized
-from metalab.models.build import network
+from metalab.models.build import build_net
 from metalab.models.layers import Normalize
 from metalab.models.meta_net import Net
 from metalab.training.setup import TrainingSetup
@@ -54,7 +54,7 @@ def recipes(small: Callable[..., DictConfig], algo: str, size: int) -> list[Trai
 
 def net_of(r: TrainingSetup, backbone: dict, size: int) -> Net:
     torch.manual_seed(0)
-    net = network(made_backbone(backbone), r.train_algorithm, nn.Sequential(), Normalize([0.3], [0.5]), size).double()
+    net = build_net(made_backbone(backbone), r.train_algorithm, nn.Sequential(), Normalize([0.3], [0.5]), size).double()
     with torch.no_grad():  # away from the start, where gains are 1 and shifts 0
         for name, p in net.named_parameters():
             if name.startswith(("body.", "head.")):

@@ -113,7 +113,7 @@ def doubled(source: Callable[[int], Episode]) -> Callable[[int], Episode]:
 
 def started(cfg: Any, r: TrainingSetup) -> tuple[Net, Any]:
     """The net and the optimizer as `metalab train` makes them."""
-    net, outer, _ = train._begin(cfg, r, None)
+    net, outer, _ = train._init_or_resume(cfg, r, None)
     return net, outer  # type: ignore[return-value]
 
 
@@ -147,8 +147,8 @@ def test_a_training_has_the_curve_of_a_plain_loop(algo, composed, tmp_path, monk
         twins.append(twin(net, algo, cfg.task.way))
         return net
 
-    make = train.network
-    monkeypatch.setattr(train, "network", kept)
+    make = train.build_net
+    monkeypatch.setattr(train, "build_net", kept)
     train.run(cfg, tmp_path)
     r = training_setup(cfg)
     plain = torch.tensor(plain_losses(twins[0], cfg, r.training("train", r.meta_batch), steps)).view(-1, window).mean(1)

@@ -9,7 +9,7 @@ from torch.func import grad, vmap
 from metalab.models.backbones import ConvBlock
 from metalab.models.batch_norm_autograd import differentiable_batch_norm
 from metalab.models.batch_norm_pool_autograd import maxima, pooled
-from metalab.models.layers import BatchStatNorm, running_statistics, statistics_of_first
+from metalab.models.layers import BatchStatNorm, running_statistics, support_statistics
 from tests.models.test_batch_norm_autograd import EPS, again, assert_near, tensors
 
 SHAPES = [(3, 2, 4, 4), (3, 2, 5, 7)]  # the last row and column of an odd map are in no window
@@ -87,7 +87,7 @@ def test_a_block_is_its_layers_in_every_mode(pool, mode):
         nn.init.normal_(tensor)
     x = torch.randn(5, 2, 6, 6, dtype=torch.float64)
     apart = nn.Sequential(block[0], norm, *([nn.MaxPool2d(2)] if pool else []), nn.ReLU())
-    with {"batch": statistics_of_first(5), "support": statistics_of_first(2), "running": running_statistics()}[mode]:
+    with {"batch": support_statistics(5), "support": support_statistics(2), "running": running_statistics()}[mode]:
         assert (block(x) - apart(x)).abs().max() < 1e-12
     assert (block(x) - apart(x)).abs().max() < 1e-12
     assert sum(p.numel() for p in block.state_dict().values()) == 3 * 2 * 9 + 3 + 4 * 3

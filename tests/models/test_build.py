@@ -11,7 +11,7 @@ from metalab.core.errors import UserError
 from metalab.data.sampling.episode_sampler import EpisodeSampler
 from metalab.engines.learn2learn import Learn2Learn
 from metalab.evaluation.objectives import measured_objective
-from metalab.models.build import image_shape, network, normalization
+from metalab.models.build import build_net, image_shape, normalization
 from metalab.regularizers import Hooks
 from metalab.training.optimizers import Clip, LRSchedule
 from tests.configs import backbone as made_backbone
@@ -104,7 +104,7 @@ def test_a_head_for_another_way_is_told_on_the_cpu_and_before_any_index_is_out_o
     cfg = small("algo=reptile", "algo.test_steps=1")
     _, trained = build_algorithm(cfg.algo, train_way, test=False)
     how, tested = build_algorithm(cfg.algo, 5, test=True)
-    net = network(made_backbone(cfg.backbone), trained, nn.Sequential(), normalization(tiny["train"].images), 16)
+    net = build_net(made_backbone(cfg.backbone), trained, nn.Sequential(), normalization(tiny["train"].images), 16)
     episodes = EpisodeSampler(tiny["val"], 5, 1, 2, 2, 0, "val", torch.device("cpu"))(0)
     with pytest.raises(UserError) as error:
         Learn2Learn().evaluate(measured_objective(how, tested, "batch", 5, Hooks()), net, episodes)

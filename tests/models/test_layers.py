@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from metalab.models.layers import BatchStatNorm, Normalize, convert, running_statistics, statistics_of_first
+from metalab.models.layers import BatchStatNorm, Normalize, convert, running_statistics, support_statistics
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def test_the_first_images_give_the_statistics_and_the_others_do_not_matter(norm)
     x = torch.randn(9, 3, 4, 4, dtype=torch.float64)
     other = torch.cat([x[:4], x[4:5], torch.randn(4, 3, 4, 4, dtype=torch.float64)])
     alone = norm(x[:4])
-    with statistics_of_first(4):
+    with support_statistics(4):
         assert (norm(x)[:4] - alone).abs().max() < 1e-12
         assert torch.equal(norm(x)[4], norm(other)[4])
     assert not torch.allclose(norm(x)[4], norm(other)[4])

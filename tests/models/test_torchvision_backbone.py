@@ -17,10 +17,10 @@ from metalab.core.interfaces import Batch, Episode
 from metalab.engines.learn2learn import Learn2Learn
 from metalab.engines.vectorized import Vectorized
 from metalab.evaluation import evaluate
-from metalab.models.build import network
+from metalab.models.build import build_net
 from metalab.models.layers import BatchStatNorm, Normalize
 from metalab.models.pretrained_classes import pretrained_class_ids
-from metalab.models.torchvision_backbone import MEAN, STD, Headless, StoredNorm, Torchvision
+from metalab.models.torchvision_backbone import MEAN, STD, FeatureExtractor, FrozenBatchNorm, Torchvision
 from metalab.tracking import checkpoint
 from metalab.training import train
 from tests.configs import backbone as made_backbone
@@ -75,8 +75,10 @@ def test_the_features_are_what_the_classifiers_last_layer_gets(weights):
 
 def test_pretrained_norms_keep_their_statistics_and_random_ones_take_the_batchs(weights):
     kept, fresh = (Torchvision(NAME, w, c).build(3, 64) for w, c in ((weights[0], "none"), (None, None)))
-    kinds = [{type(m) for m in body.modules()} & {StoredNorm, BatchStatNorm, nn.BatchNorm2d} for body in (kept, fresh)]
-    assert kinds == [{StoredNorm}, {BatchStatNorm}]
+    kinds = [
+        {type(m) for m in body.modules()} & {FrozenBatchNorm, BatchStatNorm, nn.BatchNorm2d} for body in (kept, fresh)
+    ]
+    assert kinds == [{FrozenBatchNorm}, {BatchStatNorm}]
     before = {n: b.clone() for n, b in kept.named_buffers()}
     kept.train()(torch.rand(4, 3, 64, 64))
     assert all(torch.equal(before[n], b) for n, b in kept.named_buffers())
@@ -84,8 +86,8 @@ def test_pretrained_norms_keep_their_statistics_and_random_ones_take_the_batchs(
 
 def test_a_pretrained_net_gets_the_normalization_of_its_weights(weights):
     algorithm, ours = MAML(3, 0.1, False, "learned"), Normalize([0.1], [0.2])
-    net = network(made_backbone(node(weights[0], "none")), algorithm, nn.Sequential(), ours, 64)
-    fresh = network(made_backbone(node()), algorithm, nn.Sequential(), ours, 64)
+    net = build_net(made_backbone(node(weights[0], "none")), algorithm, nn.Sequential(), ours, 64)
+    fresh = build_net(made_backbone(node()), algorithm, nn.Sequential(), ours, 64)
     assert net.get_buffer("normalize.mean").flatten().tolist() == pytest.approx(MEAN)
     assert net.get_buffer("normalize.std").flatten().tolist() == pytest.approx(STD)
     assert fresh.get_buffer("normalize.mean").flatten().tolist() == pytest.approx([0.1])
@@ -96,7 +98,7 @@ def test_a_pretrained_net_has_the_same_meta_gradient_on_both_engines(weights):
     torch.manual_seed(0)
     algorithm = MAML(2, 0.01, False, "learned")
     what = Torchvision("resnet18", None, None)
-    net = network(
+    net = build_net(
         made_backbone(node(weights[0], "none", "resnet18")), algorithm, nn.Sequential(), Normalize([0.5], [0.5]), 32
     ).double()
     assert what.name == "resnet18"
@@ -119,7 +121,7 @@ def test_a_pretrained_net_has_the_same_meta_gradient_on_both_engines(weights):
 @pytest.mark.parametrize(("name", "size"), [("googlenet", 64), ("squeezenet1_1", 64)])
 def test_every_kind_of_classifier_is_taken_off(name, size):
     body = Torchvision(name, None, None).build(3, size)
-    assert isinstance(body, Headless)
+    assert isinstance(body, FeatureExtractor)
     features = body.train()(torch.rand(2, 3, size, size))
     assert features.shape[2:] == (1, 1)
     assert features.shape[1] in (512, 1024)

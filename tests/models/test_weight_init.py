@@ -8,15 +8,15 @@ import torch
 from torch import nn
 
 from metalab.core.errors import UserError
-from metalab.models.weight_init import initialize_weights, start_weights
-from metalab.training.train import _begin
+from metalab.models.weight_init import initialize_module, initialize_weights
+from metalab.training.train import _init_or_resume
 from tests.configs import training_setup
 
 
 def drawn(rule) -> tuple[torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
     conv, norm, linear = nn.Conv2d(32, 64, 3), nn.BatchNorm2d(64), nn.Linear(64, 40)
-    start_weights(nn.Sequential(conv, norm, nn.ReLU(), nn.Flatten(), linear), rule)
+    initialize_module(nn.Sequential(conv, norm, nn.ReLU(), nn.Flatten(), linear), rule)
     assert conv.bias is not None
     assert not conv.bias.any()
     assert not linear.bias.any()
@@ -44,9 +44,9 @@ def test_torch_is_what_its_layers_start_from():
     layers = nn.Conv2d(32, 64, 3), nn.Linear(64, 40)
     expected = [p.clone() for layer in layers for p in layer.parameters()]
     net = nn.Sequential(*layers)
-    start_weights(net, "xavier")
+    initialize_module(net, "xavier")
     torch.manual_seed(0)
-    start_weights(net, "torch")
+    initialize_module(net, "torch")
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), expected, strict=True))
     assert abs(layers[0].weight.abs().max().item() * math.sqrt(32 * 9) - 1) < 0.01
     assert layers[0].bias is not None
@@ -56,7 +56,7 @@ def test_torch_is_what_its_layers_start_from():
 def test_a_run_starts_from_it_body_and_head(small):
     def begun(*words):
         cfg = small("algo=maml", *words)
-        return _begin(cfg, training_setup(cfg), None)[0]
+        return _init_or_resume(cfg, training_setup(cfg), None)[0]
 
     net = begun("train.weights=orthogonal")
     for weight in (net.get_parameter("head.weight"), net.get_parameter("body.1.0.weight").flatten(1)):

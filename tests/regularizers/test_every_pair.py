@@ -9,7 +9,7 @@ from metalab.core.errors import UserError
 from metalab.data.sampling.build import Source
 from metalab.engines.learn2learn import Learn2Learn
 from metalab.engines.vectorized import Vectorized
-from metalab.models.build import network
+from metalab.models.build import build_net
 from metalab.training.compatibility import check_drops
 from metalab.training.train import normalization
 from tests.configs import training_setup
@@ -29,7 +29,7 @@ def gradient(small, algo: str, engine: str, *words: str) -> dict[str, torch.Tens
     r = training_setup(small(f"algo={algo}", *(("task.train_way=null",) if algo in BATCHES else TINY), *words))
     torch.manual_seed(0)
     data = r.data["train"].images
-    net = network(
+    net = build_net(
         r.backbone,
         r.train_algorithm,
         r.terms.drop or nn.Sequential(),

@@ -62,7 +62,7 @@ def alter(path: Path, at: tuple, value: Any) -> None:
 def test_what_a_run_writes_fits(trained):
     for name in ("best.pt", "last.pt"):
         saved = checkpoint_schema.load_checked(trained / name)
-        assert list(checkpoint_schema.misfits(saved)) == []
+        assert list(checkpoint_schema.mismatches(saved)) == []
         assert saved["state"]["step"] in (2, 4)
 
 
@@ -72,7 +72,7 @@ def test_no_alteration_is_a_traceback_and_each_names_a_key(trained):
     told, count = set(), 0
     for at in places(whole):
         for value in (GONE, *OTHERS):
-            for key, _, expected in checkpoint_schema.misfits(altered(whole, at, value)):
+            for key, _, expected in checkpoint_schema.mismatches(altered(whole, at, value)):
                 told.add(key)
                 assert expected
                 assert key.split(".")[0] == at[0], (at, value)

@@ -69,13 +69,13 @@ def run(small, tmp_path_factory):
     ],
 )
 def test_an_evaluation_says_what_it_will_take(run, small, words, said):
-    told = evaluate._toll(evaluation_setup(run, small("data.absent=", *words)))
+    told = evaluate._cost_warning(evaluation_setup(run, small("data.absent=", *words)))
     assert told is not None
     assert told.startswith(said)
 
 
 def test_an_evaluation_of_usual_size_says_nothing(run, small):
-    assert evaluate._toll(evaluation_setup(run, small("data.absent="))) is None
+    assert evaluate._cost_warning(evaluation_setup(run, small("data.absent="))) is None
 
 
 def test_a_training_says_what_it_will_take_before_its_first_validation(small, tmp_path, monkeypatch, caplog):

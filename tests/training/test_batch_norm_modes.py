@@ -16,7 +16,7 @@ from metalab.data.sampling.episode_sampler import EpisodeSampler
 from metalab.engines.learn2learn import Learn2Learn, TaskLearner, task
 from metalab.evaluation.measure import measure, outcome, outcomes
 from metalab.evaluation.objectives import measured_objective
-from metalab.models.build import network, normalization
+from metalab.models.build import build_net, normalization
 from metalab.models.layers import BatchStatNorm, Normalize, estimate_running, running_statistics
 from metalab.regularizers import Hooks
 from tests.configs import backbone as made_backbone
@@ -32,7 +32,7 @@ def net(small, tiny):
     cfg = small(*MAML)
     torch.manual_seed(0)
     _, algorithm = build_algorithm(cfg.algo, 5, test=True)
-    net = network(made_backbone(cfg.backbone), algorithm, nn.Sequential(), normalization(tiny["train"].images), 16)
+    net = build_net(made_backbone(cfg.backbone), algorithm, nn.Sequential(), normalization(tiny["train"].images), 16)
     with torch.no_grad():
         for p in net.parameters():
             p.add_(0.3 * torch.randn_like(p))
@@ -106,7 +106,7 @@ def test_running_statistics_are_what_torchs_update_bn_estimates(small, tiny):
     cfg = small()
     torch.manual_seed(0)
     _, algorithm = build_algorithm(cfg.algo, 5, test=True)
-    net = network(made_backbone(cfg.backbone), algorithm, nn.Sequential(), Normalize([0.4], [0.2]), 16)
+    net = build_net(made_backbone(cfg.backbone), algorithm, nn.Sequential(), Normalize([0.4], [0.2]), 16)
     body = nn.Sequential(net.normalize, net.body)
     theirs = twin(body)
     batches = [tiny["train"].images[i::7][:30] / 255 for i in range(5)]

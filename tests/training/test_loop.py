@@ -5,7 +5,7 @@ import pytest
 
 from metalab.core.errors import UserError
 from metalab.tracking.training_state import State
-from metalab.training.loop import Plan, ended
+from metalab.training.loop import Plan, stop_reason
 from tests.loops import Bench
 
 
@@ -69,8 +69,8 @@ def test_minutes_count_what_was_worked_before_a_resume():
     assert bench(steps=100, minutes=2).step == 1
     assert bench.state.seconds > 120.5
     plan = Plan(100, 2, 10, 10, "accuracy", None)
-    assert ended(plan, State(seconds=119.9)) is None
-    assert ended(plan, State(seconds=120.0)) == "train.minutes=2 are over after step 0 of 100"
+    assert stop_reason(plan, State(seconds=119.9)) is None
+    assert stop_reason(plan, State(seconds=120.0)) == "train.minutes=2 are over after step 0 of 100"
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from metalab.config.root import validate_root
+from metalab.config.root_checks import validate_root
 from metalab.core.errors import UserError
 from metalab.tracking import checkpoint
 from metalab.training import train

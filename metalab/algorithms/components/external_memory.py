@@ -22,7 +22,7 @@ class State(NamedTuple):
     read: Tensor  # [N,R*W] what was read
 
 
-def check(slots: int, width: int, reads: int, decay: float) -> None:
+def check_memory(slots: int, width: int, reads: int, decay: float) -> None:
     """Raise UserError unless a memory of this size can be read by so many heads."""
     if not (0 < reads <= slots and width > 0 and 0 <= decay <= 1):
         raise UserError(
@@ -44,7 +44,7 @@ def start_state(rows: Tensor, hidden: int, reads: int) -> State:
     )
 
 
-def turn(state: State, keys: Tensor, contents: Tensor, gate: Tensor, decay: float, sharpness: float) -> State:
+def memory_step(state: State, keys: Tensor, contents: Tensor, gate: Tensor, decay: float, sharpness: float) -> State:
     """Write, then read: one step of the memory.
 
     keys, contents [N,R,W]: what each head looks for, and writes (its own vector, as in the reference code; the paper

@@ -20,7 +20,7 @@ HeadInit = Literal["learned", "zero", "random", "prototype", "knn"]
 def task_head(features: int, way: int, init: HeadInit, neighbours: int, std: float | None = None) -> nn.Module:
     """Return the classifier that start_head starts: linear, or for knn the vote of so many neighbours."""
     check_positive("algo.neighbours", neighbours)
-    return Neighbours(features, way, neighbours) if init == "knn" else linear_head(features, way, std)
+    return KNNHead(features, way, neighbours) if init == "knn" else linear_head(features, way, std)
 
 
 def linear_head(features: int, way: int, std: float | None = None) -> nn.Linear:
@@ -67,7 +67,7 @@ def of_class(net: nn.Module, init: HeadInit) -> dict[str, Tensor]:
     return {n: p[:1] if n.startswith("head.") and init != "learned" else p for n, p in whole.items()}
 
 
-class Neighbours(nn.Module):
+class KNNHead(nn.Module):
     """k nearest neighbours as a head: its weights are the support's features, which inner steps may move.
 
     forward: features [N,D] -> logits [N,K], for each class the logarithm of the sum of exp(-squared distance) over
@@ -111,7 +111,7 @@ class SGD:
 Head = dict[str, Tensor]  # a classifier's weights, by name
 
 
-def full(kind: str) -> AbstractContextManager[object]:
+def full_precision(kind: str) -> AbstractContextManager[object]:
     """Return the context in which a device of this kind computes in its tensors' own type."""
     return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
@@ -134,7 +134,7 @@ def fit_head(
     velocity: Head | None = None
     for _ in range(epochs):
         for f, t in zip(features.split(batch), y.split(batch), strict=True):
-            with full(features.device.type):
+            with full_precision(features.device.type):
                 gradient = slope(head, f, t)
             gradient = {n: g + by.weight_decay * head[n] for n, g in gradient.items()}
             if velocity is None:

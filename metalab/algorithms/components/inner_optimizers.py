@@ -32,7 +32,7 @@ RULES: dict[Inner, InnerRule] = {
 
 @dataclass(frozen=True)
 class InnerOptimizer:
-    """One task's inner optimizer after `taken` steps; a step gives the new parameters and the next Descent."""
+    """One task's inner optimizer after `taken` steps; a step gives the new parameters and the next InnerOptimizer."""
 
     inner: Inner
     lr: float

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from metalab.algorithms.components.distances import members
-from metalab.algorithms.components.external_memory import State, check, start_state, turn
+from metalab.algorithms.components.external_memory import State, check_memory, memory_step, start_state
 from metalab.algorithms.components.lstm import LSTMCell
 from metalab.config.validate import check_positive
 from metalab.core.interfaces import Batch, Learner, Loss, Model
@@ -34,7 +34,7 @@ class MANN:
     def __post_init__(self) -> None:
         check_positive("algo.controller", self.controller)
         check_positive("algo.sharpness", self.sharpness)
-        check(self.slots, self.width, self.reads, self.decay)
+        check_memory(self.slots, self.width, self.reads, self.decay)
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
         read = self.reads * self.width
@@ -77,7 +77,9 @@ class MANN:
         h, c = learner.part("controller", given, torch.cat([state.h, state.read], 1), state.c)
         heads = learner.part("heads", h).unflatten(1, (self.reads, -1))
         keys, contents, gate = heads.split([self.width, self.width, 1], -1)
-        return turn(state._replace(h=h, c=c), keys.tanh(), contents.tanh(), gate.sigmoid(), self.decay, self.sharpness)
+        return memory_step(
+            state._replace(h=h, c=c), keys.tanh(), contents.tanh(), gate.sigmoid(), self.decay, self.sharpness
+        )
 
     def _logits(self, learner: Learner, state: State) -> Tensor:
         return learner.part("head", torch.cat([state.h, state.read], 1))

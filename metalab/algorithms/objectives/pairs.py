@@ -35,7 +35,7 @@ class PairwiseLoss:
     def __post_init__(self) -> None:
         if not isinstance(self.algorithm, PairAlgorithm):
             raise UserError(
-                f"algo.objective=Pairs takes an algorithm that compares pairs (siamese), not {self.algorithm}"
+                f"algo.objective=PairwiseLoss takes an algorithm that compares pairs (siamese), not {self.algorithm}"
             )
         if self.outer is not cross_entropy:
             raise UserError(

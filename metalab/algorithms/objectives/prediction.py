@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metalab.core.interfaces import Batch, Loss, Model, TaskResult
-from metalab.models.layers import statistics_of_first
+from metalab.models.layers import support_statistics
 
 Prediction = Callable[[Model, Tensor, Tensor], Tensor]  # model, support images, images -> logits of the images
 
@@ -24,7 +24,7 @@ def predict_transductive(model: Model, support: Tensor, x: Tensor) -> Tensor:
 
 def predict_with_support_statistics(model: Model, support: Tensor, x: Tensor) -> Tensor:
     """Predict with the batch-norm statistics of the support pass: no image leans on another query."""
-    with statistics_of_first(len(support), len(support) + len(x)):
+    with support_statistics(len(support), len(support) + len(x)):
         return model(torch.cat([support, x]))[len(support) :]
 
 

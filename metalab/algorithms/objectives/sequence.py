@@ -38,7 +38,7 @@ class SequenceLoss:
     def __post_init__(self) -> None:
         if not isinstance(self.algorithm, SequenceAlgorithm):
             raise UserError(
-                f"the objective Sequence takes an algorithm that reads sequences (mann), not {self.algorithm}"
+                f"the objective SequenceLoss takes an algorithm that reads sequences (mann), not {self.algorithm}"
             )
         if self.predict is predict_with_support_statistics:
             raise UserError("train.bn=support: a sequence has no queries; type train.bn=batch, or leave it null")

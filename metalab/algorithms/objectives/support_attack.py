@@ -72,10 +72,10 @@ class SupportAttack:
     def _tries(self, learner: Learner, episode: Episode, answers: Model, attack: Attack, dead: list[Tensor]) -> Tried:
         support, query = episode
         if self.through_adapt:
-            tries = attack.tries(answers, support.x, query.y, mean_over_queries(len(support.x)))
+            tries = attack.iterates(answers, support.x, query.y, mean_over_queries(len(support.x)))
         else:
             first = next(iter(self.algorithm.adapt(learner, support, self.inner, self.steps)))
-            tries = attack.tries(first, support.x, support.y)
+            tries = attack.iterates(first, support.x, support.y)
         for tried in tries:
             dead += [] if tried.dead is None else [tried.dead]
             if tried.x is not support.x:  # a climb may begin there

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from metalab.algorithms.components.distances import class_means, squared_distances
 from metalab.algorithms.components.heads import linear_head
 from metalab.core.interfaces import Batch, Learner, Loss, Model
-from metalab.models.layers import Centre
+from metalab.models.layers import FeatureCentering
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class SimpleShot:
     transform: Literal["un", "l2n", "cl2n"]
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
-        centre = {"centre": Centre(features)} if self.transform == "cl2n" else {}
+        centre = {"centre": FeatureCentering(features)} if self.transform == "cl2n" else {}
         return {"head": linear_head(features, self.way), **centre}
 
     def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:

@@ -25,7 +25,7 @@ from metalab.data.datasets.folder import Folder
 from metalab.data.datasets.union import Union
 from metalab.data.identity import leaks
 from metalab.data.storage.store import NoSplit, cache_folder, verifying
-from metalab.evaluation import protocol
+from metalab.evaluation import data_protocol
 
 OWN = {"check": ("out",), "show": ("what", "split", "out")}  # settings of a verb, beside data.*, task.* and seed
 
@@ -80,7 +80,9 @@ def _shown(cfg: DictConfig, name: str, own: dict[str, str]) -> Path:
     if split not in SPLITS:
         raise UsageError(f"split={split}: expected split=train, split=val or split=test")
     data = build(cfg.data, "data").load(split)
-    task, _ = protocol.apply_data_protocol(settings(Task, cfg.task, "task"), settings(Eval, cfg.eval, "eval"), data)
+    task, _ = data_protocol.apply_data_protocol(
+        settings(Task, cfg.task, "task"), settings(Eval, cfg.eval, "eval"), data
+    )
     rows = contact_sheet.classes(data) if what == "sheet" else contact_sheet.episode(data, task, cfg.seed)
     path = given_path(own.get("out", f"{name}_{split}_{what}.png"), "out", "picture.png").absolute()
     contact_sheet.save(contact_sheet.drawn(rows), path)

@@ -15,7 +15,7 @@ from torch import Tensor
 from metalab.config.paths import given_path
 from metalab.core.errors import UserError
 from metalab.core.interfaces import Split
-from metalab.core.text import few, shown
+from metalab.core.text import first_names, printable
 from metalab.data.datasets.folder_store import Depth, Reading, folder_store, notes, refuse_unread
 from metalab.data.formats.class_tree import ALL, SPLITS, Tree, read_tree
 from metalab.data.identity.class_ids import refuse_copies, refuse_same_names, refuse_twins
@@ -111,7 +111,7 @@ class Folder:
 
     def unreadable(self, split: str) -> list[str]:
         """Return the files of the split that cannot be read, sorted."""
-        listed = (shown(file) for files in self._tree.images[split].values() for file in files)
+        listed = (printable(file) for files in self._tree.images[split].values() for file in files)
         return sorted(self._store.facts["unread"].keys() & set(listed))
 
     @property
@@ -128,16 +128,17 @@ class Folder:
         part, left_out = self._parts[split], self.unreadable(split)
         if left_out:
             listed = sum(map(len, self._tree.images[split].values()))
-            said = f"{len(left_out)} of the {listed} {split} images cannot be read and are left out: {few(left_out)}"
+            which = first_names(left_out)
+            said = f"{len(left_out)} of the {listed} {split} images cannot be read and are left out: {which}"
             log.warning("%s", said)
             yield f"{len(left_out)} of {listed} images cannot be read and are left out"
         if part.copies and self.copies == "keep":
             said = f"{len(part.copies)} images occur more than once; support and query may share them"
-            log.warning("%s: %s", said, few(part.copies))
+            log.warning("%s: %s", said, first_names(part.copies))
             yield said
         elif part.copies:
             said = f"{len(part.copies)} images are copies of others of their class and are left out"
-            log.warning("%s (data.copies=keep keeps them): %s", said, few(part.copies))
+            log.warning("%s (data.copies=keep keeps them): %s", said, first_names(part.copies))
             yield said
         if part.shared:
             said = f"{part.shared} images stand in two {split} classes"
@@ -145,7 +146,7 @@ class Folder:
             yield said
         if part.small:
             said = f"{len(part.small)} classes of fewer than data.least={self.least} images are left out"
-            log.warning("%s of %s: %s", said, split, few(part.small))
+            log.warning("%s of %s: %s", said, split, first_names(part.small))
             yield said
 
     @cached_property
@@ -179,7 +180,7 @@ class Folder:
         place = {name: (end - count, end) for name, count, end in zip(kept["names"], kept["count"], ends, strict=True)}
         ids = dict(zip(kept["names"], kept["ids"], strict=True))
         homes: dict[str, set[str]] = {}
-        for name in map(shown, self._tree.images[split]):
+        for name in map(printable, self._tree.images[split]):
             seen: dict[str, str] = {}  # content -> the first file of the class with it
             rows = []
             for row in range(*place.get(name, (0, 0))):

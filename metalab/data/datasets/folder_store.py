@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from metalab.core.errors import UserError
-from metalab.core.text import few, shown
+from metalab.core.text import first_names, printable
 from metalab.data.formats.image_decode import PHOTOS, DecodedImage, decode, largest
 from metalab.data.identity.class_ids import IMAGE, OWN
 from metalab.data.storage.store import Record, Store, cache_folder, open_or_build
@@ -69,8 +69,8 @@ def refuse_unread(facts: Mapping[str, Any]) -> None:
     """Raise UserError, naming them, where images cannot be read."""
     if unread := facts["unread"]:
         raise UserError(
-            f"{len(unread)} images cannot be read and data.strict=true asks for all of them: {few(_why(unread))}; "
-            "mend or remove them, or type data.strict=false to leave them out"
+            f"{len(unread)} images cannot be read and data.strict=true asks for all of them: "
+            f"{first_names(_why(unread))}; mend or remove them, or type data.strict=false to leave them out"
         )
 
 
@@ -105,7 +105,7 @@ def _records(root: Path, classes: Classes, how: Reading, facts: dict[str, Any]) 
             for name, listed in names.items():
                 pictures: dict[str, DecodedImage] = {}
                 tried = pool.map(partial(_try, root, how, depth), listed)
-                for file, picture in zip(map(shown, listed), tried, strict=True):
+                for file, picture in zip(map(printable, listed), tried, strict=True):
                     if isinstance(picture, str):
                         facts["unread"][file] = picture
                     else:
@@ -114,10 +114,10 @@ def _records(root: Path, classes: Classes, how: Reading, facts: dict[str, Any]) 
                         _count(picture, facts)
                 class_id = _class_id(pictures, how)
                 for file, p in pictures.items():
-                    yield Record(p.pixels, class_id, shown(name), part, file, _image_id(p))
+                    yield Record(p.pixels, class_id, printable(name), part, file, _image_id(p))
     facts["same"] = [same for same in files.values() if len(same) > 1]
     if facts["unread"]:
-        log.warning("%d images cannot be read: %s", len(facts["unread"]), few(_why(facts["unread"])))
+        log.warning("%d images cannot be read: %s", len(facts["unread"]), first_names(_why(facts["unread"])))
 
 
 def _depth(root: Path, classes: Classes, how: Reading, pool: ThreadPoolExecutor) -> int:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from metalab.core.errors import UserError
-from metalab.core.text import few, shown
+from metalab.core.text import first_names, printable
 from metalab.data.formats.image_decode import EXTENSIONS
 
 SPLITS = ("train", "val", "test")
@@ -49,16 +49,16 @@ def read_tree(root: Path, ratios: list[float], seed: int, skip: Sequence[str] = 
             )
         beside = [name for name in folders if name not in SPLITS]
         if beside:
-            remarks.append(f"{len(beside)} folders beside train/ val/ test/ are left out: {few(beside)}")
+            remarks.append(f"{len(beside)} folders beside train/ val/ test/ are left out: {first_names(beside)}")
         images = parts = {split: _classes(root, split, remarks, left) for split in SPLITS}
         for split, classes in images.items():
             if len(classes) < 2:
                 raise UserError(f"{root / split} has {len(classes)} class folders with images: add some, 2 are needed")
     else:
         parts = {ALL: _classes(root, "", remarks, left)}
-        images = _by_ratio(root, parts[ALL], ratios, seed)
+        images = _split_classes_by_ratio(root, parts[ALL], ratios, seed)
     if left.found:
-        found = few(map(shown, dict.fromkeys(left.found)))
+        found = first_names(map(printable, dict.fromkeys(left.found)))
         remarks.append(f"folders that data.skip names are left out: {found}")
     return Tree(images, parts, remarks)
 
@@ -90,20 +90,20 @@ def _classes(root: Path, within: str, remarks: list[str], left: _Skipped) -> dic
     others: Counter[str] = Counter()
     found = {name: _images(root / within / name, others, left) for name in left.without(root / within, folders)}
     nested = [words for name, files in found.items() if (words := _nested(place + name, files))]
-    empty = [shown(place + name) for name, files in found.items() if not files]
+    empty = [printable(place + name) for name, files in found.items() if not files]
     if stray:
-        names = few(shown(place + name) for name in stray)
+        names = first_names(printable(place + name) for name in stray)
         remarks.append(f"{len(stray)} files stand where a class folder is expected and are left out: {names}")
     if empty:
-        remarks.append(f"{len(empty)} class folders hold no image and are left out: {few(empty)}")
+        remarks.append(f"{len(empty)} class folders hold no image and are left out: {first_names(empty)}")
     if nested:
         remarks.append(
             f"{len(nested)} class folders hold folders of their own, and all images below are the class's: "
-            f"{few(map(shown, nested))}. Where the inner ones are the classes, put these into one folder, or type "
-            "data.root= one level down"
+            f"{first_names(map(printable, nested))}. Where the inner ones are the classes, put these into one "
+            "folder, or type data.root= one level down"
         )
     if others:
-        kinds = few(f"{count} {kind}" for kind, count in others.most_common())
+        kinds = first_names(f"{count} {kind}" for kind, count in others.most_common())
         known = " ".join(sorted(EXTENSIONS))
         remarks.append(
             f"{others.total()} files in class folders are no images and are left out: {kinds} (read: {known})"
@@ -141,7 +141,7 @@ def _images(folder: Path, others: Counter[str], left: _Skipped) -> list[str]:
     return sorted(files)
 
 
-def _by_ratio(
+def _split_classes_by_ratio(
     root: Path, classes: dict[str, list[str]], ratios: list[float], seed: int
 ) -> dict[str, dict[str, list[str]]]:
     """Give whole classes to train, val and test: at least two to each whose ratio is not 0."""

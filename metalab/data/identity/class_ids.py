@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from metalab.core.errors import UserError
 from metalab.core.interfaces import Split
-from metalab.core.text import few, shown
+from metalab.core.text import first_names, printable
 
 OWN = "folder:"  # begins the ids of classes of the user's own, which are made of their images
 IMAGE = "image:"  # begins the ids of their images; the digest follows
@@ -97,9 +97,9 @@ def refuse_same_names(names: Mapping[str, Collection[str]], allowed: bool) -> st
     ]
     if twice and not allowed:
         raise UserError(
-            f"{len(twice)} class names stand in two of train/ val/ test/: {few(twice)}. A class that is trained on "
-            "would be tested on: give each class to one of the three, or put all class folders into one folder, to be "
-            "split by data.ratios. Where they are different classes, rename one, or type data.allow_same_names=true"
+            f"{len(twice)} class names stand in two of train/ val/ test/: {first_names(twice)}. A class that is "
+            "trained on would be tested on: give each class to one of the three, or put all class folders into one "
+            "folder, to be split by data.ratios. Where they are different classes, rename one, or type data.allow_same_names=true"
         )
     return f"{len(twice)} class names stand in two splits" if twice else ""
 
@@ -107,7 +107,7 @@ def refuse_same_names(names: Mapping[str, Collection[str]], allowed: bool) -> st
 def spelled(name: str, beside: Collection[str]) -> str:
     """Return a class name as it can be shown, with escapes where people could not tell it from one beside it."""
     alike = sum(unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", other) for other in beside) > 1
-    return ascii(name)[1:-1] if alike else shown(name)
+    return ascii(name)[1:-1] if alike else printable(name)
 
 
 def refuse_copies(images: Mapping[str, tuple[Sequence[str], Sequence[str]]], allowed: bool) -> str:
@@ -122,7 +122,7 @@ def refuse_copies(images: Mapping[str, tuple[Sequence[str], Sequence[str]]], all
     pairs = [" = ".join(found.values()) for found in homes.values() if len(found) > 1]
     if pairs and not allowed:
         raise UserError(
-            f"{len(pairs)} images stand in two splits: {few(pairs)}. What is trained on would be tested on: remove one "
-            "of each pair, or type data.allow_copies=true to go on, with a note on every result"
+            f"{len(pairs)} images stand in two splits: {first_names(pairs)}. What is trained on would be tested on: "
+            "remove one of each pair, or type data.allow_copies=true to go on, with a note on every result"
         )
     return f"{len(pairs)} images stand in two splits" if pairs else ""

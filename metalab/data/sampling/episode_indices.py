@@ -51,7 +51,7 @@ def _chosen(split: Split, sizes: EpisodeSize, episodes: int, numbers: Numbers) -
     """Return the classes [T,way+distractors] in random order, and of each its shot + query + unlabelled images."""
     classes = _classes(split, sizes, episodes, numbers)
     if split.group is None:
-        return classes, _images(split, classes, sizes, numbers)
+        return classes, _draw_images(split, classes, sizes, numbers)
     image, sound = draw_grouped(split, split.group, classes, sizes, numbers)
     for _ in range(TRIES):
         if sound.all():
@@ -78,7 +78,7 @@ def _classes(split: Split, sizes: EpisodeSize, episodes: int, numbers: Numbers) 
     return keys.topk(sizes.way + sizes.distractors).indices
 
 
-def _images(split: Split, classes: Tensor, sizes: EpisodeSize, numbers: Numbers) -> Tensor:
+def _draw_images(split: Split, classes: Tensor, sizes: EpisodeSize, numbers: Numbers) -> Tensor:
     keys = numbers(*classes.shape, int(split.count.max()))
     keys.masked_fill_(torch.arange(keys.shape[2]) >= split.count[classes][..., None], -1.0)
     return split.first[classes][..., None] + keys.topk(sizes.a_class).indices

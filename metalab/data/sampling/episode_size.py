@@ -7,7 +7,7 @@ from torch import Tensor
 
 from metalab.core.errors import UserError
 from metalab.core.interfaces import ClassFamilies, FixedEpisodes, Split
-from metalab.core.text import few
+from metalab.core.text import first_names
 from metalab.data.sampling.class_families import largest
 
 # A split -> the random numbers by which `metalab eval` draws from it: with training's own, episodes of the same size
@@ -60,7 +60,7 @@ def check(split: Split, sizes: EpisodeSize, stream: str) -> None:
             f"class {smallest} ({split.names[smallest]}) of the {name} split has {images} images, {sizes.shot}-shot "
             f"with {sizes.query} queries{beside} needs {sizes.a_class}; {len(every)} of "
             f"{len(split.ids)} classes have too few: {_advice(images, sizes, key)}, or add images to these classes, or "
-            f"leave the classes out: {few(every, 50)}"
+            f"leave the classes out: {first_names(every, 50)}"
         )
 
 
@@ -75,7 +75,9 @@ def too_small(held: Mapping[str, Mapping[str, int]], wanted: Mapping[str, Episod
     for split, sizes in wanted.items():
         classes, needed = held[split], sizes.way + sizes.distractors
         if small := _listed(classes.items(), sizes):
-            found.append(f"{len(small)} of the {len(classes)} {split} classes have fewer images: {few(small, 50)}")
+            found.append(
+                f"{len(small)} of the {len(classes)} {split} classes have fewer images: {first_names(small, 50)}"
+            )
         elif len(classes) < needed and not families:
             found.append(f"{split} has {len(classes)} classes, and an episode {needed}")
     if not found:

@@ -2,7 +2,7 @@
 
 import torch
 
-from metalab.algorithms.components.external_memory import State, start_state, turn
+from metalab.algorithms.components.external_memory import State, memory_step, start_state
 
 
 def row(*values):
@@ -21,7 +21,7 @@ def test_the_memory_by_hand():
     )
     # Row 0 is least used: it is zeroed. The gate 0.75 writes 0.75 where the head read (row 0) and 0.25 to the least
     # used (row 0, too): row 0 becomes the content (1, 0), row 1 stays (0, 2).
-    state = turn(start, row(0.0, 1.0), row(1.0, 0.0), row(0.75), 0.95, 1.0)
+    state = memory_step(start, row(0.0, 1.0), row(1.0, 0.0), row(0.75), 0.95, 1.0)
     assert torch.allclose(state.rows, torch.tensor([[[1.0, 0.0], [0.0, 2.0]]]).double())
     # The key (0, 1) has cosine 0 with row 0 and 1 with row 1; read after the writing: softmax(0, 1).
     e = torch.e
@@ -32,7 +32,7 @@ def test_the_memory_by_hand():
     assert torch.allclose(state.usage, usage)
     # Now row 1 is least used (1.681 against 1.744): it is zeroed, and gets half of the content and half of what the
     # head's last weights say; row 0 gets its half of those.
-    again = turn(state, row(1.0, 0.0), row(0.0, 4.0), row(0.5), 0.95, 1.0)
+    again = memory_step(state, row(1.0, 0.0), row(0.0, 4.0), row(0.5), 0.95, 1.0)
     w0, w1 = 1 / (1 + e), e / (1 + e)
     assert torch.allclose(again.rows, torch.tensor([[[1.0, 2 * w0], [0.0, 2 * w1 + 2]]]).double())
 
@@ -41,7 +41,7 @@ def test_the_least_used_row_is_that_of_the_step_before_and_heads_take_different_
     rows = torch.ones(4, 2).double()
     state = start_state(rows, 1, 2)._replace(usage=torch.tensor([[0.3, 0.1, 0.9, 0.2]]).double())
     contents = torch.tensor([[[5.0, 0.0], [0.0, 7.0]]]).double()
-    after = turn(state, contents, contents, torch.zeros(1, 2, 1).double(), 0.95, 1.0)
+    after = memory_step(state, contents, contents, torch.zeros(1, 2, 1).double(), 0.95, 1.0)
     expected = torch.tensor([[[1.0, 1.0], [5.0, 0.0], [1.0, 1.0], [1.0, 8.0]]]).double()  # only row 1 was zeroed
     assert torch.allclose(after.rows, expected)
 
@@ -50,5 +50,5 @@ def test_fresh_rows_are_taken_one_after_another():
     state = start_state(torch.full((5, 2), 1e-6).double(), 1, 1)
     for step in range(4):
         content = row(1.0 + step, 1.0)
-        state = turn(state, content, content, row(0.0), 0.95, 1.0)
+        state = memory_step(state, content, content, row(0.0), 0.95, 1.0)
     assert torch.allclose(state.rows[0, :4, 0], torch.tensor([1.0, 2.0, 3.0, 4.0]).double())

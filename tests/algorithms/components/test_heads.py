@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from metalab.algorithms.components.heads import Neighbours
+from metalab.algorithms.components.heads import KNNHead
 from metalab.algorithms.gradient_based.anil import ANIL
 from metalab.algorithms.gradient_based.boil import BOIL
 from metalab.algorithms.gradient_based.maml import MAML
@@ -17,9 +17,9 @@ from metalab.engines.vectorized import Vectorized
 from tests.algorithms.made import WAY, episodes, far, net_of, objective, outer
 
 
-def head(k: int, way: int = 3, shot: int = 4, size: int = 5) -> tuple[Neighbours, torch.Tensor, torch.Tensor]:
+def head(k: int, way: int = 3, shot: int = 4, size: int = 5) -> tuple[KNNHead, torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
-    made, y = Neighbours(size, way, k).double(), torch.arange(way).repeat(shot)
+    made, y = KNNHead(size, way, k).double(), torch.arange(way).repeat(shot)
     made.keys = torch.nn.Parameter(torch.randn(way * shot, size, dtype=torch.float64))
     made.register_buffer("votes", torch.eye(way, dtype=torch.float64)[y])
     return made, y, torch.randn(20, size, dtype=torch.float64)

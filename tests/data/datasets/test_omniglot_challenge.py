@@ -18,8 +18,8 @@ from metalab.data.class_lists import class_list
 from metalab.data.datasets.drawings.omniglot_challenge import OmniglotChallenge
 from metalab.data.datasets.drawings.omniglot_splits import split_of
 from metalab.data.sampling.episode_sampler import EpisodeSampler
-from metalab.evaluation import protocol
-from metalab.evaluation.leakage import overlap
+from metalab.evaluation import data_protocol
+from metalab.evaluation.leakage import refuse_trained_on
 from metalab.training import train
 
 SHARED = os.environ.get("METALAB_SHARED_DATA")
@@ -115,7 +115,7 @@ def test_the_episodes_depend_on_nothing(split):
 def test_other_sizes_are_refused_and_settled_ones_are_those_of_the_runs(split):
     with pytest.raises(UserError, match=r"with 1 queries a class and nothing unlabelled: type task\.way=20 "):
         EpisodeSampler(split, 5, 1, 15, 8, 0, "test", CPU)
-    task, evaluation = protocol.apply_data_protocol(
+    task, evaluation = data_protocol.apply_data_protocol(
         Task(5, 1, 15, None, None, None, 3, 2), Eval(600, None, "test", False, 8), split
     )
     assert (task.way, task.shot, task.query, evaluation.episodes) == (20, 1, 1, 20)
@@ -137,14 +137,14 @@ def test_other_splits_and_missing_files_are_told(root, tmp_path):
 def test_a_net_trained_on_vinyals_split_is_refused_there(split):
     trained = [f"omniglot:{name}" for name, part in split_of("vinyals", 0).items() if part == "train"]
     with pytest.raises(UserError, match=r"was trained on 78 of the 200 classes of the test split: omniglot:Atlantean"):
-        overlap(split, trained, Eval(600, None, "test", False, 8), Path("run"))
+        refuse_trained_on(split, trained, Eval(600, None, "test", False, 8), Path("run"))
     trained = [f"omniglot:{name}" for name in split_of("background", 0)]
-    assert overlap(split, trained, Eval(600, None, "test", False, 8), Path("run")) == []
+    assert refuse_trained_on(split, trained, Eval(600, None, "test", False, 8), Path("run")) == []
 
 
 def test_the_report_sets_the_error_beside_people_and_bpl(split):
     accuracy = np.linspace(0, 1, 20)
-    told = protocol.protocol_metrics(split, accuracy, EpisodeSampler(split, 20, 1, 1, 8, 0, "test", CPU))
+    told = data_protocol.protocol_metrics(split, accuracy, EpisodeSampler(split, 20, 1, 1, 8, 0, "test", CPU))
     assert told["error"] == {"here": pytest.approx(0.5), "people": 0.045, "BPL": 0.033}
     assert list(told["error_of_each"]) == [f"run{i:02d}" for i in range(1, 21)]
     assert told["error_of_each"]["run20"] == 0

@@ -16,7 +16,7 @@ from metalab.data.datasets.photos.cifar100 import CIFAR_FS, FC_100
 from metalab.data.datasets.photos.cub import PROTOCOLS
 from metalab.data.datasets.photos.miniimagenet import BENCHMARK as MINI
 from metalab.data.datasets.photos.tieredimagenet import BENCHMARK as TIERED
-from metalab.evaluation.leakage import overlap
+from metalab.evaluation.leakage import refuse_trained_on
 
 SHARED = os.environ.get("METALAB_SHARED_DATA")
 real = pytest.mark.skipif(
@@ -96,9 +96,9 @@ def test_classes_that_one_data_set_trains_and_another_tests_are_refused(tmp_path
     split = Split(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), one.cumsum(0) - 1, one, ids["test"], ids["test"])
     strict = Eval(episodes=2, bn=None, split="test", allow_overlap=False, batch=1)
     if not shared:
-        assert overlap(split, ids["train"], strict, tmp_path) == []
+        assert refuse_trained_on(split, ids["train"], strict, tmp_path) == []
         return
     with pytest.raises(UserError, match=f"was trained on {shared} of the {len(ids['test'])} classes of the test split"):
-        overlap(split, ids["train"], strict, tmp_path)
+        refuse_trained_on(split, ids["train"], strict, tmp_path)
     allowed = Eval(episodes=2, bn=None, split="test", allow_overlap=True, batch=1)
-    assert len(overlap(split, ids["train"], allowed, tmp_path)) == shared
+    assert len(refuse_trained_on(split, ids["train"], allowed, tmp_path)) == shared

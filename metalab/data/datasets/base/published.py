@@ -13,7 +13,7 @@ from PIL import Image
 
 from metalab.core.errors import UserError
 from metalab.core.interfaces import Split
-from metalab.core.text import few
+from metalab.core.text import first_names
 from metalab.data.formats import image_decode
 from metalab.data.formats.download import Published, fetch_all
 from metalab.data.formats.file_tree import fingerprint, given_folder
@@ -116,7 +116,7 @@ class PublishedDataset:
         if without:
             raise UserError(
                 f"{where}: {len(without)} of the {len(self.splits)} classes of {self.title} have no image: "
-                f"{few(without)}; a benchmark has to be whole. Fetch it anew and type data.root=/path/to/it."
+                f"{first_names(without)}; a benchmark has to be whole. Fetch it anew and type data.root=/path/to/it."
             )
 
     def _check(self, root: Path, found: dict[str, str | None]) -> None:

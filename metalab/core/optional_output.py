@@ -8,7 +8,7 @@ logger = logging.getLogger("metalab")
 
 
 @contextmanager
-def best_effort(what: str) -> Iterator[None]:
+def optional_output(what: str) -> Iterator[None]:
     """Say in a warning that `what` could not be made, and why, where anything within goes wrong."""
     try:
         yield
