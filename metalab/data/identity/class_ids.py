@@ -99,7 +99,8 @@ def refuse_same_names(names: Mapping[str, Collection[str]], allowed: bool) -> st
         raise UserError(
             f"{len(twice)} class names stand in two of train/ val/ test/: {first_names(twice)}. A class that is "
             "trained on would be tested on: give each class to one of the three, or put all class folders into one "
-            "folder, to be split by data.ratios. Where they are different classes, rename one, or type data.allow_same_names=true"
+            "folder, to be split by data.ratios. Where they are different classes, rename one, or type "
+            "data.allow_same_names=true"
         )
     return f"{len(twice)} class names stand in two splits" if twice else ""
 
