@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from metalab.config.experiment import read_config
 from metalab.core.errors import UserError
 from metalab.data.datasets import folder as module
 from metalab.data.identity.class_ids import fingerprint, one_name
@@ -166,10 +167,10 @@ def test_a_run_may_be_gone_on_with_where_its_names_are_refused_now(root, small, 
     again = small(*words, "task.train_way=2", "train.steps=8", f"resume={tmp_path / 'run'}")
     for key in ("allow_same_names", "allow_copies"):
         again.data[key] = True
-    assert resume.load_resumable(again, tmp_path / "run")["state"]["step"] == 4
+    assert resume.load_resumable(read_config(again), tmp_path / "run")["state"]["step"] == 4
     again.data.seed = 1
     with pytest.raises(UserError, match=r"not data\.seed=1 \(the run has 0\)"):
-        resume.load_resumable(again, tmp_path / "run")
+        resume.load_resumable(read_config(again), tmp_path / "run")
 
 
 def test_names_that_differ_are_no_one_name():
