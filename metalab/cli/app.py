@@ -1,25 +1,23 @@
 """The command line: `metalab train|eval|data`, with the whole of Hydra behind it. The only file that touches argv."""
 
+import json
 import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from metalab import __version__
 from metalab.cli import streams
 from metalab.cli.help import COMMANDS, DATA_USAGE, FLAGS, USAGE, VERBS
 from metalab.core.errors import UsageError, UserError
+from metalab.tracking.provenance import COMMAND
 
 if TYPE_CHECKING:  # --help and TAB must be quick: whatever is heavy is imported where it is used
-    from pathlib import Path
-
     from omegaconf import DictConfig
-
-_failed: list[str] = []  # the jobs of this process's sweep that failed
-_asked: list[list[str]] = []  # what each of its evaluations was told
-_done: list[tuple["Path", list[str]]] = []  # those that came to an end, with their folders
 
 
 class Defect(Exception):
@@ -29,6 +27,7 @@ class Defect(Exception):
 def main() -> None:
     """Run the command in sys.argv; exit code 0, 1 (a mistake), 2 (usage), 130 (Ctrl-C) or 141 (a closed pipe)."""
     streams.tolerate_encodings()
+    os.environ[COMMAND] = json.dumps(sys.argv)
     try:
         _main()
     except OSError as error:
@@ -36,6 +35,7 @@ def main() -> None:
             raise
         streams.refused(error)
     finally:
+        os.environ.pop(COMMAND, None)
         streams.flush()
 
 
@@ -43,8 +43,6 @@ def _main() -> None:
     commands, *rest = sys.argv[1:] or ["--help"]
     logging.raiseExceptions = False  # a log line that nobody reads any more is no error
     os.environ["MPLBACKEND"] = "agg"  # pictures go into files; a notebook's backend, inherited, may not be here
-    for held in (_failed, _asked, _done):
-        held.clear()
     try:
         if commands in ("-h", "--help"):
             print(USAGE, end="")
@@ -70,15 +68,6 @@ def _main() -> None:
     except BrokenPipeError:  # | head has seen enough
         streams.silence()
         sys.exit(141)
-    finally:
-        if len(_asked) > 1 and _done:
-            from metalab.core.optional_output import optional_output
-            from metalab.tracking import sweep_table
-
-            with optional_output("matrix.csv"):
-                sweep_table.write(_done, _asked)
-        if _failed:
-            sys.stderr.write("\n".join([f"metalab: {len(_failed)} of the sweep's jobs failed:", *_failed, ""]))
 
 
 def _check_here() -> None:
@@ -140,7 +129,7 @@ def _run_hydra(commands: str, given: list[str], arguments: list[str] | None = No
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from metalab.cli import run_overrides
+    from metalab.cli import run_overrides, sweeps
     from metalab.config.paths import conf_dir, given_path
 
     parser = utils.get_args_parser()
@@ -165,7 +154,7 @@ def _run_hydra(commands: str, given: list[str], arguments: list[str] | None = No
     except BrokenPipeError:
         raise  # no mistake of anybody's
     except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
-        if _failed:  # of a sweep, and told
+        if any(job.state == "failed" for job in sweeps.jobs()):  # and told
             sys.exit(1)
         if whole == "1":
             raise
@@ -174,6 +163,24 @@ def _run_hydra(commands: str, given: list[str], arguments: list[str] | None = No
         raise UserError(suggestions.explain_hydra_error(error, name, list(map(str, args.overrides)))) from error
     finally:
         os.environ["HYDRA_FULL_ERROR"] = whole
+        _tell_sweep(commands)
+
+
+def _tell_sweep(command: str) -> None:
+    """Say which jobs of a sweep failed, and show the matrix of its evaluations, by what stands in their folders."""
+    from metalab.cli import sweeps
+
+    jobs = sweeps.jobs()
+    sweeps.forget()
+    done = [(Path(job.folder), job.words) for job in jobs if job.state == "done"]
+    if command == "eval" and len(jobs) > 1 and done:
+        from metalab.core.optional_output import optional_output
+        from metalab.tracking import sweep_table
+
+        with optional_output("matrix.csv"):
+            sweep_table.write(done, [job.words for job in jobs])
+    if failed := [f"  {job.name}: {job.message}" for job in jobs if job.state == "failed"]:
+        sys.stderr.write("\n".join([f"metalab: {len(failed)} of the sweep's jobs failed:", *failed, ""]))
 
 
 def _train(cfg: "DictConfig") -> float:
@@ -191,13 +198,10 @@ def _evaluate(cfg: "DictConfig") -> float:
     with _mistakes_told(), _parts_named():
         from metalab.cli import run_overrides
 
-        _asked.append(run_overrides.words())
         pairs = run_overrides.compose_each(cfg.run)
         from metalab.evaluation import evaluate  # only now: it loads torch, and there may be nothing to evaluate
 
-        accuracy = evaluate.run(pairs, run_overrides.out())
-        _done.append((run_overrides.out(), _asked[-1]))
-        return accuracy
+        return evaluate.run(pairs, run_overrides.out())
 
 
 JOBS = {"train": _train, "eval": _evaluate}
@@ -221,23 +225,30 @@ def _mistakes_told() -> Iterator[None]:
     from hydra.types import RunMode
     from omegaconf.errors import OmegaConfBaseException
 
+    from metalab.cli import sweeps
+
     job = HydraConfig.get()
+    swept = job.mode == RunMode.MULTIRUN
+    this = sweeps.Job(job.runtime.output_dir, job.job.num if swept else 0, list(job.overrides.task), "running")
+    if swept:
+        sweeps.record(this)
     streams.log_in_utf8()
     try:
         if job.job.chdir:
             raise UserError("hydra.job.chdir=true: runs and data are found from the folder you are in; leave it out")
         yield
+        if swept:
+            sweeps.record(replace(this, state="done"))
     except Exception as error:
         error = _named(error)
         mistake = isinstance(error, (UserError, OmegaConfBaseException, PermissionError))
-        if job.mode != RunMode.MULTIRUN:
+        if not swept:
             if mistake:
                 sys.exit(f"metalab: {error}")
             raise Defect from error
-        name = f"#{job.job.num} {' '.join(job.overrides.task)}"
         message = str(error) if mistake else f"{type(error).__name__}: {error}"
-        logging.getLogger("metalab").error("job %s failed: %s", name, message, exc_info=not mistake)
-        _failed.append(f"  {name}: {message}")
+        logging.getLogger("metalab").error("job %s failed: %s", this.name, message, exc_info=not mistake)
+        sweeps.record(replace(this, state="failed", message=message))
         raise CompactHydraException(message) from None  # the one kind that Hydra shows without a traceback
 
 

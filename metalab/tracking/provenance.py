@@ -18,6 +18,7 @@ from metalab.core.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+COMMAND = "METALAB_COMMAND"  # the words that were typed, for the jobs of a sweep that run in other processes
 PACKAGES = ("torchvision", "numpy", "hydra-core", "learn2learn")
 
 
@@ -26,7 +27,7 @@ def describe(parameters: int, device: "str | torch.device" = "cpu") -> dict[str,
     import torch
 
     return {
-        "command": command(sys.argv),
+        "command": command(json.loads(os.environ.get(COMMAND, "null")) or sys.argv),
         "started": now(),
         "parameters": parameters,
         "versions": versions(),

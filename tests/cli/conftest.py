@@ -8,7 +8,6 @@ import pytest
 
 import metalab.evaluation
 import metalab.training
-from metalab.cli import app
 from tests.cli.bench import Bench
 
 
@@ -20,7 +19,6 @@ def bench(monkeypatch, capsys, tmp_path):
     evaluate.run = lambda runs, out: bench.evaluated.append((runs, out))  # type: ignore[attr-defined]
     monkeypatch.setattr(metalab.training, "train", train, raising=False)
     monkeypatch.setattr(metalab.evaluation, "evaluate", evaluate, raising=False)
-    monkeypatch.setattr(app, "_failed", [])
     monkeypatch.setattr("metalab.tracking.sweep_table.write", lambda jobs, told: None)  # nothing was evaluated
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delenv("COMP_LINE", raising=False)
