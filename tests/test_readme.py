@@ -69,7 +69,7 @@ def shortened(command: str, images: Path, resumed: int) -> list[str] | None:
     real = [name for name in real if (ROOT / f"conf/data/{name}.yaml").exists() and name not in EMBEDDED]
     if (kind == "data" and real) or (len(real) > 1 and "-m" in words):
         return None
-    words = ["run=latest" if word == "run=RUN" else word for word in words]
+    words = ["run=elsewhere" if word == "run=RUN" else word for word in words]
     if kind == "data" or "--help" in words or "--cfg" in words or "--info" in words:
         return [kind, *words]
     words += SHORT[kind].split()
@@ -93,6 +93,8 @@ def test_every_command_runs(page, tmp_path, images, cache, command_line, monkeyp
         (tmp_path / name).write_text(f"# {name}\n{content}" if name.endswith(".py") else content)
     if not commands(page)[0].startswith("metalab train"):
         assert command_line("train", *SHORT["train"].split())[0] == 0  # the run that the page takes for granted
+    if "run=RUN" in text(page):  # a run on the embedded data
+        assert command_line("train", *SHORT["train"].split(), "hydra.run.dir=elsewhere")[0] == 0
     resumed = 0
     for command in commands(page):
         resumed += " resume=" in command
