@@ -77,9 +77,8 @@ class MANN:
         h, c = learner.part("controller", given, torch.cat([state.h, state.read], 1), state.c)
         heads = learner.part("heads", h).unflatten(1, (self.reads, -1))
         keys, contents, gate = heads.split([self.width, self.width, 1], -1)
-        return memory_step(
-            state._replace(h=h, c=c), keys.tanh(), contents.tanh(), gate.sigmoid(), self.decay, self.sharpness
-        )
+        state = state._replace(h=h, c=c)
+        return memory_step(state, keys.tanh(), contents.tanh(), gate.sigmoid(), self.decay, self.sharpness)
 
     def _logits(self, learner: Learner, state: State) -> Tensor:
         return learner.part("head", torch.cat([state.h, state.read], 1))
