@@ -198,7 +198,7 @@ def _evaluate(cfg: "DictConfig") -> float:
     with _mistakes_told(), _parts_named():
         from metalab.cli import run_overrides
 
-        pairs = run_overrides.compose_each(cfg.run)
+        pairs = run_overrides.compose_each(cfg)
         from metalab.evaluation import evaluate  # only now: it loads torch, and there may be nothing to evaluate
 
         return evaluate.run(pairs, run_overrides.out())

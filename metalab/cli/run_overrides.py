@@ -74,21 +74,37 @@ def prepare(command: str, words: list[str], multirun: bool) -> tuple[dict[str, s
     return replaced, ALL
 
 
-def compose_each(given: Any) -> list[tuple[Path, DictConfig]]:
-    """Return each run's folder and its configuration under this job's overrides; given: cfg.run of the job."""
+def compose_each(cfg: DictConfig, command: str = "eval") -> list[tuple[Path | None, DictConfig]]:
+    """Return each run's folder and its configuration under this job's overrides; cfg: the job's.
+
+    Where run=null was typed, with a backbone, there is no run: None and the configuration as it is.
+    """
+    given = cfg.run
     names = list(given) if isinstance(given, ListConfig) else [given]
+    if names == [None] and _without_run(words()):
+        return [(None, cfg)]
     if not names or None in names or "" in names:
-        raise UserError("which run? metalab eval run=outputs/train/..., or run=latest")
-    pairs = []
+        raise UserError(
+            f"which run? metalab {command} run=outputs/train/..., or run=latest; run=null backbone=torchvision "
+            "backbone.name=mobilenet_v2 backbone.weights=DEFAULT takes a pretrained backbone and trains nothing"
+        )
+    pairs: list[tuple[Path | None, DictConfig]] = []
     found = [find_run(str(name)) for name in names]
     if twice := [folder for i, folder in enumerate(found) if folder in found[:i]]:
         raise UserError(f"run: {twice[0]} is given twice, and a mean over runs counts each once")
     for folder in found:
-        _register(ONE, "eval", [folder], {})
-        cfg = hydra.compose(ONE, overrides=list(HydraConfig.get().overrides.task))
-        cfg.run = str(folder)
-        pairs.append((folder, cfg))
+        _register(ONE, command, [folder], {})
+        own = hydra.compose(ONE, overrides=list(HydraConfig.get().overrides.task))
+        own.run = str(folder)
+        pairs.append((folder, own))
     return pairs
+
+
+def _without_run(typed: list[str]) -> bool:
+    """Whether the words of a job say run=null, and which backbone."""
+    overrides = OverridesParser.create().parse_overrides(typed)
+    null = any(each.key_or_group == "run" and not each.is_delete() and each.value() is None for each in overrides)
+    return null and any(each.key_or_group == "backbone" for each in overrides)
 
 
 def out() -> Path:

@@ -43,13 +43,17 @@ class ExperimentConfig:
         return settings(Train, self.whole.get("train", {}), "train")
 
 
-def read_config(cfg: DictConfig) -> ExperimentConfig:
+def read_config(cfg: DictConfig, also: tuple[str, ...] = ()) -> ExperimentConfig:
     """Check the root, the task and the evaluation of Hydra's configuration, and return all of it as plain values.
+
+    Args:
+        cfg: the configuration.
+        also: keys at its root that the command has beside those of every command.
 
     Raises:
         UserError: for a key that does not exist, a value of another type, or one that cannot be resolved.
     """
-    validate_root(cfg)
+    validate_root(cfg, also)
     whole: dict[str, Any] = {}
     for key in map(str, cfg):
         whole |= plain_group(OmegaConf.masked_copy(cfg, key), key)

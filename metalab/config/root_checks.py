@@ -10,10 +10,13 @@ from metalab.config.validate import check_type, format_value, suggest
 from metalab.core.errors import UserError
 
 
-def validate_root(cfg: DictConfig) -> None:
-    """Check the root keys, and make data.root and data.cache absolute, so that they are found from any folder."""
+def validate_root(cfg: DictConfig, also: tuple[str, ...] = ()) -> None:
+    """Check the root keys, and make data.root and data.cache absolute, so that they are found from any folder.
+
+    also: further keys that the command has.
+    """
     known = {"algo", "data", "backbone", "reg", "attack", "engine", "optim", "task", "experiment"}
-    known |= {"train", "eval", "seed", "device", "resume", "run"}
+    known |= {"train", "eval", "seed", "device", "resume", "run", *also}
     for key in cfg:
         if key not in known:
             raise UserError(f"{key}: there is no such setting.{suggest(str(key), known)}")

@@ -1,6 +1,6 @@
 """The shapes everything agrees on. T tasks, N images, C H W, D features, K classes (way)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -209,6 +209,7 @@ class AlgorithmTraits:
     adapts_body: bool = False  # inner steps change the body: bfloat16 has too few digits for their meta-gradients
     leaves_device: bool = False  # a meta-step computes on the processor, which no CUDA graph can hold
     unlabelled: Literal["ignored", "read", "needed"] = "ignored"  # what adapt() does with support.unlabelled, as set
+    without_training: Mapping[str, Any] | None = None  # the settings with which it needs none, {}: as set; None: it does
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -58,7 +57,7 @@ def classifier(algo: AlgorithmSettings, split: Split, bn: str) -> Algorithm:
     return TrainedClassifier(len(split.ids))
 
 
-def check_run(folder: Path, algo: str, saved: Mapping[str, Any], split: Split, attacks: Attacks) -> None:
+def check_run(folder: str, algo: str, saved: Mapping[str, Any], split: Split, attacks: Attacks) -> None:
     """Raise UserError unless the run trained a classifier of the split's classes, and on none of its test images."""
     if saved.get("labels", []) != split.ids:  # runs of older versions have none
         raise UserError(

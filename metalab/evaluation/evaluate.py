@@ -13,7 +13,7 @@ from metalab.config.experiment import ExperimentConfig, read_config
 from metalab.core.signals import warnings_survived
 from metalab.data.sampling.build import Source
 from metalab.engines.learn2learn import Learn2Learn
-from metalab.evaluation import classification, data_protocol
+from metalab.evaluation import classification, data_protocol, untrained
 from metalab.evaluation import robustness as robust
 from metalab.evaluation.extra_metrics import Metrics, extra_metrics, extra_metrics_task
 from metalab.evaluation.measure import measure
@@ -26,19 +26,19 @@ logger = logging.getLogger("metalab")
 AGAIN = "episodes of the train split that are drawn apart from those of training"
 
 
-def run(runs: list[tuple[Path, DictConfig]], out: Path) -> float:
-    """Evaluate each run as its config says; write the report to out and return the mean accuracy, a fraction."""
+def run(runs: list[tuple[Path | None, DictConfig]], out: Path) -> float:
+    """Evaluate each run, or pretrained backbone without one (None), as its config says; write the report to out and return the mean accuracy, a fraction."""
     with locked_run(out), warnings_survived():
         results = [_evaluate_run(folder, read_config(cfg)) for folder, cfg in runs]
         eval_report.write(out, [r for r, _ in results], [a for _, a in results])
     return float(np.mean([a.mean() for _, a in results]))
 
 
-def _evaluate_run(folder: Path, config: ExperimentConfig) -> tuple[dict[str, Any], np.ndarray]:
+def _evaluate_run(folder: Path | None, config: ExperimentConfig) -> tuple[dict[str, Any], np.ndarray]:
     t = build_evaluation_setup(folder, config)
     what = "images" if t.split.by_image else "episodes"
     logger.info(
-        f"{folder}: {t.evaluation.episodes} {what} of {len(t.split.ids)} {t.evaluation.split} classes, bn={t.bn}"
+        f"{folder or untrained.backbone_words(config)}: {t.evaluation.episodes} {what} of {len(t.split.ids)} {t.evaluation.split} classes, bn={t.bn}"
     )
     if warning := _cost_warning(t):
         logger.warning(warning)
@@ -49,7 +49,7 @@ def _evaluate_run(folder: Path, config: ExperimentConfig) -> tuple[dict[str, Any
     lost = int((~np.isfinite(loss)).sum())
     row = _report_fields(t) | {"loss": float(loss.mean()), **_extra_metrics(t)}
     trained = t.saved["data"]["note"]
-    notes = {t.split.note, classification.NOTE if t.split.by_image else ""}
+    notes = {t.note, t.split.note, classification.NOTE if t.split.by_image else ""}
     notes.add(AGAIN if t.evaluation.split == "train" and not t.split.by_image else "")
     notes |= {f"trained on: {trained}"} if trained and trained != t.split.note else set()
     notes |= {f"adapted to supports that {t.terms.inner_attack} attacked"} if t.terms.inner_attack else set()
@@ -95,18 +95,18 @@ def _report_fields(t: EvaluationSetup) -> dict[str, Any]:
     """Return what was evaluated, and how; bn is None for a net without batch norm."""
     bn = t.bn if t.normed else None
     return {
-        "run": str(t.folder),
+        "run": None if t.folder is None else str(t.folder),
         **data_protocol.sizes(t.task),
         "split": t.config.eval.split,
         "data": t.config.data["_target_"].rpartition(".")[2].lower(),
-        "trained_on": t.saved["config"]["data"]["_target_"].rpartition(".")[2].lower(),
+        "trained_on": None if t.folder is None else t.saved["config"]["data"]["_target_"].rpartition(".")[2].lower(),
         "algo": t.config.algo["name"],
         "bn": bn,
         "transductive": bn == "batch",
         "seed": t.config.seed,
-        "train_seed": t.saved["config"]["seed"],
+        "train_seed": None if t.folder is None else t.saved["config"]["seed"],
         "step": t.saved["state"]["step"],
-        "checkpoint": str(t.folder / "best.pt"),
+        "checkpoint": untrained.backbone_words(t.config) if t.folder is None else str(t.folder / "best.pt"),
     }
 
 

@@ -8,10 +8,10 @@ from metalab.core.interfaces import Split
 from metalab.data.identity.class_ids import seen_classes, seen_images
 
 
-def refuse_trained_on(split: Split, trained: list[str], evaluation: Eval, folder: Path) -> list[str]:
+def refuse_trained_on(split: Split, trained: list[str], evaluation: Eval, folder: Path | None) -> list[str]:
     """Return what of the split the checkpoint was trained on; UserError where that is not allowed.
 
-    These are classes, or, where the split's classes are those of the training (classification.check_run), images.
+    folder: of the run; None: it is the backbone's weights that were trained. These are classes, or, where the split's classes are those of the training (classification.check_run), images.
     """
     images = split.by_image and evaluation.split == "test"
     if images:
@@ -22,7 +22,7 @@ def refuse_trained_on(split: Split, trained: list[str], evaluation: Eval, folder
         named = ", ".join(shared[:10]) + (f" and {len(shared) - 10} more" if len(shared) > 10 else "")
         what, of = ("images", len(split.images)) if images else ("classes", len(set(split.ids)))
         raise UserError(
-            f"{folder} was trained on {len(shared)} of the {of} {what} of the {evaluation.split} split: {named}. "
+            f"{folder or 'the pretrained backbone'} was trained on {len(shared)} of the {of} {what} of the {evaluation.split} split: {named}. "
             f"Their accuracy says nothing about new {what}; eval.allow_overlap=true goes on and stamps the result"
         )
     return shared

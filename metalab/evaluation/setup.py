@@ -26,7 +26,8 @@ from metalab.evaluation import checkpoint_transfer, classification, data_protoco
 from metalab.evaluation import robustness as robust
 from metalab.evaluation.leakage import refuse_trained_on
 from metalab.evaluation.measure import outcome, outcomes
-from metalab.models.build import build_net, refuse_larger
+from metalab.evaluation.untrained import refuse_classifier, settings_without_training, untrained_checkpoint
+from metalab.models.build import build_net, image_shape, refuse_larger
 from metalab.models.layers import BatchStatNorm, Normalize
 from metalab.regularizers import Hooks
 from metalab.regularizers.build import build_regularizers
@@ -75,7 +76,7 @@ def _trained_on(config: ExperimentConfig, saved: dict[str, Any]) -> Split:
 class EvaluationSetup:
     """What one evaluation is made of, checked and built."""
 
-    folder: Path  # of the run
+    folder: Path | None  # of the run; None: a pretrained backbone without one
     config: ExperimentConfig
     saved: dict[str, Any]  # its best checkpoint
     task: Task
@@ -89,6 +90,7 @@ class EvaluationSetup:
     engine: Engine
     split: Split  # with images as the net takes them
     overlap: list[str]  # classes that were trained on
+    note: str = ""  # what a referee must know of the settings
 
     @property
     def tasks(self) -> int:
@@ -120,33 +122,38 @@ class EvaluationSetup:
         return outcome(self.counting, objective, self.net, episodes, self.bn)
 
 
-def build_evaluation_setup(folder: Path, config: ExperimentConfig) -> EvaluationSetup:
+def build_evaluation_setup(folder: Path | None, config: ExperimentConfig) -> EvaluationSetup:
     """Check and build what an evaluation of a run is made of, before any of it is measured.
 
     Args:
-        folder: of the run, with its best.pt.
+        folder: of the run, with its best.pt; None: nothing was trained, the backbone has weights from elsewhere.
         config: the run's settings with what the command line changed.
 
     Raises:
         UserError: for a damaged checkpoint, parts that do not go together, and classes or images that were trained on.
     """
-    saved = checkpoint_schema.load_checked(folder / "best.pt")
+    saved = None if folder is None else checkpoint_schema.load_checked(folder / "best.pt")
+    config, note = settings_without_training(config) if saved is None else (config, "")
     task, evaluation = config.task, config.eval
     device = resolve_device(config.device)
     keep_freed_memory(device.type)
     split = build(config.data, "data").load(evaluation.split)
     task, evaluation = data_protocol.apply_data_protocol(task, evaluation, split)
     algo, test_algorithm = build_algorithm(config.algo, task.way, test=True)
+    backbone = build(config.backbone, "backbone")
+    if saved is None:
+        refuse_classifier(split)
+        saved = untrained_checkpoint(config, backbone, *image_shape(split))
     bn = evaluation.bn or algo.bn
     attacks = robust.build_attacks(config.attack, evaluation.eps)
     robust.refuse_transductive(attacks, bn)
     robust.refuse_boundary(attacks)
     if split.by_image:
-        classification.check_run(folder, algo.name, saved, split, attacks)
+        classification.check_run(str(folder), algo.name, saved, split, attacks)
         test_algorithm = classification.classifier(algo, split, bn)
     terms = build_regularizers(config.reg, algo.steps)
     robust.refuse_random(attacks, test_algorithm, terms)
-    built, backbone = build(config.engine, "engine"), build(config.backbone, "backbone")
+    built = build(config.engine, "engine")
     net = load_net(config, backbone, saved).to(device)
     shared = refuse_trained_on(split, saved["classes"], evaluation, folder)
     channels, size, _ = saved["shape"]
@@ -169,4 +176,5 @@ def build_evaluation_setup(folder: Path, config: ExperimentConfig) -> Evaluation
         ),
         split=resize_split(split, channels, size),
         overlap=shared,
+        note=note,
     )

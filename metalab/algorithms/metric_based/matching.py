@@ -14,7 +14,7 @@ from metalab.algorithms.components.lstm import LSTMCell, states
 from metalab.algorithms.components.temperature import temperature, temperature_parts
 from metalab.config.validate import check_positive
 from metalab.core.errors import UserError
-from metalab.core.interfaces import Batch, Learner, Loss, Model
+from metalab.core.interfaces import AlgorithmTraits, Batch, Learner, Loss, Model
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,10 @@ class Matching:
         check_positive("algo.temperature", self.temperature)
         if self.fce_steps is not None and self.fce_steps < 1:
             raise UserError(f"algo.fce_steps={self.fce_steps}: expected 1 or more, or null for one a support image")
+
+    @property
+    def traits(self) -> AlgorithmTraits:
+        return AlgorithmTraits(without_training=None if self.fce else {})
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
         found = temperature_parts(self.temperature, self.learned_temperature)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from metalab.algorithms.components.distances import best_of_class, cosines, distances
 from metalab.algorithms.components.pair_losses import PairLoss
 from metalab.core.errors import UserError
-from metalab.core.interfaces import Batch, Learner, Loss, Model
+from metalab.core.interfaces import AlgorithmTraits, Batch, Learner, Loss, Model
 
 DISTANCES = {"contrastive": ("euclidean", "learned"), "cosine": ("cosine",), "verification": ("weighted", "learned")}
 
@@ -40,6 +40,10 @@ class Siamese:
         if self.hidden < 1:
             raise UserError(f"algo.hidden={self.hidden}: expected 1 unit or more")
         self.pair_loss()
+
+    @property
+    def traits(self) -> AlgorithmTraits:
+        return AlgorithmTraits(without_training={} if self.distance in ("euclidean", "cosine") else None)
 
     def pair_loss(self) -> PairLoss:
         return PairLoss(self.loss, self.margin, self.balanced)

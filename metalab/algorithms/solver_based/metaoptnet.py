@@ -25,7 +25,7 @@ class MetaOptNet:
     C: float
     scale: float
 
-    traits: ClassVar = AlgorithmTraits(leaves_device=True)  # proxsuite solves on the processor
+    traits: ClassVar = AlgorithmTraits(leaves_device=True, without_training={})  # proxsuite solves on the processor
 
     def __post_init__(self) -> None:
         available()

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 from math import log
 
 import torch
 from torch import Tensor, nn
 
 from metalab.config.validate import check_positive
-from metalab.core.interfaces import Batch, Learner, Loss, Model
+from metalab.core.interfaces import AlgorithmTraits, Batch, Learner, Loss, Model
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class R2D2:
     learn_lam: bool = True
     ones: bool = False
     mean: bool = False
+
+    traits: ClassVar = AlgorithmTraits(without_training={})
 
     def __post_init__(self) -> None:
         check_positive("algo.lam", self.lam)

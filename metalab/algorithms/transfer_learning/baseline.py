@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from metalab.algorithms.components.heads import SGD, Head, fit_head, linear_head
 from metalab.config.validate import check_positive
-from metalab.core.interfaces import Batch, Learner, Loss, Model
+from metalab.core.interfaces import AlgorithmTraits, Batch, Learner, Loss, Model
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Baseline:
     momentum: float
     dampening: float
     weight_decay: float
+
+    traits: ClassVar = AlgorithmTraits(without_training={})
 
     def __post_init__(self) -> None:
         check_positive("algo.epochs", self.epochs)

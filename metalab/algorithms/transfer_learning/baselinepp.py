@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from metalab.algorithms.components.distances import class_means
 from metalab.algorithms.components.heads import SGD, Head, fit_head
 from metalab.config.validate import check_positive
-from metalab.core.interfaces import Batch, Learner, Loss, Model
+from metalab.core.interfaces import AlgorithmTraits, Batch, Learner, Loss, Model
 
 
 class Cosine(nn.Module):
@@ -44,6 +45,8 @@ class BaselinePP:
     momentum: float
     dampening: float
     weight_decay: float
+
+    traits: ClassVar = AlgorithmTraits(without_training={})
 
     def __post_init__(self) -> None:
         for key, value in {"scale": self.scale, "epochs": self.epochs, "batch": self.batch}.items():

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from metalab.algorithms.components.heads import linear_head
 from metalab.config.validate import check_positive
-from metalab.core.interfaces import Batch, Learner, Loss, Model
+from metalab.core.interfaces import AlgorithmTraits, Batch, Learner, Loss, Model
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class FeatureExtraction:
     way: int
     C: float
     iterations: int
+
+    traits: ClassVar = AlgorithmTraits(without_training={})
 
     def __post_init__(self) -> None:
         check_positive("algo.C", self.C)

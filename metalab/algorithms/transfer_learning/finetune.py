@@ -40,7 +40,8 @@ class Finetune:
 
     @property
     def traits(self) -> AlgorithmTraits:
-        return AlgorithmTraits(head_init=self.head_init, unlabelled="needed" if self.pseudo > 0 else "ignored")
+        unlabelled = "needed" if self.pseudo > 0 else "ignored"
+        return AlgorithmTraits(head_init=self.head_init, unlabelled=unlabelled, without_training={})
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
         return {"head": linear_head(features, self.way)}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from metalab.algorithms.components.distances import class_means, squared_distances
 from metalab.algorithms.components.heads import linear_head
-from metalab.core.interfaces import Batch, Learner, Loss, Model
+from metalab.core.interfaces import AlgorithmTraits, Batch, Learner, Loss, Model
 from metalab.models.layers import FeatureCentering
 
 
@@ -24,6 +24,11 @@ class SimpleShot:
 
     way: int
     transform: Literal["un", "l2n", "cl2n"]
+
+    @property
+    def traits(self) -> AlgorithmTraits:
+        """Without training there is no mean of training features: cl2n is then l2n."""
+        return AlgorithmTraits(without_training={"transform": "l2n"} if self.transform == "cl2n" else {})
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
         centre = {"centre": FeatureCentering(features)} if self.transform == "cl2n" else {}

@@ -1,0 +1,88 @@
+"""run=null: a pretrained backbone and a method that needs no training, as if they were a run's checkpoint."""
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from metalab.algorithms.build import build_algorithm
+from metalab.config.experiment import ExperimentConfig
+from metalab.core.errors import UserError
+from metalab.core.interfaces import Backbone, Split, algorithm_traits
+from metalab.models.build import build_net, load_pretrained
+from metalab.models.layers import Normalize
+
+logger = logging.getLogger("metalab")
+WITHOUT = "protonet, simpleshot, matching, baseline, baselinepp, finetune, feature_extraction, r2d2 or metaoptnet"
+
+
+def settings_without_training(config: ExperimentConfig) -> tuple[ExperimentConfig, str]:
+    """Return the settings with which the algorithm needs no training, and what of them differs, in words.
+
+    Raises:
+        UserError: for an algorithm that needs a training whatever its settings.
+    """
+    settings, algorithm = build_algorithm(config.algo, config.task.way, test=True)
+    instead = algorithm_traits(algorithm).without_training
+    if instead is None:
+        raise UserError(
+            f"run=null trains nothing, and algo={settings.name} as it is set learns parts of its own in training: take "
+            f"one that needs none, algo={WITHOUT}, or train it: metalab train algo={settings.name}"
+        )
+    differs = [f"algo.{key}={value} in the place of {config.algo[key]}" for key, value in instead.items()]
+    note = f"{', '.join(differs)}: nothing was trained" if differs else ""
+    if note:
+        logger.info(note)
+    algo = {**config.algo, **instead}
+    return replace(config, algo=algo, whole={**config.whole, "algo": algo}), note
+
+
+def untrained_checkpoint(config: ExperimentConfig, backbone: Backbone, channels: int, size: int) -> dict[str, Any]:
+    """Return what the checkpoint of a run would hold that had trained for 0 steps from the backbone's weights.
+
+    Args:
+        config: the settings, as settings_without_training returns them.
+        backbone: of them, built.
+        channels: of the images.
+        size: their side, in pixels.
+
+    Raises:
+        UserError: for a backbone without weights, or with weights that cannot be had.
+    """
+    _, algorithm = build_algorithm(config.algo, config.task.way, test=True)
+    net = build_net(backbone, algorithm, nn.Sequential(), Normalize([0.0] * channels, [1.0] * channels), size)
+    before = {name: tensor.clone() for name, tensor in net.body.state_dict().items()}
+    seen = load_pretrained(backbone, net)
+    after = net.body.state_dict()
+    if before and all(before[name].equal(after[name]) for name in before):
+        raise UserError(
+            "run=null measures a pretrained backbone, and this one has random weights: type backbone=torchvision "
+            "backbone.name=mobilenet_v2 backbone.weights=DEFAULT (or a file), or give a trained run, as run=latest"
+        )
+    return {
+        "net": net.state_dict(),
+        "state": {"step": 0},
+        "classes": sorted(seen),
+        "labels": [],
+        "config": config.whole,
+        "train_way": config.task.way,
+        "shape": [channels, size, size],
+        "data": {"note": "", "train": "", "val": ""},
+    }
+
+
+def refuse_classifier(split: Split) -> None:
+    """Raise UserError for data whose classes are those of a training: without one nothing knows them."""
+    if split.by_image:
+        raise UserError(
+            f"run=null: data.protocol=images measures the classifier that a run trained for {split.ids[0]} and the "
+            "others, and there is no run: type data.protocol=classes for episodes, or train one with algo=baseline"
+        )
+
+
+def backbone_words(config: ExperimentConfig) -> str:
+    """Return in words which net is measured where there was no training."""
+    node = config.backbone
+    kind = str(node["_target_"]).rpartition(".")[2].lower()
+    return " ".join(filter(None, [kind, node.get("name"), f"with {node['weights']}" if node.get("weights") else ""]))
