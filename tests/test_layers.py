@@ -12,7 +12,7 @@ PACKAGE = Path(metalab.__file__).parent
 LAYERS = (  # from the top down
     ("__main__",),
     ("cli",),
-    ("training",),
+    ("training", "serving"),
     ("evaluation",),
     ("engines", "regularizers", "ingredients"),
     ("algorithms",),

@@ -57,7 +57,7 @@ def _main() -> None:
         elif commands in ("-sc", "--shell-completion"):
             _complete(rest)
         else:
-            sys.stderr.write(f"metalab: unknown command {commands!r}, expected train, eval or data\n\n{USAGE}")
+            sys.stderr.write(f"metalab: unknown command {commands!r}, expected train, eval, predict or data\n\n{USAGE}")
             sys.exit(2)
         sys.stdout.flush()
     except UserError as error:
@@ -204,7 +204,19 @@ def _evaluate(cfg: "DictConfig") -> float:
         return evaluate.run(pairs, run_overrides.out())
 
 
-JOBS = {"train": _train, "eval": _evaluate}
+def _predict(cfg: "DictConfig") -> float:
+    with _mistakes_told(), _parts_named():
+        from metalab.cli import run_overrides
+
+        pairs = run_overrides.compose_each(cfg, "predict")
+        if len(pairs) > 1:
+            raise UserError(f"predict takes one run, and run names {len(pairs)}; one job for each is -m run=a,b")
+        from metalab.serving import predict  # only now: it loads torch
+
+        return predict.run(*pairs[0], run_overrides.out())
+
+
+JOBS = {"train": _train, "eval": _evaluate, "predict": _predict}
 
 
 @contextmanager

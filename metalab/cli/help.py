@@ -1,12 +1,13 @@
 """What `metalab --help` and `metalab data --help` print, and the words that they are about."""
 
-COMMANDS = ("train", "eval")  # Hydra's; data is its own
+COMMANDS = ("train", "eval", "predict")  # Hydra's; data is its own
 VERBS = ("list", "prepare", "check", "show", "clean")  # of metalab data
 FLAGS = ("--multirun", "--cfg", "--info", "--help", "--hydra-help", "--config-dir", "--resolve", "--package")
 
 
 USAGE = """usage: metalab train [group=option ...] [key=value ...]   train and validate, into outputs/train/
        metalab eval run=FOLDER [key=value ...]            test a trained run, into outputs/eval/
+       metalab predict run=FOLDER support=FOLDER images=FOLDER   classify your own images, into outputs/predict/
        metalab data list | prepare NAME | check NAME | show NAME [data.key=value ...] | clean [STORE ...]
        metalab --help | --version
 

@@ -23,8 +23,10 @@ MANY = ("reg", "attack")  # groups of which several options may be chosen at onc
 KEY = {  # what names earlier runs, and what they must hold, one of these files
     "train": ("resume", ("last.pt", "best.pt")),  # a run that was killed in its first validation has best.pt alone
     "eval": ("run", ("best.pt",)),
+    "predict": ("run", ("best.pt",)),
 }
-ANEW = {"train": {"resume"}, "eval": {"attack", "seed", "device", "resume", "run"}}  # never taken from them
+TESTED = {"attack", "seed", "device", "resume", "run"}
+ANEW = {"train": {"resume"}, "eval": TESTED, "predict": TESTED}  # never taken from them
 TRAINING = ("train", "optim", "resume", "experiment")  # what no evaluation reads
 ALL, ONE = "_runs_", "_run_"  # names in Hydra's ConfigStore: all runs that are given, and one of them inside a job
 
@@ -48,8 +50,8 @@ def prepare(command: str, words: list[str], multirun: bool) -> tuple[dict[str, s
             continue  # Hydra will say what is wrong with it
         if not override.key_or_group:
             raise UserError(f"{word}: there is no key; type key=value, as seed=1, or +key=value for one that is new")
-        if command == "eval" and override.key_or_group.partition(".")[0] in TRAINING:
-            raise UserError(f"{word}: metalab eval trains nothing, and would not read it: leave it out")
+        if command != "train" and override.key_or_group.partition(".")[0] in TRAINING:
+            raise UserError(f"{word}: metalab {command} trains nothing, and would not read it: leave it out")
         values = _values(override)
         _refuse_lists(word, override.key_or_group, values)
         if override.key_or_group in ("resume", "train.init") and "" in map(_plain, values):

@@ -77,6 +77,21 @@ class Train:
 
 
 @dataclass(frozen=True)
+class Predict:
+    """How images are classified by a support."""
+
+    strict: bool  # an image that cannot be read ends it
+    reject: float | None  # share of the known images that may be lost to mark the unknown ones
+    calibrate: bool  # probabilities by a temperature that is fitted on left-out support images
+    batch: int  # images that go through the net at once
+
+    def __post_init__(self) -> None:
+        check_minimum("predict", self, {"batch": 1})
+        if self.reject is not None and not 0 < self.reject <= 0.5:
+            raise UserError(f"predict.reject={self.reject:g}: expected a share above 0, up to 0.5, or null for never")
+
+
+@dataclass(frozen=True)
 class Eval:
     """How many episodes are evaluated, on which split and how they are normalized."""
 

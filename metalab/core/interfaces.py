@@ -206,10 +206,13 @@ class AlgorithmTraits:
     """
 
     head_init: str = "learned"  # how a task's head starts; zero and random bear no attack on the support in training
+    frozen_body: bool = False  # adapt() sees images through learner.features alone and changes no weight of the body
     adapts_body: bool = False  # inner steps change the body: bfloat16 has too few digits for their meta-gradients
     leaves_device: bool = False  # a meta-step computes on the processor, which no CUDA graph can hold
     unlabelled: Literal["ignored", "read", "needed"] = "ignored"  # what adapt() does with support.unlabelled, as set
-    without_training: Mapping[str, Any] | None = None  # the settings with which it needs none, {}: as set; None: it does
+    without_training: Mapping[str, Any] | None = (
+        None  # the settings with which it needs none, {}: as set; None: it does
+    )
 
 
 @dataclass(frozen=True)

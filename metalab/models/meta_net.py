@@ -25,3 +25,12 @@ class Net(nn.Module):
         if part == "logits":
             return self.get_submodule("head")(self("features", *args).flatten(1))
         return self.get_submodule(part)(*args)
+
+
+def net_of_features(net: Net) -> Net:
+    """Return a net that takes features [N,D,h,w] in the place of images, with the same parts behind them.
+
+    What an algorithm computes with it is what it computes with the whole net, where it leaves the body as it is.
+    """
+    parts = {name: part for name, part in net.named_children() if name not in ("normalize", "body", "drop")}
+    return Net(nn.Identity(), nn.Identity(), nn.Sequential(), parts).train(net.training)

@@ -35,7 +35,7 @@ class ANIL:
 
     @property
     def traits(self) -> AlgorithmTraits:
-        return AlgorithmTraits(head_init=self.head_init)
+        return AlgorithmTraits(head_init=self.head_init, frozen_body=True)
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
         return {"head": task_head(features, self.way, self.head_init, self.neighbours, self.head_std)}

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from metalab.algorithms.components.distances import members
 from metalab.core.errors import UserError
-from metalab.core.interfaces import Batch, Learner, Loss, Model
+from metalab.core.interfaces import AlgorithmTraits, Batch, Learner, Loss, Model
 from metalab.models.relation_module import map_shape
 
 
@@ -27,6 +27,8 @@ class CovaMNet:
 
     way: int
     unit: Literal["descriptor", "channel"] = "descriptor"
+
+    traits: ClassVar = AlgorithmTraits(frozen_body=True)
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
         _, side = map_shape(body, features)

@@ -35,7 +35,8 @@ class ProtoNet:
 
     @property
     def traits(self) -> AlgorithmTraits:
-        return AlgorithmTraits(unlabelled="read" if self.refine else "ignored", without_training={})
+        unlabelled = "read" if self.refine else "ignored"
+        return AlgorithmTraits(unlabelled=unlabelled, without_training={}, frozen_body=True)
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
         return temperature_parts(self.temperature, self.learned_temperature)

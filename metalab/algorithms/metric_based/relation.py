@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from metalab.algorithms.components.distances import members
 from metalab.config.validate import check_positive
-from metalab.core.interfaces import Batch, Learner, Loss, Model
+from metalab.core.interfaces import AlgorithmTraits, Batch, Learner, Loss, Model
 from metalab.models.relation_module import Relation, map_shape
 
 
@@ -24,6 +24,8 @@ class RelationNet:
     way: int
     pool: Literal["sum", "mean"]
     hidden: int
+
+    traits: ClassVar = AlgorithmTraits(frozen_body=True)
 
     def __post_init__(self) -> None:
         check_positive("algo.hidden", self.hidden)

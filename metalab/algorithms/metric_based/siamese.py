@@ -43,7 +43,8 @@ class Siamese:
 
     @property
     def traits(self) -> AlgorithmTraits:
-        return AlgorithmTraits(without_training={} if self.distance in ("euclidean", "cosine") else None)
+        without = {} if self.distance in ("euclidean", "cosine") else None
+        return AlgorithmTraits(without_training=without, frozen_body=True)
 
     def pair_loss(self) -> PairLoss:
         return PairLoss(self.loss, self.margin, self.balanced)

@@ -25,7 +25,9 @@ class MetaOptNet:
     C: float
     scale: float
 
-    traits: ClassVar = AlgorithmTraits(leaves_device=True, without_training={})  # proxsuite solves on the processor
+    traits: ClassVar = AlgorithmTraits(  # proxsuite solves on the processor
+        leaves_device=True, without_training={}, frozen_body=True
+    )
 
     def __post_init__(self) -> None:
         available()

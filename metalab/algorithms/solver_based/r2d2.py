@@ -29,7 +29,7 @@ class R2D2:
     ones: bool = False
     mean: bool = False
 
-    traits: ClassVar = AlgorithmTraits(without_training={})
+    traits: ClassVar = AlgorithmTraits(without_training={}, frozen_body=True)
 
     def __post_init__(self) -> None:
         check_positive("algo.lam", self.lam)

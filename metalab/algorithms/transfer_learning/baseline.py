@@ -27,7 +27,7 @@ class Baseline:
     dampening: float
     weight_decay: float
 
-    traits: ClassVar = AlgorithmTraits(without_training={})
+    traits: ClassVar = AlgorithmTraits(without_training={}, frozen_body=True)
 
     def __post_init__(self) -> None:
         check_positive("algo.epochs", self.epochs)

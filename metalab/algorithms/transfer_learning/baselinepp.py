@@ -46,7 +46,7 @@ class BaselinePP:
     dampening: float
     weight_decay: float
 
-    traits: ClassVar = AlgorithmTraits(without_training={})
+    traits: ClassVar = AlgorithmTraits(without_training={}, frozen_body=True)
 
     def __post_init__(self) -> None:
         for key, value in {"scale": self.scale, "epochs": self.epochs, "batch": self.batch}.items():

@@ -25,7 +25,7 @@ class FeatureExtraction:
     C: float
     iterations: int
 
-    traits: ClassVar = AlgorithmTraits(without_training={})
+    traits: ClassVar = AlgorithmTraits(without_training={}, frozen_body=True)
 
     def __post_init__(self) -> None:
         check_positive("algo.C", self.C)

@@ -41,7 +41,9 @@ class Finetune:
     @property
     def traits(self) -> AlgorithmTraits:
         unlabelled = "needed" if self.pseudo > 0 else "ignored"
-        return AlgorithmTraits(head_init=self.head_init, unlabelled=unlabelled, without_training={})
+        return AlgorithmTraits(
+            head_init=self.head_init, unlabelled=unlabelled, without_training={}, frozen_body=self.layers == 0
+        )
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
         return {"head": linear_head(features, self.way)}

@@ -28,7 +28,8 @@ class SimpleShot:
     @property
     def traits(self) -> AlgorithmTraits:
         """Without training there is no mean of training features: cl2n is then l2n."""
-        return AlgorithmTraits(without_training={"transform": "l2n"} if self.transform == "cl2n" else {})
+        without = {"transform": "l2n"} if self.transform == "cl2n" else {}
+        return AlgorithmTraits(without_training=without, frozen_body=True)
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
         centre = {"centre": FeatureCentering(features)} if self.transform == "cl2n" else {}

@@ -63,6 +63,17 @@ def read_tree(root: Path, ratios: list[float], seed: int, skip: Sequence[str] = 
     return Tree(images, parts, remarks)
 
 
+def read_classes(root: Path, skip: Sequence[str] = ()) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the image files of each class folder in root, paths relative to it, and what is left out, in words."""
+    remarks: list[str] = []
+    return _classes(root, "", remarks, _Skipped(root, frozenset(name.casefold() for name in skip), [])), remarks
+
+
+def read_images(root: Path, skip: Sequence[str] = ()) -> list[str]:
+    """Return the image files at any depth below root, relative to it, in the order of their names."""
+    return _images(root, Counter(), _Skipped(root, frozenset(name.casefold() for name in skip), []))
+
+
 class _Skipped(NamedTuple):
     """The folders that are left out, wherever they stand."""
 

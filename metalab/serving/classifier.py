@@ -1,0 +1,129 @@
+"""The net of a run, adapted to one support: a classifier of a person's own classes."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from metalab.algorithms.objectives.build import at_way
+from metalab.algorithms.objectives.prediction import PREDICTIONS
+from metalab.core.errors import UserError
+from metalab.core.interfaces import Algorithm, Batch, Learner, Loss, Model, algorithm_traits
+from metalab.engines.learn2learn import TaskLearner, laid_out
+from metalab.models.layers import BatchStatNorm, running_statistics
+from metalab.models.meta_net import Net, net_of_features
+from metalab.regularizers.base import identity_loss
+
+Predict = Callable[[Tensor], Tensor]  # inputs [N,...] on the device -> logits [N,K]
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A function from images to logits, with the names of its classes."""
+
+    names: list[str]
+    predict: Predict  # of inputs as `embed` gives them
+    embed: Callable[[Tensor], Tensor]  # uint8 [N,C,H,W] -> what `predict` takes, on the device
+    temperature: float = 1.0  # logits are divided by it before the softmax
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Return the logits [N,K], on the CPU, of images uint8 [N,C,H,W], by the temperature."""
+        return self.of_inputs(self.embed(images))
+
+    def of_inputs(self, inputs: Tensor) -> Tensor:
+        """Return the logits [N,K], on the CPU, of what `embed` has returned."""
+        return self.predict(inputs).double().cpu() / self.temperature
+
+    def at(self, temperature: float) -> "Classifier":
+        """Return the classifier with another temperature."""
+        return replace(self, temperature=temperature)
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """How a net becomes a classifier of the classes of a support, as at the test of its run."""
+
+    net: Net
+    algorithm: Algorithm
+    steps: int
+    loss: Loss  # of the inner steps
+    inner: Callable[[Loss], Loss]  # what regularizers make of it
+    bn: str  # batch-norm statistics of predictions
+    device: torch.device
+    batch: int = 100  # images that go through the net at once
+
+    @property
+    def frozen(self) -> bool:
+        """Whether each image is seen through its features alone, which are then computed once."""
+        normed = any(isinstance(module, BatchStatNorm) for module in self.net.modules())
+        stored = self.bn == "running" or not normed
+        return algorithm_traits(self.algorithm).frozen_body and stored and self.inner is identity_loss
+
+    @torch.no_grad()
+    def embed(self, images: Tensor) -> Tensor:
+        """Return what adapt takes for images uint8 [N,C,H,W]: features [N,D,h,w], or the images in [0,1]."""
+        made = []
+        self.net.eval()
+        with self._statistics():
+            for some in images.split(self.batch):
+                x = some.to(self.device).float().div_(255)
+                made.append(self.net("features", x) if self.frozen else x)
+        return torch.cat(made)
+
+    @torch.no_grad()
+    def adapt(self, inputs: Tensor, labels: Tensor, names: list[str]) -> Classifier:
+        """Return the classifier that a support makes.
+
+        Args:
+            inputs: of the support, as embed returns them, [N,...].
+            labels: their classes, int64 [N], 0 to the number of names - 1, each at least once.
+            names: of the classes.
+
+        Raises:
+            UserError: where the net was trained for another number of classes.
+        """
+        model, support = self.model(inputs, labels, len(names))
+
+        @torch.no_grad()
+        def predict(x: Tensor) -> Tensor:
+            with self._statistics():
+                made = torch.cat([PREDICTIONS[self.bn](model, support.x, some) for some in x.split(self.batch)])
+            _refuse_other_way(made, len(names))
+            return made
+
+        return Classifier(names, predict, self.embed)
+
+    def model(self, inputs: Tensor, labels: Tensor, way: int) -> tuple[Model, Batch]:
+        """Return the adapted model, from inputs [N,...] to logits, and the support that made it."""
+        net = net_of_features(self.net) if self.frozen else self.net
+        net.eval()
+        fixed = {name: p.detach() for name, p in net.named_parameters()}
+        learner = cast(Learner, laid_out(TaskLearner(net, False).replace(cast(dict[str, Tensor], fixed))))
+        support = Batch(inputs, labels.to(self.device), inputs[:0])
+
+        def loss(model: Model, batch: Batch) -> Tensor:
+            def checked(x: Tensor) -> Tensor:
+                made = model(x)
+                _refuse_other_way(made, way)
+                return made
+
+            return self.loss(checked, batch)
+
+        with self._statistics():
+            *_, model = at_way(self.algorithm, way).adapt(learner, support, self.inner(loss), self.steps)
+        return model, support
+
+    def _statistics(self) -> Any:
+        return running_statistics() if self.bn == "running" else nullcontext()
+
+
+def _refuse_other_way(logits: Tensor, way: int) -> None:
+    if logits.shape[-1] != way:
+        raise UserError(
+            f"the run's head was learned for {logits.shape[-1]} classes and the support has {way}: give a support of "
+            f"{logits.shape[-1]} classes, or a run of an algorithm that takes any number: protonet, or maml with "
+            "algo.head_init=zero, random, prototype or knn"
+        )
