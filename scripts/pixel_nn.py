@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 
-from metalab.config.instantiate import build
+from metalab.config.image_preparation import fill_preparation
+from metalab.config.instantiate import build, plain_group
 from metalab.config.paths import conf_dir
 from metalab.core.errors import UserError
 from metalab.data.sampling.episode_sampler import EpisodeSampler
@@ -38,7 +39,8 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--data {given.data}: no file {path}; --help lists the names")
     node = OmegaConf.load(path)
     root = {} if given.root is None else {"root": given.root}
-    split = build(OmegaConf.merge(node, root), "data").load(given.split)
+    data = fill_preparation(plain_group(OmegaConf.merge(node, root), "data"))
+    split = build(data, "data").load(given.split)
     cpu = torch.device("cpu")
     stream = EVALUATED[given.split]
     episodes = EpisodeSampler(split, given.way, given.shot, given.query, 10, given.seed, stream, cpu)

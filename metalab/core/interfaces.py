@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 AttackedImages = Literal["query", "support", "both"]
+Interpolation = Literal["bicubic", "bilinear"]
 
 
 class FixedEpisodes(NamedTuple):
@@ -145,6 +146,28 @@ class Backbone(Protocol):
         ...
 
 
+class ImagePreparation(NamedTuple):
+    """How images become what weights were trained on: resized, cropped at the centre, then (x - mean) / std."""
+
+    size: int  # pixels, height and width of the centre crop
+    resize: int | None  # pixels of the shorter side before it; None: the whole image is stretched to the square
+    interpolation: Interpolation
+    mean: list[float]  # of each channel, of values in [0,1]
+    std: list[float]
+
+
+@runtime_checkable
+class PreparedBackbone(Backbone, Protocol):
+    """A backbone that expects images of a size and a preparation of its own.
+
+    Apart from PretrainedBackbone, so that one of the user's own that was written before it is still one.
+    """
+
+    def preparation(self) -> ImagePreparation | None:
+        """Return how its weights' images were prepared; None: it takes any."""
+        ...
+
+
 @runtime_checkable
 class PretrainedBackbone(Backbone, Protocol):
     """A backbone that can have weights from elsewhere."""
@@ -228,6 +251,11 @@ class ObjectiveTraits:
 def algorithm_traits(algorithm: object) -> AlgorithmTraits:
     """Return what an algorithm declares, or the defaults."""
     return getattr(algorithm, "traits", AlgorithmTraits())
+
+
+def preparation_of(backbone: Backbone) -> ImagePreparation | None:
+    """Return the preparation of images that a backbone brings along; None: it takes any."""
+    return backbone.preparation() if isinstance(backbone, PreparedBackbone) else None
 
 
 def objective_traits(objective: object) -> ObjectiveTraits:

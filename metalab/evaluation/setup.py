@@ -9,6 +9,7 @@ from torch import nn
 
 from metalab.algorithms.build import AlgorithmSettings, build_algorithm
 from metalab.config.experiment import ExperimentConfig
+from metalab.config.image_preparation import resolve_preparation
 from metalab.config.instantiate import build
 from metalab.config.schema import Eval, Task
 from metalab.core.allocator import keep_freed_memory
@@ -137,6 +138,8 @@ def build_evaluation_setup(folder: Path | None, config: ExperimentConfig) -> Eva
     task, evaluation = config.task, config.eval
     device = resolve_device(config.device)
     keep_freed_memory(device.type)
+    backbone = build(config.backbone, "backbone")
+    config = resolve_preparation(config, backbone, saved)
     split = build(config.data, "data").load(evaluation.split)
     task, evaluation = data_protocol.apply_data_protocol(task, evaluation, split)
     algo, test_algorithm = build_algorithm(config.algo, task.way, test=True)

@@ -2,6 +2,7 @@
 
 import pickle
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,10 +11,9 @@ from torch import Tensor, nn
 from metalab.config.paths import given_path
 from metalab.config.validate import suggest
 from metalab.core.errors import UserError
+from metalab.core.interfaces import ImagePreparation, Interpolation
 from metalab.models.layers import Normalize, convert
 from metalab.models.pretrained_classes import pretrained_class_ids
-
-MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # what torchvision's ImageNet weights were trained with
 
 
 class FrozenBatchNorm(nn.Module):
@@ -74,7 +74,18 @@ class Torchvision:
 
     def normalization(self) -> Normalize | None:
         """Return what the weights expect of images in [0,1]; None where they are random."""
-        return None if self.weights is None else Normalize(MEAN, STD)
+        own = self.preparation()
+        return None if own is None else Normalize(own.mean, own.std)
+
+    def preparation(self) -> ImagePreparation | None:
+        """Return how the images of the weights were prepared; of a file's, as those of torchvision's first weights."""
+        if self.weights is None:
+            return None
+        from torchvision import models
+
+        entries = models.get_model_weights(self.name)
+        entry = entries[self.weights] if self._named() else next(iter(entries))
+        return ImagePreparation(*_transforms(entry))
 
     def seen(self) -> set[str]:
         """Return the global ids of the classes that the weights were trained on; UserError where nobody says."""
@@ -160,6 +171,13 @@ class Torchvision:
                 f"backbone.weights={weights} of {self.name} could not be downloaded: {error}. Fetch the file "
                 "elsewhere and type backbone.weights=/path/to/it backbone.classes=imagenet"
             ) from error
+
+
+def _transforms(entry: Any) -> tuple[int, int | None, Interpolation, list[float], list[float]]:
+    """Return size, resize, interpolation, mean and std of an entry of torchvision's weights."""
+    made = entry.transforms()
+    [size], [resize] = made.crop_size, made.resize_size
+    return size, resize, made.interpolation.value, list(made.mean), list(made.std)
 
 
 def freeze_batch_norm(module: nn.Module) -> nn.Module:

@@ -12,6 +12,7 @@ from metalab.algorithms.build import AlgorithmSettings, build_algorithm
 from metalab.algorithms.objectives.build import at_way, by_way, objective
 from metalab.algorithms.training_task import mini_batch_task, resolve_training_task
 from metalab.config.experiment import ExperimentConfig
+from metalab.config.image_preparation import resolve_preparation
 from metalab.config.instantiate import build, parts_of, settings
 from metalab.config.schema import Eval, Task, Train
 from metalab.core.device import resolve_device
@@ -42,8 +43,9 @@ logger = logging.getLogger("metalab")
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """The parts of a training run; `task` has the sizes of training filled in."""
+    """The parts of a training run; `task` has the sizes of training filled in, `config` those of the images."""
 
+    config: ExperimentConfig
     task: Task
     train: Train
     eval: Eval
@@ -164,6 +166,7 @@ def build_training_setup(config: ExperimentConfig, engine: Mapping[str, Any] | N
     test_algo, test_algorithm = build_algorithm(config.algo, task.way, test=True)
     terms = build_regularizers(config.reg, algo.steps, algo)
     backbone = build(config.backbone, "backbone")
+    config = resolve_preparation(config, backbone)
     source = build(config.data, "data")
     data = {name: on_device(source.load(name), device) for name in ("train", "val")}
     task = _sized(task, algo, data["train"])
@@ -181,6 +184,7 @@ def build_training_setup(config: ExperimentConfig, engine: Mapping[str, Any] | N
     runs = _with_graphs(runs, device, task, algo, train_algorithm)
     check_precision(runs, algo, train_algorithm)
     made = TrainingSetup(
+        config=config,
         task=task,
         train=train,
         eval=evaluation,

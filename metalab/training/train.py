@@ -64,6 +64,7 @@ def _run(config: ExperimentConfig, out: Path) -> float:
     if saved is None:
         refuse_existing_run(out)  # another process may have ended meanwhile
     r = build_training_setup(config, None if saved is None else saved.get("engine"))
+    config = r.config
     keep_freed_memory(r.device.type)
     t = r.train
     plan = loop.Plan(t.steps, t.minutes, t.val_every, t.log_every, t.monitor, t.patience, t.on_warning)

@@ -14,7 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metalab.cli.data import clean, contact_sheet, listing
 from metalab.cli.data.leak_report import format_leak_report, write_leak_report
-from metalab.config.instantiate import build, settings
+from metalab.config.image_preparation import fill_preparation
+from metalab.config.instantiate import build, plain_group, settings
 from metalab.config.paths import conf_dir, given_path
 from metalab.config.schema import Eval, Task
 from metalab.config.validate import suggest
@@ -50,7 +51,7 @@ def run(verb: str, words: list[str]) -> int:
     own, given = _parted(verb, rest)
     cfg = _composed(name, given, folder)
     if verb == "prepare":
-        for split, found in _loaded(build(cfg.data, "data").load).items():
+        for split, found in _loaded(_data(cfg).load).items():
             print(f"{name} {split}: {len(found.ids):,} classes, {len(found.images):,} images {found.note}".rstrip())
         return 0
     if verb == "show":
@@ -60,7 +61,7 @@ def run(verb: str, words: list[str]) -> int:
 
 
 def _checked(cfg: DictConfig, name: str, out: str | None) -> int:
-    data: Any = build(cfg.data, "data")
+    data = _data(cfg)
     if isinstance(data, Folder | Union):
         splits = _loaded(data.unrefused)
         found = leaks.search(splits, data.excused, [file for split in SPLITS for file in data.unreadable(split)])
@@ -79,7 +80,7 @@ def _shown(cfg: DictConfig, name: str, own: dict[str, str]) -> Path:
         raise UsageError(f"what={what}: expected what=sheet (images of many classes) or what=episode")
     if split not in SPLITS:
         raise UsageError(f"split={split}: expected split=train, split=val or split=test")
-    data = build(cfg.data, "data").load(split)
+    data = _data(cfg).load(split)
     task, _ = data_protocol.apply_data_protocol(
         settings(Task, cfg.task, "task"), settings(Eval, cfg.eval, "eval"), data
     )
@@ -87,6 +88,11 @@ def _shown(cfg: DictConfig, name: str, own: dict[str, str]) -> Path:
     path = given_path(own.get("out", f"{name}_{split}_{what}.png"), "out", "picture.png").absolute()
     contact_sheet.save(contact_sheet.drawn(rows), path)
     return path
+
+
+def _data(cfg: DictConfig) -> Any:
+    """Build the data set; there is no backbone, whose size a folder would take."""
+    return build(fill_preparation(plain_group(cfg.data, "data")), "data")
 
 
 def _loaded(load: Callable[[str], Split]) -> dict[str, Split]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metalab.config.paths import given_path
 from metalab.core.errors import UserError
-from metalab.core.interfaces import Split
+from metalab.core.interfaces import Interpolation, Split
 from metalab.core.text import first_names, printable
 from metalab.data.datasets.folder_store import Depth, Reading, folder_store, notes, refuse_unread
 from metalab.data.formats.class_tree import ALL, SPLITS, Tree, read_tree
@@ -23,6 +23,7 @@ from metalab.data.sampling.grouped import group_by_filename
 from metalab.data.storage.store import NoSplit, Store, cache_folder, writing
 
 FORM = "data.root=/path/to/images"
+LARGEST = 1024  # pixels: what a large image is decoded at, at least (image_decode.MOST)
 IN_MEMORY = 2**29  # bytes of a split's images that are held in memory where they do not lie in one piece in the store
 log = logging.getLogger("metalab.data")
 
@@ -53,8 +54,10 @@ class Folder:
     again, under another name and among others; one that stands in two splits is refused, or noted where
     `allow_copies`; so is a class name, and `allow_same_names`. `group` is of file names, relative to root: images of
     one group, such as one video's, never stand on both sides of an episode. `depth` is of 16-bit files: how many bits
-    are used. `copies` are images that their class has already; classes of fewer than `least` images are left out.
-    What has a default here had no choice in older versions: their runs are read as they were. Raises UserError.
+    are used. `copies` are images that their class has already; classes of fewer than `least` images are left out. The
+    square is the whole image, stretched, or its centre after the shorter side was made `resize` pixels; `interpolation`
+    None is bicubic. What has a default here had no choice in older versions: their runs are read as they were. Raises
+    UserError.
     """
 
     root: str | None
@@ -71,10 +74,17 @@ class Folder:
     depth: Depth | None = None
     least: int = 1
     skip: list[str] = field(default_factory=list)
+    resize: int | None = None
+    interpolation: Interpolation | None = None
 
     def __post_init__(self) -> None:
-        if not 8 <= self.size <= 512:
-            raise UserError(f"data.size={self.size}: expected 8 to 512 pixels; type data.size=84")
+        if not 8 <= self.size <= LARGEST:
+            raise UserError(f"data.size={self.size}: expected 8 to {LARGEST} pixels; type data.size=84")
+        if self.resize is not None and not self.size <= self.resize <= 2 * LARGEST:
+            raise UserError(
+                f"data.resize={self.resize}: expected data.size, {self.size}, to {2 * LARGEST} pixels of the shorter "
+                "side, of which the centre is cut out, or null to stretch the whole image"
+            )
         if self.channels not in (1, 3):
             raise UserError(f"data.channels={self.channels}: expected 1 (grey) or 3 (RGB); type data.channels=3")
         if self.seed < 0:
@@ -159,7 +169,7 @@ class Folder:
 
     @property
     def _how(self) -> Reading:
-        return Reading(self.size, self.channels, self.depth)
+        return Reading(self.size, self.channels, self.depth, self.resize, self.interpolation or "bicubic")
 
     @cached_property
     def _store(self) -> Store:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from metalab.core.errors import UserError
+from metalab.core.interfaces import Interpolation
 from metalab.core.text import first_names, printable
 from metalab.data.formats.image_decode import PHOTOS, DecodedImage, decode, largest
 from metalab.data.identity.class_ids import IMAGE, OWN
@@ -27,6 +28,13 @@ class Reading(NamedTuple):
     size: int
     channels: int
     depth: Depth | None  # bits of 16-bit files that are used; None: 16, and the ids that older versions gave classes
+    resize: int | None = None  # pixels of the shorter side before a centre crop; None: stretched to the square
+    interpolation: Interpolation = "bicubic"
+
+    def recipe(self) -> dict[str, Any]:
+        """Return what a store is known by: without what older versions did not have, where it is what they did."""
+        fields, later = self._asdict(), self._field_defaults
+        return {key: value for key, value in fields.items() if key not in later or value != later[key]}
 
 
 def folder_store(root: Path, classes: Classes, how: Reading, cache: str | None, skip: list[str]) -> Store:
@@ -38,7 +46,7 @@ def folder_store(root: Path, classes: Classes, how: Reading, cache: str | None, 
     """
     real = Path(os.path.realpath(root))  # one store, however the path is spelled
     listing = [file for names in classes.values() for files in names.values() for file in files]
-    key: dict[str, Any] = {"root": ascii(str(real)), **how._asdict(), "parts": list(classes), "skip": list(skip)}
+    key: dict[str, Any] = {"root": ascii(str(real)), **how.recipe(), "parts": list(classes), "skip": list(skip)}
     folder = cache_folder(cache) / f"folder-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}"
     facts: dict[str, Any] = {}
     recipe = {**key, "images": len(listing), "listing": _listing(real, listing)}
@@ -160,7 +168,7 @@ def _try(root: Path, how: Reading, depth: int, file: str) -> DecodedImage | str:
     """Return the decoded image, or in words why there is none."""
     path = root / file
     try:
-        return decode(path, how.size, how.channels, depth)
+        return decode(path, how.size, how.channels, depth, how.resize, how.interpolation)
     except UserError:
         raise  # a setting, and not the file, is wrong
     except Exception as error:  # Pillow's readers raise anything on a broken file; they are all named at the end

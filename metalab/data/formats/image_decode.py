@@ -9,6 +9,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
 from metalab.core.errors import UserError
+from metalab.core.interfaces import Interpolation
 
 PHOTOS = {".avif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".webp"}
 EXTENSIONS = PHOTOS | {".bmp", ".gif", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff"}
@@ -54,12 +55,20 @@ def _formats() -> tuple[str, ...]:
     return tuple(each for each in FORMATS if each in Image.OPEN)  # a Pillow of some years has no AVIF
 
 
-def decode(path: Path, size: int, channels: int, depth: int = 16) -> DecodedImage:
-    """Return the image in `path`, upright by its EXIF tag and stretched to a square, in 3 channels (RGB) or 1 (grey).
+def decode(
+    path: Path,
+    size: int,
+    channels: int,
+    depth: int = 16,
+    resize: int | None = None,
+    interpolation: Interpolation = "bicubic",
+) -> DecodedImage:
+    """Return the image in `path`, upright by its EXIF tag and made a square, in 3 channels (RGB) or 1 (grey).
 
-    What is transparent becomes white, of an animation the first frame is taken, integers deeper than 8 bits are read as
-    0..2^depth-1, and floats as 0..1. Raises whatever Pillow raises on a file it cannot read, ValueError on values
-    outside of 0..65535 or 0..1, and UserError on values that are deeper than `depth`.
+    The square is the whole image, stretched, or, where `resize` says how many pixels the shorter side is made first,
+    its centre. What is transparent becomes white, of an animation the first frame is taken, integers deeper than 8 bits
+    are read as 0..2^depth-1, and floats as 0..1. Raises whatever Pillow raises on a file it cannot read, ValueError on
+    values outside of 0..65535 or 0..1, and UserError on values that are deeper than `depth`.
     """
     with opened(path) as image:
         image.draft(None, (MOST, MOST))  # a large JPEG is decoded at 1/2, 1/4 or 1/8: much faster, and plenty
@@ -74,12 +83,26 @@ def decode(path: Path, size: int, channels: int, depth: int = 16) -> DecodedImag
                 "type data.depth=auto, or data.depth=16"
             )
         shown = _rgb(_eight_bit(deep, depth))
-    resized = shown.convert("RGB" if channels == 3 else "L").resize((size, size), Image.Resampling.BICUBIC)
+    resample = Image.Resampling[interpolation.upper()]
+    shown = shown.convert("RGB" if channels == 3 else "L")
+    resized = shown.resize((size, size), resample) if resize is None else _centre(shown, size, resize, resample)
     pixels = np.ascontiguousarray(np.asarray(resized).reshape(size, size, channels).transpose(2, 0, 1))
     if deep is None:
         return DecodedImage(pixels, _digest(plain), _exact(plain.size, plain.tobytes()), halved=halved)
     exact, floats = _exact(turned.size, deep.tobytes()), deep.dtype != np.uint16
     return DecodedImage(pixels, _digest(plain), exact, True, floats, _lost(deep), float(deep.max()))
+
+
+def _centre(image: Image.Image, size: int, resize: int, resample: Image.Resampling) -> Image.Image:
+    """Return the centre of an image whose shorter side was made `resize`, rounded as torchvision's transforms round.
+
+    ValueError where the longer side would be beyond what Pillow takes for an attack.
+    """
+    width, height = (int(resize * side / min(image.size)) for side in image.size)
+    if width * height > (Image.MAX_IMAGE_PIXELS or 2**26):
+        raise ValueError(f"{image.size[0]}x{image.size[1]} is too long a strip for a shorter side of {resize} pixels")
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return image.resize((width, height), resample).crop((left, top, left + size, top + size))
 
 
 def largest(path: Path) -> int:
