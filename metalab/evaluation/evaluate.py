@@ -27,7 +27,10 @@ AGAIN = "episodes of the train split that are drawn apart from those of training
 
 
 def run(runs: list[tuple[Path | None, DictConfig]], out: Path) -> float:
-    """Evaluate each run, or pretrained backbone without one (None), as its config says; write the report to out and return the mean accuracy, a fraction."""
+    """Evaluate each run, or pretrained backbone without one (None), as its config says.
+
+    Write the report to out, and return the mean accuracy, a fraction.
+    """
     with locked_run(out), warnings_survived():
         results = [_evaluate_run(folder, read_config(cfg)) for folder, cfg in runs]
         eval_report.write(out, [r for r, _ in results], [a for _, a in results])
@@ -38,7 +41,8 @@ def _evaluate_run(folder: Path | None, config: ExperimentConfig) -> tuple[dict[s
     t = build_evaluation_setup(folder, config)
     what = "images" if t.split.by_image else "episodes"
     logger.info(
-        f"{folder or untrained.backbone_words(config)}: {t.evaluation.episodes} {what} of {len(t.split.ids)} {t.evaluation.split} classes, bn={t.bn}"
+        f"{folder or untrained.backbone_words(config)}: {t.evaluation.episodes} {what} of {len(t.split.ids)} "
+        f"{t.evaluation.split} classes, bn={t.bn}"
     )
     if warning := _cost_warning(t):
         logger.warning(warning)

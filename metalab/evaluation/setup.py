@@ -143,7 +143,6 @@ def build_evaluation_setup(folder: Path | None, config: ExperimentConfig) -> Eva
     split = build(config.data, "data").load(evaluation.split)
     task, evaluation = data_protocol.apply_data_protocol(task, evaluation, split)
     algo, test_algorithm = build_algorithm(config.algo, task.way, test=True)
-    backbone = build(config.backbone, "backbone")
     if saved is None:
         refuse_classifier(split)
         saved = untrained_checkpoint(config, backbone, *image_shape(split))

@@ -48,7 +48,8 @@ class Expectation:
         shots = f"{least}" if least == most else f"{least} to {most}"
         return (
             f"{100 * self.accuracy:.0f} % of new images of these classes (95 %: {100 * self.low:.0f} to "
-            f"{100 * self.high:.0f} %), from {self.images} support images, each left out once: of {shots} images a class"
+            f"{100 * self.high:.0f} %), from {self.images} support images, each left out once, by the others: "
+            f"{shots} images a class"
         )
 
 

@@ -9,6 +9,7 @@ import torch
 
 from metalab.algorithms.build import build_algorithm
 from metalab.config.experiment import ExperimentConfig
+from metalab.config.image_preparation import SIZE, resolve_preparation
 from metalab.config.instantiate import build
 from metalab.core.device import resolve_device
 from metalab.core.errors import UserError
@@ -23,8 +24,6 @@ from metalab.regularizers.build import build_regularizers
 from metalab.serving.classifier import Adaptation, Classifier
 from metalab.serving.images import Decode
 from metalab.tracking import checkpoint_schema
-
-SIDE = 84  # pixels of images for a backbone that names no size of its own
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,9 @@ class LoadedRun:
     def decode(self) -> Decode:
         """Return the reader of image files that gives them as the net takes them."""
         channels, size = self.shape
-        return partial(decode, size=size, channels=channels)
+        node = self.config.data if self.folder is None else self.saved["config"]["data"]  # as the net was trained
+        prepared = {key: node[key] for key in ("resize", "interpolation") if node.get(key) is not None}
+        return partial(decode, size=size, channels=channels, **prepared)
 
     def trained_classifier(self) -> Classifier:
         """Return the classifier of the classes that the run was trained on.
@@ -104,8 +105,9 @@ def load_run(folder: Path | None, config: ExperimentConfig, batch: int) -> Loade
     backbone = build(config.backbone, "backbone")
     if folder is None:
         config, note = settings_without_training(config)
+        config = resolve_preparation(config, backbone)
         notes += [note] if note else []
-        saved = untrained_checkpoint(config, backbone, *_own_shape(config))
+        saved = untrained_checkpoint(config, backbone, config.data.get("channels", 3), config.data.get("size", SIZE))
     else:
         saved = checkpoint_schema.load_checked(folder / "best.pt")
     algo, algorithm = build_algorithm(config.algo, config.task.way, test=True)
@@ -118,9 +120,3 @@ def load_run(folder: Path | None, config: ExperimentConfig, batch: int) -> Loade
     net = cast(Net, load_net(config, backbone, saved).to(device))
     adaptation = Adaptation(net, algorithm, algo.steps, algo.loss, terms.inner, bn, device, batch)
     return LoadedRun(folder, config, saved, algo.name, adaptation, notes)
-
-
-def _own_shape(config: ExperimentConfig) -> tuple[int, int]:
-    """Return channels and side of the images where no training has fixed them: RGB, by data.size."""
-    size = config.data.get("size")
-    return config.data.get("channels") or 3, size or SIDE

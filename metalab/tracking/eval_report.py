@@ -118,7 +118,9 @@ def _row(record: Mapping[str, Any]) -> dict[str, str]:
     if record["episodes"] is None:
         row["task"] = f"plain classification, {record['way']} classes"
     row |= dict(_attacked(attack) for attack in record.get("attacks", ()))
-    return row | {key.replace("_", " "): _words(value) for key, value in record.items() if key not in told}
+    return row | {
+        key.replace("_", " "): _words(value) for key, value in record.items() if key not in told and value is not None
+    }
 
 
 def _interval(record: Mapping[str, Any]) -> str:

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 from math import log
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
