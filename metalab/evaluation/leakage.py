@@ -24,6 +24,7 @@ def refuse_trained_on(split: Split, trained: list[str], evaluation: Eval, folder
         what, of = ("images", len(split.images)) if images else ("classes", len(set(split.ids)))
         raise UserError(
             f"{folder or 'the pretrained backbone'} was trained on {len(shared)} of the {of} {what} of the "
-            f"{evaluation.split} split: {named}. Their accuracy says nothing about new {what}; eval.allow_overlap=true goes on and stamps the result"
+            f"{evaluation.split} split: {named}. Their accuracy says nothing about new {what}; eval.allow_overlap=true "
+            "goes on and stamps the result"
         )
     return shared
