@@ -101,6 +101,7 @@ class Eval:
     allow_overlap: bool
     batch: int
     eps: list[float] | None = None
+    embed: bool | None = None
 
     def __post_init__(self) -> None:
         check_minimum("eval", self, {"episodes": 2, "batch": 1})

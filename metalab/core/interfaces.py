@@ -33,7 +33,9 @@ class ClassFamilies(NamedTuple):
 class Split:
     """The classes of one split, and the images they are made of."""
 
-    images: Tensor  # uint8 [N,C,H,W], the images of a class stand one after another; may be memory-mapped
+    # uint8 [N,C,H,W], the images of a class stand one after another, may be memory-mapped; where a frozen net is
+    # evaluated, float32 [N,D,h,w]: their features
+    images: Tensor
     first: Tensor  # int64 [K], index of each class's first image
     count: Tensor  # int64 [K], how many images follow it
     ids: list[str]  # [K] global class ids ("omniglot:Greek/character01"); rotations of a character share theirs

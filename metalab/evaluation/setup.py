@@ -15,7 +15,16 @@ from metalab.config.schema import Eval, Task
 from metalab.core.allocator import keep_freed_memory
 from metalab.core.device import resolve_device
 from metalab.core.errors import UserError
-from metalab.core.interfaces import Algorithm, Backbone, Engine, Episode, Objective, Split, TaskResult
+from metalab.core.interfaces import (
+    Algorithm,
+    Backbone,
+    Engine,
+    Episode,
+    Objective,
+    PretrainedBackbone,
+    Split,
+    TaskResult,
+)
 from metalab.data.identity.class_ids import fingerprint
 from metalab.data.sampling.build import Source, episode_source
 from metalab.data.sampling.episode_size import EVALUATED
@@ -25,18 +34,21 @@ from metalab.engines.build import select_engine
 from metalab.engines.per_image import PerImageEngine
 from metalab.evaluation import checkpoint_transfer, classification, data_protocol
 from metalab.evaluation import robustness as robust
+from metalab.evaluation.feature_store import embed_split, sees_features_alone
 from metalab.evaluation.leakage import refuse_trained_on
 from metalab.evaluation.measure import outcome, outcomes
 from metalab.evaluation.untrained import refuse_classifier, settings_without_training, untrained_checkpoint
 from metalab.models.build import build_net, image_shape, refuse_larger
 from metalab.models.layers import BatchStatNorm, Normalize
+from metalab.models.meta_net import Net
 from metalab.regularizers import Hooks
+from metalab.regularizers.base import identity_loss
 from metalab.regularizers.build import build_regularizers
 from metalab.tracking import checkpoint_schema
 from metalab.tracking.progress import counted
 
 
-def load_net(config: ExperimentConfig, backbone: Backbone, saved: dict[str, Any]) -> nn.Module:
+def load_net(config: ExperimentConfig, backbone: Backbone, saved: dict[str, Any]) -> Net:
     """Return the net of a checkpoint with its weights.
 
     Args:
@@ -88,6 +100,7 @@ class EvaluationSetup:
     attacks: robust.Attacks
     terms: Hooks
     net: nn.Module
+    normed: bool  # whether the net has a batch norm, whose mode is then part of the result
     engine: Engine
     split: Split  # with images as the net takes them
     overlap: list[str]  # classes that were trained on
@@ -102,11 +115,6 @@ class EvaluationSetup:
     def counting(self) -> Engine:
         """The engine, which counts each image for itself where there are no episodes."""
         return PerImageEngine(self.engine) if self.split.by_image else self.engine
-
-    @property
-    def normed(self) -> bool:
-        """Whether the net has a batch norm, whose mode is then part of the result."""
-        return any(isinstance(m, BatchStatNorm) for m in self.net.modules())
 
     def source(self, task: Task) -> Source:
         """Return the episodes of a task's size."""
@@ -159,6 +167,10 @@ def build_evaluation_setup(folder: Path | None, config: ExperimentConfig) -> Eva
     net = load_net(config, backbone, saved).to(device)
     shared = refuse_trained_on(split, saved["classes"], evaluation, folder)
     channels, size, _ = saved["shape"]
+    split = resize_split(split, channels, size)
+    normed = any(isinstance(module, BatchStatNorm) for module in net.modules())
+    if _embeds(evaluation, backbone, attacks, terms) and sees_features_alone(test_algorithm, net, bn, split):
+        net, split = embed_split(net, split, config.data, device)
     tasks, images = min(evaluation.batch, evaluation.episodes), task.way * (task.shot + task.query)
     return EvaluationSetup(
         folder=folder,
@@ -172,11 +184,19 @@ def build_evaluation_setup(folder: Path | None, config: ExperimentConfig) -> Eva
         attacks=attacks,
         terms=terms,
         net=net,
+        normed=normed,
         engine=select_engine(
             built,
             Workload(device.type, None, size, tasks, images, algo.steps, conv4_filters(backbone)),
         ),
-        split=resize_split(split, channels, size),
+        split=split,
         overlap=shared,
         note=note,
     )
+
+
+def _embeds(evaluation: Eval, backbone: Backbone, attacks: robust.Attacks, terms: Hooks) -> bool:
+    """Whether features may, and are to, stand in the place of images: no image is changed on its way to the net."""
+    pretrained = isinstance(backbone, PretrainedBackbone) and backbone.normalization() is not None
+    wanted = pretrained if evaluation.embed is None else evaluation.embed
+    return wanted and not attacks.built and terms.inner is identity_loss

@@ -65,6 +65,7 @@ def untrained_checkpoint(config: ExperimentConfig, backbone: Backbone, channels:
         "state": {"step": 0},
         "classes": sorted(seen),
         "labels": [],
+        "label_names": [],
         "config": config.whole,
         "train_way": config.task.way,
         "shape": [channels, size, size],

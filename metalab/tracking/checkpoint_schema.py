@@ -248,10 +248,11 @@ EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "config.seed": (lambda value: type(value) is int and 0 <= value < 2**64, "a whole number, 0 to 2^64"),
     "train_way": (lambda value: _whole(value) and 1 <= value <= 10**6, "a whole number of classes"),
     "labels": (_list_of(_text), "a list of class ids"),
+    "label_names": (_list_of(_text), "a list of names of classes"),
     "shape": (_shape, "channels, height and width of square images, up to 4096 pixels"),
     "data": (_group, "a group"),
     "data.note": (_text, "text"),
     "data.train": (_text, "text"),
     "data.val": (_text, "text"),
 }
-LATER = ("engine", "engine._target_", "labels")  # what the first versions did not write
+LATER = ("engine", "engine._target_", "labels", "label_names")  # what the first versions did not write

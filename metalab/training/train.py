@@ -163,6 +163,7 @@ def _checkpoint_writer(
             "config": config.whole,
             "train_way": r.task.train_way,
             "labels": r.data["train"].ids if r.data["train"].by_image else [],
+            "label_names": r.data["train"].names if r.data["train"].by_image else [],
             "shape": list(r.data["train"].images.shape[1:]),
             "data": {"note": r.data["train"].note, **fingerprint(r)},
             "versions": {name: str(version) for name, version in provenance.versions().items()},

@@ -68,6 +68,7 @@ def test_the_checkpoint_is_self_contained(trained, small):
         "engine",
         "config",
         "train_way",
+        "label_names",
         "labels",
         "shape",
         "data",

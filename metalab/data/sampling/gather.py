@@ -36,13 +36,17 @@ class ImageGather:
         return self._images.device
 
     def __call__(self, draw: EpisodeIndices, numbers: Tensor) -> Tensor:
-        """Return float32 [T,N,C,H,W] in [0,1] on the device, augmented by uniform numbers [T,N,7] if at all."""
+        """Return float32 [T,N,C,H,W] in [0,1] on the device, augmented by uniform numbers [T,N,7] if at all.
+
+        Where the split holds features in the place of images, these as they are.
+        """
         x = self._images.index_select(0, draw.image.flatten())  # whole images; [...] would go byte by byte
         if self._table is not None:
             source = self._table[draw.turn.flatten()]  # [T*N,H*W]
             flat = x.flatten(2)
             x = flat.gather(2, source[:, None].expand_as(flat)).view_as(x)
-        x = x.to(self.device).float().div_(self._white).unflatten(0, draw.image.shape)
+        whole = x.to(self.device).float()
+        x = (whole.div_(self._white) if x.dtype == torch.uint8 else whole).unflatten(0, draw.image.shape)
         return x if self.augment is None else self.augment(x, numbers.to(self.device))
 
 
