@@ -102,6 +102,7 @@ class Eval:
     batch: int
     eps: list[float] | None = None
     embed: bool | None = None
+    unknown: int | None = None
 
     def __post_init__(self) -> None:
-        check_minimum("eval", self, {"episodes": 2, "batch": 1})
+        check_minimum("eval", self, {"episodes": 2, "batch": 1, "unknown": 1})

@@ -9,11 +9,13 @@ import torch
 from omegaconf import DictConfig
 
 from metalab.algorithms.objectives.build import by_way, objective
+from metalab.algorithms.objectives.prediction import PREDICTIONS
 from metalab.config.experiment import ExperimentConfig, read_config
+from metalab.core.errors import UserError
 from metalab.core.signals import warnings_survived
 from metalab.data.sampling.build import Source
 from metalab.engines.learn2learn import Learn2Learn
-from metalab.evaluation import classification, data_protocol, untrained
+from metalab.evaluation import classification, data_protocol, open_set, untrained
 from metalab.evaluation import robustness as robust
 from metalab.evaluation.extra_metrics import Metrics, extra_metrics, extra_metrics_task
 from metalab.evaluation.measure import measure
@@ -52,6 +54,7 @@ def _evaluate_run(folder: Path | None, config: ExperimentConfig) -> tuple[dict[s
     accuracy, loss = measure(t.outcomes(objective, source, what), t.evaluation.episodes)
     lost = int((~np.isfinite(loss)).sum())
     row = _report_fields(t) | {"loss": float(loss.mean()), **_extra_metrics(t)}
+    row |= _open_set(t)
     trained = t.saved["data"]["note"]
     notes = {t.note, t.split.note, classification.NOTE if t.split.by_image else ""}
     notes.add(AGAIN if t.evaluation.split == "train" and not t.split.by_image else "")
@@ -93,6 +96,21 @@ def _attacked(t: EvaluationSetup, source: Source) -> list[dict[str, Any]]:
         t.task, t.test_algorithm, lambda algo, way: robust_objective(t.algo, algo, t.bn, t.attacks, t.terms, drop)
     )
     return robust.records(t.attacks, t.outcomes(attacked, source, "attacked"), t.evaluation.episodes)
+
+
+def _open_set(t: EvaluationSetup) -> dict[str, Any]:
+    """Return how well queries of other classes are told from the episodes' own; nothing where that is not asked for."""
+    unknown = t.evaluation.unknown
+    if unknown is None:
+        return {}
+    if t.split.by_image or t.split.fixed is not None:
+        raise UserError(f"eval.unknown={unknown}: the data fixes what is tested, and has no room for other classes")
+    more = open_set.open_set_task(t.task, unknown)
+    inner = t.terms.inner(t.algo.loss)
+    measured = open_set.OpenSetObjective(t.test_algorithm, t.algo.steps, inner, PREDICTIONS[t.bn], t.task.way)
+    torch.manual_seed(t.config.seed)
+    source = open_set.with_unknown(t.source(more), t.task.way)
+    return open_set.open_set_metrics(lambda e: t.outcome(measured, e), source, t.evaluation.episodes, unknown)
 
 
 def _report_fields(t: EvaluationSetup) -> dict[str, Any]:

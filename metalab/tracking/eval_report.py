@@ -114,7 +114,18 @@ def _row(record: Mapping[str, Any]) -> dict[str, str]:
         "seed": f"{record['seed']}",
         "checkpoint": f"{record['checkpoint']}",
     }
-    told = {*FACTS, "accuracy", "ci95", "episodes", "run", "attacks"}  # the run's folder is that of its checkpoint
+    if unknown := record.get("unknown"):
+        area = _percent(unknown["auroc"], unknown["ci95"])
+        row["none of these"] = f"AUROC {area}, against queries of {unknown['classes']} classes outside of each episode"
+    told = {
+        *FACTS,
+        "unknown",
+        "accuracy",
+        "ci95",
+        "episodes",
+        "run",
+        "attacks",
+    }  # the run's folder is that of its checkpoint
     if record["episodes"] is None:
         row["task"] = f"plain classification, {record['way']} classes"
     row |= dict(_attacked(attack) for attack in record.get("attacks", ()))
