@@ -10,6 +10,7 @@ from metalab.algorithms.build import AlgorithmSettings
 from metalab.config.schema import Eval, Task
 from metalab.core.errors import UserError
 from metalab.core.interfaces import Algorithm, Batch, Learner, Loss, Model, Split
+from metalab.data.identity.class_ids import OWN
 from metalab.evaluation.robustness import Attacks
 
 IMAGES = 100  # that run together
@@ -46,8 +47,8 @@ def classifier(algo: AlgorithmSettings, split: Split, bn: str) -> Algorithm:
         trains = "trains on episodes" if algo.mini_batch is None else "trains no classifier"
         raise UserError(
             "data.protocol=images has the same classes in training and test, for a plain classifier of all of them, "
-            f"and algo={algo.name} {trains}: type algo=baseline, or for episodes of new classes data.protocol=classes "
-            "data.classes=[4,3,3] task.way=3"
+            f"and algo={algo.name} {trains}: type algo=baseline, or for episodes of new classes data.protocol=classes"
+            + ("" if split.ids[0].startswith(OWN) else " data.classes=[4,3,3] task.way=3")
         )
     if bn != "running":
         raise UserError(
@@ -60,8 +61,9 @@ def classifier(algo: AlgorithmSettings, split: Split, bn: str) -> Algorithm:
 def check_run(folder: str, algo: str, saved: Mapping[str, Any], split: Split, attacks: Attacks) -> None:
     """Raise UserError unless the run trained a classifier of the split's classes, and on none of its test images."""
     if saved.get("labels", []) != split.ids:  # runs of older versions have none
+        first = split.names[0] if split.ids[0].startswith(OWN) else split.ids[0]
         raise UserError(
-            f"{folder} has no classifier of {split.ids[0]} and the other {len(split.ids) - 1} classes, for it was not "
+            f"{folder} has no classifier of {first} and the other {len(split.ids) - 1} classes, for it was not "
             "trained on them with data.protocol=images: leave out data, or type data.protocol=classes for episodes"
         )
     if algo != (own := saved["config"]["algo"]["name"]):

@@ -64,7 +64,8 @@ def _checked(cfg: DictConfig, name: str, out: str | None) -> int:
     data = _data(cfg)
     if isinstance(data, Folder | Union):
         splits = _loaded(data.unrefused)
-        found = leaks.search(splits, data.excused, [file for split in SPLITS for file in data.unreadable(split)])
+        unreadable = dict.fromkeys(file for split in SPLITS for file in data.unreadable(split))
+        found = leaks.search(splits, data.excused, unreadable)
     else:
         splits = _loaded(data.load)
         found = leaks.search(splits)

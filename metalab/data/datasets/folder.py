@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple, final
+from typing import Literal, final
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from metalab.config.paths import given_path
 from metalab.core.errors import UserError
 from metalab.core.interfaces import Interpolation, Split
 from metalab.core.text import first_names, printable
+from metalab.data.datasets.folder_by_image import ImageSplit
+from metalab.data.datasets.folder_part import Part
 from metalab.data.datasets.folder_store import Depth, Reading, folder_store, notes, refuse_unread
 from metalab.data.formats.class_tree import ALL, SPLITS, Tree, read_tree
 from metalab.data.identity.class_ids import refuse_copies, refuse_same_names, refuse_twins
@@ -26,20 +28,6 @@ FORM = "data.root=/path/to/images"
 LARGEST = 1024  # pixels: what a large image is decoded at, at least (image_decode.MOST)
 IN_MEMORY = 2**29  # bytes of a split's images that are held in memory where they do not lie in one piece in the store
 log = logging.getLogger("metalab.data")
-
-
-class Part(NamedTuple):
-    """What a split is made of, without its pixels."""
-
-    ids: list[str]  # of classes
-    names: list[str]
-    count: list[int]
-    files: list[str]
-    image_ids: list[str]
-    rows: list[int]  # of the store's images
-    copies: list[str]  # files of images that their class has already, "copy = first", left out or not
-    shared: int  # images that two classes of the split have
-    small: list[str]  # classes that are left out, "name (images)"
 
 
 @final
@@ -56,8 +44,11 @@ class Folder:
     one group, such as one video's, never stand on both sides of an episode. `depth` is of 16-bit files: how many bits
     are used. `copies` are images that their class has already; classes of fewer than `least` images are left out. The
     square is the whole image, stretched, or its centre after the shorter side was made `resize` pixels; `interpolation`
-    None is bicubic. What has a default here had no choice in older versions: their runs are read as they were. Raises
-    UserError.
+    None is bicubic.
+    protocol=images has all classes in each split, for a plain classifier, and splits the images of each class by
+    `ratios` and `seed` where folders of the same classes do not; a group stays in one split. With `folds` the images
+    that are tested are those of one fold of several, which together test each image once.
+    What has a default here had no choice in older versions: their runs are read as they were. Raises UserError.
     """
 
     root: str | None
@@ -76,6 +67,9 @@ class Folder:
     skip: list[str] = field(default_factory=list)
     resize: int | None = None
     interpolation: Interpolation | None = None
+    protocol: Literal["classes", "images"] = "classes"
+    folds: int | None = None
+    fold: int = 0
 
     def __post_init__(self) -> None:
         if not 8 <= self.size <= LARGEST:
@@ -96,32 +90,37 @@ class Folder:
                 f"data.ratios={list(self.ratios)}: expected three shares of the classes, for train, val and test, "
                 "each 0 or more, that add up to 1; type data.ratios=[0.64,0.16,0.20]"
             )
+        if self.folds is not None and not self._by_image:
+            raise UserError(f"data.folds={self.folds}: folds are of images; type data.protocol=images as well")
+        self._image_split(self.least)  # which refuses folds that there are not
 
     def load(self, split: str) -> Split:
         """Return the classes of train, val or test; decode the images on first use and after a change."""
-        said = [refuse_same_names(self._tree.images, self.allow_same_names)]
+        said = [] if self._by_image else [refuse_same_names(self._tree.images, self.allow_same_names)]
         self._refuse_absent(split)
         if self.strict:
             refuse_unread(self._store.facts)
         parts = self._parts
-        refuse_twins({name: (part.ids, part.names) for name, part in parts.items()})
+        if not self._by_image:  # its classes are in each split, and those of one split were compared
+            refuse_twins({name: (part.ids, part.names) for name, part in parts.items()})
         said.append(
             refuse_copies({name: (part.image_ids, part.files) for name, part in parts.items()}, self.allow_copies)
         )
-        if not parts[split].ids:
+        if not parts[split].ids and not self._by_image:
             raise NoSplit(f"data.least={self.least} leaves no class for {split}: type a smaller one, or add images")
         said += [*self._told(split), *notes(self._store.facts, self._how)]
         sizes = {name: dict(zip(part.names, part.count, strict=True)) for name, part in parts.items()}
-        return group_by_filename(self._split(split, parts[split], "; ".join(filter(None, said)), sizes), self.group)
+        loaded = self._split(split, parts[split], "; ".join(filter(None, said)), sizes)
+        return loaded if self._by_image else group_by_filename(loaded, self.group)
 
     def unrefused(self, split: str) -> Split:
         """Return the split with all that is in it and whatever it shares with another one, for a report."""
         self._refuse_absent(split)
-        return self._split(split, self._part(split, copies=True, least=1), "", {})
+        return self._split(split, self._all_parts(copies=True, least=1)[split], "", {})
 
     def unreadable(self, split: str) -> list[str]:
         """Return the files of the split that cannot be read, sorted."""
-        listed = (printable(file) for files in self._tree.images[split].values() for file in files)
+        listed = (printable(file) for files in self._tree.images[self._home(split)].values() for file in files)
         return sorted(self._store.facts["unread"].keys() & set(listed))
 
     @property
@@ -129,17 +128,31 @@ class Folder:
         """What the names of classes begin with that may have one name in two splits."""
         return ("",) if self.allow_same_names else ()
 
+    @property
+    def _by_image(self) -> bool:
+        return self.protocol == "images"
+
+    def _home(self, split: str) -> str:
+        """Return the part of the tree that the split's images are from: not its own where images are split."""
+        if not self._by_image:
+            return split
+        return ALL if ALL in self._tree.parts else split if split in self._tree.parts else "train"
+
+    def _image_split(self, least: int) -> ImageSplit:
+        return ImageSplit(self.ratios, self.seed, least, self.group, self.folds, self.fold)
+
     def _refuse_absent(self, split: str) -> None:
-        if not self._tree.images.get(split):
+        if not self._tree.images.get(self._home(split)):
             raise NoSplit(f"data.ratios={list(self.ratios)} leaves no class for {split}: type a share above 0")
 
     def _told(self, split: str) -> Iterator[str]:
         """Warn of what of the split is left out or stands in it twice, at every start; yield it for every result."""
-        part, left_out = self._parts[split], self.unreadable(split)
+        part, left_out, home = self._parts[split], self.unreadable(split), self._home(split)
+        place = "" if home == ALL else f"{home} "
         if left_out:
-            listed = sum(map(len, self._tree.images[split].values()))
+            listed = sum(map(len, self._tree.images[home].values()))
             which = first_names(left_out)
-            said = f"{len(left_out)} of the {listed} {split} images cannot be read and are left out: {which}"
+            said = f"{len(left_out)} of the {listed} {place}images cannot be read and are left out: {which}"
             log.warning("%s", said)
             yield f"{len(left_out)} of {listed} images cannot be read and are left out"
         if part.copies and self.copies == "keep":
@@ -151,18 +164,21 @@ class Folder:
             log.warning("%s (data.copies=keep keeps them): %s", said, first_names(part.copies))
             yield said
         if part.shared:
-            said = f"{part.shared} images stand in two {split} classes"
+            said = f"{part.shared} images stand in two {place}classes"
             log.warning("%s", said)
             yield said
         if part.small:
             said = f"{len(part.small)} classes of fewer than data.least={self.least} images are left out"
             log.warning("%s of %s: %s", said, split, first_names(part.small))
             yield said
+        if split != "test" and home == "train" and "val" not in self._tree.parts and self._by_image:
+            held_out, train = (len(self._parts[name].files) for name in ("val", "train"))
+            yield f"{held_out} of the {held_out + train} images of train/ are held out for validation"
 
     @cached_property
     def _tree(self) -> Tree:
         root = self._root()
-        tree = read_tree(root, self.ratios, self.seed, self.skip)
+        tree = read_tree(root, self.ratios, self.seed, self.skip, self._by_image)
         for remark in tree.remarks:
             log.warning("%s: %s", root, remark)
         return tree
@@ -177,7 +193,13 @@ class Folder:
 
     @cached_property
     def _parts(self) -> dict[str, Part]:
-        return {split: self._part(split, self.copies == "keep", self.least) for split in SPLITS}
+        return self._all_parts(self.copies == "keep", self.least)
+
+    def _all_parts(self, copies: bool, least: int) -> dict[str, Part]:
+        """Return train, val and test, of classes of at least so many images, with or without copies within a class."""
+        if not self._by_image:
+            return {split: self._part(split, copies, least) for split in SPLITS}
+        return self._image_split(least).parts({home: self._part(home, copies, 1) for home in self._tree.parts})
 
     def _part(self, split: str, copies: bool, least: int) -> Part:
         """Return the split's classes of at least so many images, with or without copies within a class."""
@@ -214,10 +236,12 @@ class Folder:
         return part._replace(shared=sum(len(names) > 1 for names in homes.values()))
 
     def _split(self, split: str, part: Part, note: str, sizes: dict[str, dict[str, int]]) -> Split:
+        if not part.ids and self._home(split) != split:
+            raise NoSplit(f"data.ratios={list(self.ratios)} leaves no image for {split}: type a share above 0")
         if not part.ids:
             raise NoSplit(f"data.root={self.root} has no image for {split} that can be read: see the warnings above")
         count = torch.tensor(part.count)
-        stored = self._store.images[ALL if ALL in self._tree.parts else split]
+        stored = self._store.images[ALL if ALL in self._tree.parts else self._home(split)]
         return Split(
             images=_joined(stored, part.rows, cache_folder(self.cache)),
             first=count.cumsum(0) - count,
@@ -227,6 +251,7 @@ class Folder:
             files=part.files,
             image_ids=part.image_ids,
             note=note,
+            by_image=self._by_image,
             class_sizes=sizes,
         )
 

@@ -13,7 +13,12 @@ from metalab.core.text import first_names, printable
 from metalab.data.formats.image_decode import EXTENSIONS
 
 SPLITS = ("train", "val", "test")
-ALL = "all"  # the one part of a folder whose classes are split by ratios
+ALL = "all"  # the one part of a folder whose classes, or images, are split by ratios
+FEW_CLASSES = """\
+  metalab train data=folder data.root=FOLDER data.protocol=images algo=baseline
+    trains a plain classifier of these classes and tests it on images that are held out
+  metalab predict run=null backbone=torchvision backbone.name=... backbone.weights=... support=FOLDER images=FOLDER
+    trains nothing: a pretrained net compares images with those of the class folders"""
 
 
 class Tree(NamedTuple):
@@ -24,11 +29,12 @@ class Tree(NamedTuple):
     remarks: list[str]  # what is left out and why, in words
 
 
-def read_tree(root: Path, ratios: list[float], seed: int, skip: Sequence[str] = ()) -> Tree:
+def read_tree(root: Path, ratios: list[float], seed: int, skip: Sequence[str] = (), by_image: bool = False) -> Tree:
     """Return the classes of root's train/ val/ test/ folders, or those of root itself, split by ratios and seed.
 
-    Folders with a name that is to be skipped are left out, whatever its case.
-    Raises UserError where these folders are not three, or the classes too few for two in each split.
+    by_image: the folders hold the same classes, val/ may be missing, and where there are none the classes are one
+    part, whose images are split later. Folders with a name that is to be skipped are left out, whatever its case.
+    Raises UserError where a folder is missing, or the classes are too few for two in each split.
     """
     remarks: list[str] = []
     left = _Skipped(root, frozenset(name.casefold() for name in skip), [])
@@ -41,22 +47,26 @@ def read_tree(root: Path, ratios: list[float], seed: int, skip: Sequence[str] = 
             "would be taken for classes"
         )
     if given:
-        missing = [name for name in SPLITS if name not in given]
+        missing = [name for name in SPLITS if name not in given and not (by_image and name == "val")]
         if missing:
-            raise UserError(
-                f"{root} has class folders in {_listed(given)} but none in {_listed(missing)}: add these, or put all "
-                "class folders into one folder, to be split by data.ratios and data.seed"
-            )
+            raise UserError(_missing(root, given, missing, by_image))
         beside = [name for name in folders if name not in SPLITS]
         if beside:
             remarks.append(f"{len(beside)} folders beside train/ val/ test/ are left out: {first_names(beside)}")
-        images = parts = {split: _classes(root, split, remarks, left) for split in SPLITS}
+        images = parts = {split: _classes(root, split, remarks, left) for split in given}
         for split, classes in images.items():
             if len(classes) < 2:
                 raise UserError(f"{root / split} has {len(classes)} class folders with images: add some, 2 are needed")
+        if by_image:
+            _refuse_other_classes(root, images)
     else:
         parts = {ALL: _classes(root, "", remarks, left)}
-        images = _split_classes_by_ratio(root, parts[ALL], ratios, seed)
+        if by_image and len(parts[ALL]) < 2:
+            found = len(parts[ALL])
+            raise UserError(
+                f"{root} has {found} class folders with images: a classifier needs 2{_deeper(root, parts[ALL])}"
+            )
+        images = parts if by_image else _split_classes_by_ratio(root, parts[ALL], ratios, seed)
     if left.found:
         found = first_names(map(printable, dict.fromkeys(left.found)))
         remarks.append(f"folders that data.skip names are left out: {found}")
@@ -161,11 +171,11 @@ def _split_classes_by_ratio(
     edges = [n - val - test, n - test]
     if edges[0] < 2:
         needed = 2 + (2 if ratios[1] else 0) + (2 if ratios[2] else 0)
-        inner = [name for name in classes if _children(root / name)[0]]
-        hint = f"; or did you mean data.root={root / inner[0]}?" if n == 1 and inner else ""
+        instead = f", or without episodes of new classes:\n{FEW_CLASSES}" if n > 1 else ""
         raise UserError(
             f"{root} has {n} class folders with images; splitting them by data.ratios={list(ratios)} needs at least "
-            f"{needed}, two for each of train, val and test that is used: add classes{hint}"
+            f"{needed}, two for each of train, val and test that is used: add classes"
+            f"{_deeper(root, classes)}{instead}"
         )
     names = sorted(classes)
     order = np.random.default_rng(seed).permutation(n)
@@ -174,6 +184,36 @@ def _split_classes_by_ratio(
         split: {names[i]: classes[names[i]] for i in sorted(part.tolist())}
         for split, part in zip(SPLITS, parts, strict=True)
     }
+
+
+def _deeper(root: Path, classes: dict[str, list[str]]) -> str:
+    """Return the question whether the one class folder is where the class folders are."""
+    inner = [name for name in classes if _children(root / name)[0]]
+    return f"; or did you mean data.root={root / inner[0]}?" if len(classes) == 1 and inner else ""
+
+
+def _missing(root: Path, given: list[str], missing: list[str], by_image: bool) -> str:
+    """Say which of train/ val/ test/ are missing, and what to do."""
+    one = "all class folders into one folder, to be split by data.ratios and data.seed"
+    said = f"{root} has class folders in {_listed(given)} but none in {_listed(missing)}: add these, or put {one}"
+    alone = f"; to test on all of {given[0]}/ type data.root={root / given[0]} data.ratios=[0,0,1]"
+    if by_image:
+        return said + (alone if given == ["test"] else "")
+    same = set.intersection(*(set(_children(root / name)[0]) for name in given))
+    classifier = "; or type data.protocol=images algo=baseline for a plain classifier of the same classes, "
+    return said + (classifier + "its validation images split off train/" if given == ["train", "test"] and same else "")
+
+
+def _refuse_other_classes(root: Path, images: dict[str, dict[str, list[str]]]) -> None:
+    """Raise UserError unless train/ val/ test/ hold the same class folders."""
+    names = {name: [split for split in images if name in images[split]] for each in images.values() for name in each}
+    some = [f"{printable(name)} ({' and '.join(there)})" for name, there in names.items() if len(there) < len(images)]
+    if some:
+        raise UserError(
+            f"data.protocol=images has the same classes in {_listed(list(images))}, and {len(some)} class folders of "
+            f"{root} are not in all of them: {first_names(some)}. Add or remove these, or type data.protocol=classes "
+            "for episodes of new classes"
+        )
 
 
 def _listed(names: list[str]) -> str:

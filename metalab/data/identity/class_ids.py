@@ -9,6 +9,7 @@ from metalab.core.interfaces import Split
 from metalab.core.text import first_names, printable
 
 OWN = "folder:"  # begins the ids of classes of the user's own, which are made of their images
+NAMED = f"{OWN}named:"  # begins those of classes whose images are split: what such a class is called, and not made of
 IMAGE = "image:"  # begins the ids of their images; the digest follows
 PUBLISHED = "published:"  # begins those of a benchmark's images, by which a folder of its files is known
 
@@ -27,14 +28,15 @@ def seen_classes(split: Split, trained: Collection[str]) -> list[str]:
     """Return the classes of the split that were trained on, sorted, a class being known by one image, too.
 
     A published class is named by its id; one of the user's own, whose id says nothing to people, by its name. Of two
-    benchmarks the ids decide alone, for some hold copies of an image in two of their own splits.
+    benchmarks the ids decide alone, for some hold copies of an image in two of their own splits; of a class that is
+    known by its name the images alone, for another person's class may be called the same.
     """
     trained = set(trained)
     found = set()
     seen = seen_images(split, trained)
     for k, class_id in enumerate(split.ids):
         first, count = int(split.first[k]), int(split.count[k])
-        if class_id in trained or any(seen[first : first + count]):
+        if (class_id in trained and not class_id.startswith(NAMED)) or any(seen[first : first + count]):
             found.add(split.names[k] if class_id.startswith(OWN) else class_id)
     return sorted(found)
 
@@ -99,8 +101,9 @@ def refuse_same_names(names: Mapping[str, Collection[str]], allowed: bool) -> st
         raise UserError(
             f"{len(twice)} class names stand in two of train/ val/ test/: {first_names(twice)}. A class that is "
             "trained on would be tested on: give each class to one of the three, or put all class folders into one "
-            "folder, to be split by data.ratios. Where they are different classes, rename one, or type "
-            "data.allow_same_names=true"
+            "folder, to be split by data.ratios. Where the same classes are to be trained and tested, on other images, "
+            "type data.protocol=images algo=baseline, a plain classifier; where they are different classes, rename "
+            "one, or type data.allow_same_names=true"
         )
     return f"{len(twice)} class names stand in two splits" if twice else ""
 

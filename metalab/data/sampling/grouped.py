@@ -1,6 +1,7 @@
 """Grouped sampling: images of one group, such as one video or one drawer, never on both sides of an episode."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -12,20 +13,23 @@ from metalab.data.sampling.episode_size import EpisodeSize, Numbers
 
 
 def group_by_filename(split: Split, pattern: str | None) -> Split:
-    """Return the split with its images grouped by what data.group finds in their file names; null: as it is.
+    """Return the split with its images grouped by what data.group finds in their file names; null: as it is."""
+    return split if pattern is None else replace(split, group=torch.tensor(filename_groups(split.files, pattern)))
+
+
+def filename_groups(files: Sequence[str], pattern: str) -> list[int]:
+    """Return the group of each file, 0..G-1, by what data.group finds in its name.
 
     A regular expression, found anywhere in the name; what its parentheses hold, else all of it, names the group.
     UserError where it is none, or a file does not have it.
     """
-    if pattern is None:
-        return split
     try:
-        found = [re.search(pattern, file) for file in split.files]
+        found = [re.search(pattern, file) for file in files]
     except re.error as error:
         raise UserError(
             rf"data.group={pattern} is no regular expression ({error}): type one as data.group='_(\d+)\.png'"
         ) from error
-    missing = [file for file, match in zip(split.files, found, strict=True) if match is None]
+    missing = [file for file, match in zip(files, found, strict=True) if match is None]
     if missing or not found:
         raise UserError(
             f"data.group={pattern} is not in {len(missing)} of the {len(found)} file names, such as "
@@ -33,7 +37,7 @@ def group_by_filename(split: Split, pattern: str | None) -> Split:
         )
     names = [match.groups() or (match[0],) for match in found if match is not None]
     number = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    return replace(split, group=torch.tensor([number[name] for name in names]))
+    return [number[name] for name in names]
 
 
 def draw_grouped(
