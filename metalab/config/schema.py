@@ -103,6 +103,7 @@ class Eval:
     eps: list[float] | None = None
     embed: bool | None = None
     unknown: int | None = None
+    folds: int | None = None
 
     def __post_init__(self) -> None:
-        check_minimum("eval", self, {"episodes": 2, "batch": 1, "unknown": 1})
+        check_minimum("eval", self, {"episodes": 2, "batch": 1, "unknown": 1, "folds": 2})

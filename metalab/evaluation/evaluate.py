@@ -34,9 +34,19 @@ def run(runs: list[tuple[Path | None, DictConfig]], out: Path) -> float:
     Write the report to out, and return the mean accuracy, a fraction.
     """
     with locked_run(out), warnings_survived():
-        results = [_evaluate_run(folder, read_config(cfg)) for folder, cfg in runs]
+        results = [_evaluate_run(folder, _without_folds(read_config(cfg))) for folder, cfg in runs]
         eval_report.write(out, [r for r, _ in results], [a for _, a in results])
     return float(np.mean([a.mean() for _, a in results]))
+
+
+def _without_folds(config: ExperimentConfig) -> ExperimentConfig:
+    """Return the configuration; UserError where it asks for folds, each of which is trained."""
+    if config.eval.folds is not None:
+        raise UserError(
+            f"eval.folds={config.eval.folds}: a net is trained for each fold, by metalab train eval.folds="
+            f"{config.eval.folds}; its folds are evaluated as any runs, run=[RUN/fold0,RUN/fold1]"
+        )
+    return config
 
 
 def _evaluate_run(folder: Path | None, config: ExperimentConfig) -> tuple[dict[str, Any], np.ndarray]:

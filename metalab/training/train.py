@@ -49,8 +49,12 @@ RUNNING_IMAGES = 1000  # training images the running statistics are estimated on
 
 
 def run(cfg: DictConfig, out: Path) -> float:
-    """Train as cfg says in the folder out and return the best validation accuracy, a fraction."""
+    """Train as cfg says in the folder out and return the best validation accuracy, a fraction; of folds their mean."""
     config = read_config(cfg)
+    if config.eval.folds is not None:
+        from metalab.training import cross_validation  # which trains each fold by this function
+
+        return cross_validation.run(cfg, config, out)
     if config.resume is None:
         refuse_existing_run(out)  # before the folder is touched
     with locked_run(out), warnings_survived():

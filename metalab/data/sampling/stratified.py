@@ -48,9 +48,10 @@ def stratified_folds(classes: np.ndarray, groups: np.ndarray, folds: int, seed: 
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # a second, which no --help waits for
 
     alone = int(groups.max()) + 1 == len(groups)
-    splitter = (StratifiedKFold if alone else StratifiedGroupKFold)(folds, shuffle=True, random_state=seed)
+    kind = StratifiedKFold if alone else StratifiedGroupKFold
+    drawn = kind(folds, shuffle=True, random_state=seed).split(classes, classes, None if alone else groups)
     fold = np.zeros(len(classes), dtype=np.int64)
-    for number, (_, tested) in enumerate(splitter.split(classes, classes, groups)):
+    for number, (_, tested) in enumerate(drawn):
         fold[tested] = number
     return fold
 
