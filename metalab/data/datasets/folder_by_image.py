@@ -38,6 +38,14 @@ class ImageSplit:
     folds: int | None
     fold: int
 
+    def __post_init__(self) -> None:
+        if self.folds is None and self.fold:
+            raise UserError(f"data.fold={self.fold}: there are no folds; type data.folds=5, or leave it out")
+        if self.folds is not None and self.folds < 2:
+            raise UserError(f"data.folds={self.folds}: expected 2 or more, or null for none; type data.folds=5")
+        if self.folds is not None and not 0 <= self.fold < self.folds:
+            raise UserError(f"data.fold={self.fold}: expected 0 to {self.folds - 1}, one of data.folds={self.folds}")
+
     def parts(self, homes: Mapping[str, Part]) -> dict[str, Part]:
         """Return train, val and test of the folders there are: all three, train/ and test/, or one for all.
 
