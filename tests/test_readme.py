@@ -76,7 +76,7 @@ def shortened(command: str, images: Path, resumed: int) -> list[str] | None:
     if named(words, "experiment") or real:
         words += ["--cfg", "job"]
     if named(words, "data") == "folder" and kind == "train":
-        words += ["data.size=16", "task.train_way=5"]
+        words += ["data.size=16", *(() if "data.protocol=images" in words else ("task.train_way=5",))]
     if named(words, "resume"):
         words += [f"train.steps={1 + resumed}", "task.query=2"]
     return [kind, *words]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +97,8 @@ def test_a_fold_is_what_its_own_training_gives_and_the_value_is_their_mean_valid
 def test_the_same_command_goes_on_where_it_was_stopped(folds, made, tmp_path):
     whole, value = folds
     words = (f"eval.folds={FOLDS}",)
-    train.run(made(*words), tmp_path / "run")
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run" / "folds.json").unlink()
     for file in (tmp_path / "run" / "fold2").iterdir():  # as if it had been stopped before the last fold
         file.unlink()
     before = (tmp_path / "run" / "fold0" / "last.pt").stat().st_mtime_ns
@@ -120,10 +122,6 @@ def test_the_same_command_goes_on_where_it_was_stopped(folds, made, tmp_path):
         (("eval.split=val",), r"eval\.split=val: eval\.folds tests each image once; leave out eval\.split"),
         (("eval.folds=8",), r"1 classes have too few images: class01 \(7\); 8 are needed, one for each fold"),
         (("eval.folds=1",), r"eval\.folds=1: expected 2 or more"),
-        (
-            ("algo=protonet",),
-            r"algo=protonet trains on episodes: type algo=baseline, or for .* data\.protocol=classes$",
-        ),
         (("resume=somewhere",), r"eval\.folds=3 with resume=somewhere: .* the command that began them"),
     ],
 )
@@ -167,12 +165,17 @@ def test_two_classes_of_photographs_from_the_command_line(command_line, tmp_path
     assert "mean" in said
     found = record(tmp_path / "folds" / "folds.json")
     assert found["over_images"]["images"] == 40
-    code, said = command_line("eval", "run=[folds/fold0,folds/fold1]", "hydra.run.dir=both")
-    assert code == 0, said
-    assert record(tmp_path / "both" / "eval.json")["mean"] == pytest.approx(found["over_folds"]["accuracy"])
+    assert record(tmp_path / "folds" / "eval" / "eval.json")["mean"] == pytest.approx(found["over_folds"]["accuracy"])
     code, said = command_line("train", "resume=folds/fold0", "train.steps=6")
     assert code == 0, said
     for words, expected in ((("check",), "all classes in each split"), (("show", "split=val"), "folder_val_sheet.png")):
-        code, said = command_line("data", words[0], "folder", *own[:3], *words[1:])
+        code, said = command_line("data", words[0], "folder", own[0], *PLAIN[1:3], *words[1:])
         assert (code, expected in said) == (0, True), said
     assert (tmp_path / "folder_val_sheet.png").is_file()
+
+
+def test_what_trains_on_episodes_is_told_of_a_plain_classifier(small, home, tmp_path):
+    where = (f"data.root={home / 'images'}", f"data.cache={home / 'cache'}", "task.train_way=null", "eval.folds=3")
+    with pytest.raises(UserError, match=r"algo=protonet trains on episodes: type algo=baseline, or .*=classes$"):
+        train.run(small(*PLAIN[:3], *where), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
