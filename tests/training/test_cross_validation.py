@@ -75,6 +75,8 @@ def test_the_means_are_those_of_the_runs_evaluated_by_hand(folds, made, tmp_path
         with (tmp_path / str(k) / "episodes.csv").open() as file:
             images += [float(row["accuracy"]) for row in csv.DictReader(file)]
     found = record(out / "folds.json")
+    evaluate.run([(out / "fold0", made(f"data.folds={FOLDS}", "eval.split=val"))], tmp_path / "val")
+    assert record(tmp_path / "val" / "eval.json")["accuracy"] == found["folds"][0]["validation"]
     assert [fold["accuracy"] for fold in found["folds"]] == by_hand
     assert found["over_folds"]["accuracy"] == pytest.approx(np.mean(by_hand))
     half = t.ppf(0.975, FOLDS - 1) * np.std(by_hand, ddof=1) / FOLDS**0.5

@@ -9,9 +9,9 @@ import numpy as np
 def stratified_parts(classes: np.ndarray, groups: np.ndarray, shares: Sequence[float], seed: int) -> np.ndarray:
     """Deal out images to parts of these shares; each class has a group in each part that has a share, where it can.
 
-    The largest groups are dealt out first, those of one size in an order that `seed` draws, each to the part that
-    lacks most of its classes. Without groups a part gets exactly its share of each class, rounded, but at least one
-    image. scikit-learn's StratifiedShuffleSplit knows no groups and may leave a small class out of a part, its
+    Without groups a part gets exactly its share of each class, rounded, but at least one image. Else the largest groups
+    are dealt out first, those of one size in an order that `seed` draws, each to the part that lacks most of its
+    classes. scikit-learn's StratifiedShuffleSplit knows no groups and may leave a small class out of a part, its
     GroupShuffleSplit knows no classes.
 
     Args:
@@ -26,18 +26,9 @@ def stratified_parts(classes: np.ndarray, groups: np.ndarray, shares: Sequence[f
     """
     used = [part for part, share in enumerate(shares) if share > 0]
     wanted = [_wanted(n, {part: shares[part] for part in used}) for n in np.bincount(classes).tolist()]
-    left = [dict(parts) for parts in wanted]
-    held: list[Counter[int]] = [Counter() for _ in range(int(groups.max()) + 1)]
-    for group, k in zip(groups.tolist(), classes.tolist(), strict=True):
-        held[group][k] += 1
-    home = np.zeros(len(held), dtype=np.int64)
-    order = np.random.default_rng(seed).permutation(len(held)).tolist()
-    for group in sorted(order, key=lambda g: -held[g].total()):
-        lacking = {part: sum(n * left[k][part] / wanted[k][part] for k, n in held[group].items()) for part in used}
-        home[group] = part = max(lacking, key=lacking.__getitem__)  # of equal ones the first
-        for k, n in held[group].items():
-            left[k][part] -= n
-    return home[groups]
+    order = np.random.default_rng(seed).permutation(int(groups.max()) + 1)
+    deal = _deal_images if len(order) == len(groups) else _deal_groups
+    return deal(classes, groups, wanted, order)[groups]
 
 
 def stratified_folds(classes: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> np.ndarray:
@@ -57,10 +48,13 @@ def stratified_folds(classes: np.ndarray, groups: np.ndarray, folds: int, seed: 
 
 
 def belonging_together(*labels: np.ndarray) -> np.ndarray:
-    """Return int64 [N], 0..G-1: images that share a label of any kind are of one group, and so on from there.
+    """Return int64 [N], 0..G-1 as they first occur: images that share a label of any kind are of one group.
 
     Each of `labels` is [N], of anything that numpy compares.
     """
+    if len(labels) == 1:
+        _, first, group = np.unique(labels[0], return_index=True, return_inverse=True)
+        return first.argsort().argsort()[group]
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -74,6 +68,34 @@ def belonging_together(*labels: np.ndarray) -> np.ndarray:
     edges = (np.ones(len(ends)), (np.tile(images, len(labels)), ends))
     _, component = connected_components(coo_array(edges, shape=(start, start)), directed=False)
     return np.unique(component[images], return_inverse=True)[1]
+
+
+def _deal_images(
+    classes: np.ndarray, groups: np.ndarray, wanted: list[dict[int, int]], order: np.ndarray
+) -> np.ndarray:
+    """Return int64 [G], the part of each group, where each is one image: in their order, so many of each class."""
+    home, class_of = np.zeros(len(order), dtype=np.int64), classes[np.argsort(groups)][order]
+    for k, parts in enumerate(wanted):
+        own = order[class_of == k]
+        home[own] = np.repeat(list(parts), list(parts.values()))[: len(own)]
+    return home
+
+
+def _deal_groups(
+    classes: np.ndarray, groups: np.ndarray, wanted: list[dict[int, int]], order: np.ndarray
+) -> np.ndarray:
+    """Return int64 [G], the part of each group: the largest first, each to the part that lacks most of its classes."""
+    left = [dict(parts) for parts in wanted]
+    held: list[Counter[int]] = [Counter() for _ in order]
+    for group, k in zip(groups.tolist(), classes.tolist(), strict=True):
+        held[group][k] += 1
+    home = np.zeros(len(order), dtype=np.int64)
+    for group in sorted(order.tolist(), key=lambda g: -held[g].total()):
+        lacking = {p: sum(n * left[k][p] / wanted[k][p] for k, n in held[group].items()) for p in wanted[0]}
+        home[group] = part = max(lacking, key=lacking.__getitem__)  # of equal ones the first
+        for k, n in held[group].items():
+            left[k][part] -= n
+    return home
 
 
 def _wanted(images: int, shares: dict[int, float]) -> dict[int, int]:

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from metalab.core.errors import UserError
+from metalab.data.identity.class_ids import seen_classes, training_ids
 from metalab.data.storage.store import NoSplit
 from tests.data.folder import SPLITS, folder, picture, refusal, tree
 from tests.data.pacs import photos, real
@@ -234,3 +235,18 @@ def test_unreadable_images_are_left_out_and_said_once_for_all_splits(root, caplo
     assert sum(len(split.images) for split in splits.values()) == 12
     assert all("1 of 13 images cannot be read" in split.note for split in splits.values())
     assert {split: data.unreadable(split) for split in SPLITS} == {split: ["class00/broken.jpg"] for split in SPLITS}
+
+
+def test_another_persons_class_of_the_same_name_is_known_by_its_images_alone(root, tmp_path):
+    tree(root, classes=2, images=6)
+    tree(tmp_path / "theirs", classes=2, images=6, offset=10_000)
+    trained = training_ids(by_image(root).load("train"))
+    theirs = by_image(tmp_path / "theirs", ratios=[0, 0, 1])
+    assert theirs.load("test").ids == by_image(root).load("test").ids
+    assert seen_classes(theirs.load("test"), trained) == []
+    assert seen_classes(by_image(root).load("val"), trained) == []
+    assert seen_classes(by_image(root).load("train"), trained) == ["class00", "class01"]
+    file = next(file for file in by_image(root).load("train").files if file.startswith("class01"))
+    shutil.copy(root / file, tmp_path / "theirs" / "class01" / "copied.png")
+    theirs = by_image(tmp_path / "theirs", ratios=[0, 0, 1])
+    assert seen_classes(theirs.load("test"), trained) == ["class01"]

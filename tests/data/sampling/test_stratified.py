@@ -83,3 +83,5 @@ def test_what_shares_anything_belongs_together():
     video, content = np.array([0, 0, 1, 2, 3, 4]), np.array(["a", "b", "b", "c", "c", "d"])
     assert belonging_together(video, content).tolist() == [0, 0, 0, 1, 1, 2]
     assert belonging_together(content).tolist() == [0, 1, 1, 2, 2, 3]
+    assert belonging_together(np.array(["z", "a", "z", "m"])).tolist() == [0, 1, 0, 2]
+    assert belonging_together(np.array(["z", "a", "z", "m"]), np.array([9, 5, 7, 2])).tolist() == [0, 1, 0, 2]
