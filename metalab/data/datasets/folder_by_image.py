@@ -58,6 +58,13 @@ class ImageSplit:
             )
         refuse_twins({home: (part.ids, part.names) for home, part in homes.items()})
         homes = _large(homes, self.least)
+        for home, part in homes.items():
+            if len(part.names) < 2:
+                where = "" if home == ALL else f" in {home}/"
+                raise UserError(
+                    f"{len(part.names)} classes have images that can be used{where}, and a classifier needs 2: add "
+                    f"images{f', or type less than data.least={self.least}' if self.least > 1 else ''}"
+                )
         if ALL in homes:
             parts = _cut(homes[ALL], self._split(self._images(homes[ALL])))
         elif "val" in homes:
@@ -79,8 +86,10 @@ class ImageSplit:
     def _split(self, images: Images) -> np.ndarray:
         """Return the number of each image's split: by the ratios, or a fold for test and the rest by the ratios."""
         if self.folds is None:
+            self._refuse_few(images, sum(share > 0 for share in self.ratios), "one for each split that is used", True)
             return self._dealt_out(images, self.ratios)
-        self._refuse_few(images, self.folds, "one for each fold")
+        needed, why = (4, "two for each fold") if self.folds == 2 else (self.folds, "one for each fold")
+        self._refuse_few(images, needed, why, True)
         fold = stratified_folds(images.classes, images.groups, self.folds, self.seed)
         lacking = [
             f"{name} (fold {number})"
@@ -103,16 +112,17 @@ class ImageSplit:
         self._refuse_few(images, len(used), f"one for each of {', '.join(used)}")
         return stratified_parts(images.classes, images.groups, shares, self.seed)
 
-    def _refuse_few(self, images: Images, needed: int, why: str) -> None:
-        """Raise UserError for classes whose images are of fewer groups than are needed."""
+    def _refuse_few(self, images: Images, needed: int, why: str, whole: bool = False) -> None:
+        """Raise UserError for classes of fewer groups than are needed; whole: `images` are all that they have."""
         held = [len(np.unique(images.groups[images.classes == k])) for k in range(len(images.names))]
         few = [f"{name} ({n})" for name, n in zip(images.names, held, strict=True) if n < needed]
         if few:
             what = "images" if self.group is None else f"groups of images by data.group={self.group}"
-            folds = "type fewer folds, or " if self.folds is not None and needed > 2 else ""
+            folds = "type fewer folds, or " if needed == self.folds else ""
+            least = f" with data.least={needed}" if whole and self.group is None else ""
             raise UserError(
                 f"{len(few)} classes have too few {what}: {first_names(few)}; {needed} are needed, {why}. Add images, "
-                f"{folds}leave these classes out{'' if self.group else f' with data.least={needed}'}"
+                f"{'' if folds else 'or '}{folds}leave these classes out{least}"
             )
 
     def _refuse_absent(self, parts: Mapping[str, Part]) -> None:
@@ -127,8 +137,6 @@ class ImageSplit:
                 "data.protocol=images has all classes in each split, and some have no image that can be used in one: "
                 f"{first_names(absent)}. Add images there{together}"
             )
-        if len(names) < 2:
-            raise UserError(f"{len(names)} classes are left, and a classifier needs 2: add images, or lower data.least")
 
     def _refuse_torn(self, parts: Mapping[str, Part]) -> None:
         """Raise UserError where images of one group stand in two splits, as folders have them."""

@@ -136,9 +136,7 @@ def test_a_class_of_too_few_images_is_named_and_data_least_leaves_it_out(root):
     for i in (1, 2, 3):
         (root / "class01" / f"{i}.png").unlink()
     text = refused(root)
-    assert text.startswith(
-        "1 classes have too few images: class01 (1); 3 are needed, one for each of train, val, test."
-    )
+    assert text.startswith("1 classes have too few images: class01 (1); 3 are needed, one for each split that is used.")
     assert "with data.least=3" in text
     splits = loaded(root, least=3)
     assert splits["test"].names == ["class00", "class02"]
@@ -250,3 +248,36 @@ def test_another_persons_class_of_the_same_name_is_known_by_its_images_alone(roo
     shutil.copy(root / file, tmp_path / "theirs" / "class01" / "copied.png")
     theirs = by_image(tmp_path / "theirs", ratios=[0, 0, 1])
     assert seen_classes(theirs.load("test"), trained) == ["class01"]
+
+
+def test_two_folds_need_four_images_a_class_and_three_folds_three(root):
+    tree(root, classes=2, images=3)
+    text = refused(root, folds=2)
+    assert text.startswith(
+        "2 classes have too few images: class00 (3), class01 (3); 4 are needed, two for each fold. Add"
+    )
+    assert by_image(root, folds=3).load("val").count.tolist() == [1, 1]
+    picture(root / "class00" / "3.png", 77)
+    picture(root / "class01" / "3.png", 78)
+    assert by_image(root, folds=2).load("val").count.tolist() == [1, 1]
+
+
+def test_where_no_two_classes_are_left_it_says_so(root):
+    tree(root, classes=3, images=5)
+    assert refused(root, least=6).startswith(
+        "0 classes have images that can be used, and a classifier needs 2: add images, or"
+    )
+    for file in (root / "class01").iterdir():
+        file.write_bytes(b"")
+    shutil.rmtree(root / "class02")
+    assert refused(root) == "1 classes have images that can be used, and a classifier needs 2: add images"
+
+
+def test_a_train_folder_with_one_image_of_a_class_has_none_for_validation(root):
+    tree(root / "train", classes=2, images=4)
+    tree(root / "test", classes=2, images=4, offset=10_000)
+    for i in (1, 2, 3):
+        (root / "train" / "class01" / f"{i}.png").unlink()
+    text = refused(root)
+    assert text.startswith("1 classes have too few images: class01 (1); 2 are needed, one for each of train, val.")
+    assert text.endswith("Add images, or leave these classes out")
