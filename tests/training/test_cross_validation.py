@@ -147,7 +147,7 @@ def test_two_classes_of_photographs_from_the_command_line(command_line, tmp_path
     monkeypatch.setenv("METALAB_CACHE", str(tmp_path / "cache"))
     photos(tmp_path / "images", {"dog": 20, "guitar": 20})
     own = (f"data.root={tmp_path / 'images'}", *PLAIN)
-    code, said = command_line("train", *own, *SHORT, "train.steps=30", "hydra.run.dir=one")
+    code, said = command_line("train", *own, *SHORT, "hydra.run.dir=one")
     assert code == 0, said
     code, said = command_line("eval", "run=one", "hydra.run.dir=eval")
     assert (code, "plain classification, 2 classes" in said) == (0, True)
