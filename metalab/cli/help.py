@@ -26,7 +26,8 @@ compinit; bashcompinit`; metalab -sc install=fish | source in fish.
 DATA_USAGE = """usage: metalab data list                       the data sets: classes, images, licence, on disk or not
        metalab data prepare NAME               bring it onto the disk, decoded: every later start is quick
        metalab data check NAME [out=FOLDER]    what it leaks; exit code 1 where a class is in two splits
-       metalab data show NAME [what=episode] [split=test] [out=FILE.png] [task.way=5] [seed=0]
+       metalab data show NAME [what=sheet|episode] [split=test] [out=FILE.png] [task.way=5] [seed=0]
+       metalab data show NAME what=embedding [method=pca|tsne] [backbone=... backbone.weights=...]
        metalab data clean                      what the prepared data takes; clean STORE, NAME or all removes it
 
 Each but list and clean takes data.KEY=VALUE, as data.root=/path/to/the/files; all but clean take --config-dir FOLDER

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from metalab.config.experiment import ExperimentConfig
-from metalab.core.interfaces import Backbone, ImagePreparation, preparation_of
+from metalab.core.interfaces import Backbone, preparation_of
 
 SIZE = 84  # pixels where no weights ask for others
 KEYS = ("size", "resize", "interpolation")
@@ -23,7 +23,7 @@ def resolve_preparation(
         backbone: of it, built.
         saved: the checkpoint that is evaluated, whose images were prepared in a way; None: nothing was trained yet.
     """
-    own = _fields(preparation_of(backbone)) if saved is None else _trained(saved)
+    own = preparation_fields(backbone) if saved is None else _trained(saved)
     data = fill_preparation(config.data, own)
     if data == config.data:
         return config
@@ -53,7 +53,9 @@ def _filled_member(member: Any, own: Mapping[str, Any] | None) -> Any:
     return fill_preparation(member, own) if isinstance(member, Mapping) else member
 
 
-def _fields(preparation: ImagePreparation | None) -> dict[str, Any] | None:
+def preparation_fields(backbone: Backbone) -> dict[str, Any] | None:
+    """Return size, resize and interpolation of a backbone's own preparation; None: it has none."""
+    preparation = preparation_of(backbone)
     return None if preparation is None else {key: getattr(preparation, key) for key in KEYS}
 
 

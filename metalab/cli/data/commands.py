@@ -12,9 +12,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from metalab.cli.data import clean, contact_sheet, listing
+from metalab.cli.data import clean, contact_sheet, embedding, listing
 from metalab.cli.data.leak_report import format_leak_report, write_leak_report
-from metalab.config.image_preparation import fill_preparation
+from metalab.config.image_preparation import fill_preparation, preparation_fields
 from metalab.config.instantiate import build, plain_group, settings
 from metalab.config.paths import conf_dir, given_path
 from metalab.config.schema import Eval, Task
@@ -28,7 +28,7 @@ from metalab.data.identity import leaks
 from metalab.data.storage.store import NoSplit, cache_folder, verifying
 from metalab.evaluation import data_protocol
 
-OWN = {"check": ("out",), "show": ("what", "split", "out")}  # settings of a verb, beside data.*, task.* and seed
+OWN = {"check": ("out",), "show": ("what", "split", "out", "method")}  # settings of a verb, beside data.* and others
 
 
 def run(verb: str, words: list[str]) -> int:
@@ -77,16 +77,26 @@ def _checked(cfg: DictConfig, name: str, out: str | None) -> int:
 
 def _shown(cfg: DictConfig, name: str, own: dict[str, str]) -> Path:
     what, split = own.get("what", "sheet"), own.get("split", "test")
-    if what not in ("sheet", "episode"):
-        raise UsageError(f"what={what}: expected what=sheet (images of many classes) or what=episode")
+    if what not in ("sheet", "episode", "embedding"):
+        raise UsageError(f"what={what}: expected what=sheet (images of many classes), what=episode or what=embedding")
+    if (method := own.get("method", "pca")) not in embedding.METHODS:
+        raise UsageError(f"method={method}: expected method=pca or method=tsne")
     if split not in SPLITS:
         raise UsageError(f"split={split}: expected split=train, split=val or split=test")
+    path = given_path(own.get("out", f"{name}_{split}_{what}.png"), "out", "picture.png").absolute()
+    if what == "embedding":
+        backbone = build(plain_group(cfg.backbone, "backbone"), "backbone")
+        node = fill_preparation(plain_group(cfg.data, "data"), preparation_fields(backbone))
+        figure = embedding.embedding(build(node, "data").load(split), backbone, node, method, cfg.seed)
+        with contact_sheet.writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path, dpi=120)
+        return path
     data = _data(cfg).load(split)
     task, _ = data_protocol.apply_data_protocol(
         settings(Task, cfg.task, "task"), settings(Eval, cfg.eval, "eval"), data
     )
     rows = contact_sheet.classes(data) if what == "sheet" else contact_sheet.episode(data, task, cfg.seed)
-    path = given_path(own.get("out", f"{name}_{split}_{what}.png"), "out", "picture.png").absolute()
     contact_sheet.save(contact_sheet.drawn(rows), path)
     return path
 
@@ -140,10 +150,14 @@ def _parted(verb: str, words: list[str]) -> tuple[dict[str, str], list[str]]:
         root = key.lstrip("+~").partition(".")[0].partition("@")[0]  # +data@data.members.omniglot=omniglot
         if equals and value and key in OWN.get(verb, ()):
             own[key] = value
-        elif equals and ((root == "data" and key != "data") or (verb == "show" and root in ("task", "seed"))):
+        elif equals and (
+            (root == "data" and key != "data") or (verb == "show" and root in ("task", "seed", "backbone"))
+        ):
             given.append(word)
         else:
-            more = "".join(f", {each}=" for each in OWN.get(verb, ())) + (", task., seed=" if verb == "show" else "")
+            more = "".join(f", {each}=" for each in OWN.get(verb, ())) + (
+                ", task., seed=, backbone=" if verb == "show" else ""
+            )
             raise UsageError(f"'{word}': metalab data {verb} NAME takes data.KEY=VALUE{more}")
     return own, given
 
@@ -152,7 +166,8 @@ def _composed(name: str, words: list[str], folder: str | None) -> DictConfig:
     own = [f"hydra.searchpath=[file://{folder}]"] if folder else []
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-            cfg = compose("train", [*own, f"data={name}", *words])
+            plain = [] if any(word.startswith("backbone=") for word in words) else ["backbone=pixels"]
+            cfg = compose("train", [*own, f"data={name}", *plain, *words])
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(str(error)) from error
     if folder or any("_target_" in word for word in words):

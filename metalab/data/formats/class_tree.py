@@ -165,12 +165,14 @@ def _images(folder: Path, others: Counter[str], left: _Skipped) -> list[str]:
 def _split_classes_by_ratio(
     root: Path, classes: dict[str, list[str]], ratios: list[float], seed: int
 ) -> dict[str, dict[str, list[str]]]:
-    """Give whole classes to train, val and test: at least two to each whose ratio is not 0."""
+    """Give whole classes to train, val and test: at least two to each whose ratio is not 0, none to the others."""
     n = len(classes)
     val, test = (max(2, round(n * ratio)) if ratio else 0 for ratio in ratios[1:])
+    if not ratios[0]:  # where nothing is trained
+        val, test = (n - test, test) if ratios[1] else (0, n)
     edges = [n - val - test, n - test]
-    if edges[0] < 2:
-        needed = 2 + (2 if ratios[1] else 0) + (2 if ratios[2] else 0)
+    needed = sum(2 for ratio in ratios if ratio)
+    if n < needed or edges[0] < (2 if ratios[0] else 0) or edges[1] - edges[0] < (2 if ratios[1] else 0):
         instead = f", or without episodes of new classes:\n{FEW_CLASSES}" if n > 1 else ""
         raise UserError(
             f"{root} has {n} class folders with images; splitting them by data.ratios={list(ratios)} needs at least "
