@@ -5,7 +5,6 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -14,10 +13,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from metalab.cli import hydra_private
 from metalab.config import import_policy
 
 KEYS = ("_target_", "objective", "episode_loss", "besides")  # whose values are dotted paths; test_x is x at the test
-GIVEN = ("command-line", "hydra.searchpath in command-line")  # Hydra's words for folders that the command line gives
 
 
 def named_parts(words: Iterable[str], groups: Iterable[str]) -> frozenset[str]:
@@ -30,8 +29,8 @@ def named_parts(words: Iterable[str], groups: Iterable[str]) -> frozenset[str]:
     for override in OverridesParser.create().parse_overrides(list(words)):
         found |= _paths({override.key_or_group.rpartition(".")[2]: None if override.is_delete() else override.value()})
     for place in HydraConfig.get().runtime.config_sources:
-        if place.provider in GIVEN:
-            source = SourcesRegistry.instance().resolve(place.schema)(place.provider, f"{place.schema}://{place.path}")
+        if place.provider in hydra_private.GIVEN:
+            source = hydra_private.config_source(place.provider, place.schema, place.path)
             found |= {path for group in groups for node in _options(source, group) for path in _paths(node)}
     here = os.getcwd()
     if here not in sys.path and not all(map(import_policy.own, found)):

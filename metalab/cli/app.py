@@ -123,16 +123,15 @@ def _complete(rest: list[str]) -> None:
 
 
 def _run_hydra(commands: str, given: list[str], arguments: list[str] | None = None) -> None:
-    """Hand the words behind the command to Hydra; `typed`: the words that the shell wants completed."""
+    """Hand the words behind the command to Hydra; `arguments`: the words that the shell wants completed."""
     from hydra import version
-    from hydra._internal import utils
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from metalab.cli import run_overrides, sweeps
+    from metalab.cli import hydra_private, run_overrides, sweeps
     from metalab.config.paths import conf_dir, given_path
 
-    parser = utils.get_args_parser()
+    parser = hydra_private.args_parser()
     args = parser.parse_args(given)
     if args.config_dir is not None:
         args.config_dir = str(given_path(args.config_dir, "--config-dir", "my_conf"))
@@ -145,10 +144,8 @@ def _run_hydra(commands: str, given: list[str], arguments: list[str] | None = No
             raise  # while a line is typed, its runs need not be there yet
     args.resolve = args.resolve or args.help
     version.setbase("1.3")
-    whole = os.environ.get("HYDRA_FULL_ERROR", "0")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would else print
-    try:  # what hydra.main does; but that parses sys.argv, which is to stay as typed for the run's record
-        utils._run_hydra(args, parser, JOBS[commands], str(conf_dir()), name)
+    try:
+        hydra_private.run(args, parser, JOBS[commands], str(conf_dir()), name)
     except Defect as defect:
         raise cast(BaseException, defect.__cause__) from None
     except BrokenPipeError:
@@ -156,13 +153,12 @@ def _run_hydra(commands: str, given: list[str], arguments: list[str] | None = No
     except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
         if any(job.state == "failed" for job in sweeps.jobs()):  # and told
             sys.exit(1)
-        if whole == "1":
+        if os.environ[hydra_private.FULL_ERROR] == "1":
             raise
         from metalab.cli import suggestions
 
         raise UserError(suggestions.explain_hydra_error(error, name, list(map(str, args.overrides)))) from error
     finally:
-        os.environ["HYDRA_FULL_ERROR"] = whole
         _tell_sweep(commands)
 
 

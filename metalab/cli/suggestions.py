@@ -1,18 +1,15 @@
 """What Hydra says of a word it cannot take, in one message with the nearest word that it could."""
 
-import re
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from metalab.cli.hydra_private import KEY_INSIDE, UNKNOWN_KEY, UNKNOWN_OPTION
 from metalab.config.paths import conf_dir
 from metalab.config.validate import suggest
 
-UNKNOWN = re.compile(r"Could not override '([^']+)'")
 FOLDER = "hydra.run.dir=/path/to/a/folder"
-INSIDE = re.compile(r"full_key: (\S+)")  # of a group that was given whole, the key that is unknown
-OPTION = re.compile(r"Could not find '([^']+)/([^'/]+)'\n\nAvailable options in '[^']+':\n((?:\t.*\n)*)")
 
 
 def explain_hydra_error(error: BaseException, command: str, words: list[str]) -> str:
@@ -22,12 +19,12 @@ def explain_hydra_error(error: BaseException, command: str, words: list[str]) ->
         return (
             f"{cause.filename} cannot be written ({cause.strerror}): give a folder that you may write to, as {FOLDER}"
         )
-    if found := OPTION.search(said):
+    if found := UNKNOWN_OPTION.search(said):
         group, option, listed = found.groups()
         return f"{group}={option}: there is no such option.{suggest(option, listed.split())}"
-    if found := UNKNOWN.search(said):
+    if found := UNKNOWN_KEY.search(said):
         key = found.group(1)
-        if (inside := INSIDE.search(str(error.__cause__))) and inside.group(1).startswith(f"{key}."):
+        if (inside := KEY_INSIDE.search(str(error.__cause__))) and inside.group(1).startswith(f"{key}."):
             return f"{inside.group(1)}: there is no such setting. {said.splitlines()[-1]}"
         return f"{key}: there is no such setting.{_nearest(key, command, words)}"
     return said
