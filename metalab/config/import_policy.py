@@ -6,7 +6,7 @@ that the command line gives (--config-dir).
 """
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ _named: frozenset[str] | None = None  # what the command names; None: no command
 
 
 @contextmanager
-def allow_only(named: frozenset[str]) -> Iterator[None]:
+def allow_only(named: frozenset[str]) -> Generator[None]:
     """Let nothing be imported meanwhile but metalab's own parts and the dotted paths that the command names."""
     global _named
     before, _named = _named, named

@@ -5,13 +5,14 @@ import importlib
 import typing
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metalab.config import import_policy
 from metalab.config.moved_names import rename_moved
+from metalab.config.nodes import is_mapping
 from metalab.config.validate import check_type, describe, format_value, suggest
 from metalab.core.errors import UserError
 
@@ -102,7 +103,7 @@ def plain_group(node: Any, where: str) -> dict[str, Any]:
     """Return a config node, or a mapping that holds some, as plain Python with nothing left to resolve."""
     try:
         plain = _resolved(node)
-        if isinstance(plain, Mapping):
+        if is_mapping(plain):
             return {str(key): _resolved(value) for key, value in plain.items()}
     except OmegaConfBaseException as error:
         raise UserError(f"{where}: {error}") from error
@@ -115,7 +116,7 @@ def _resolved(node: Any) -> Any:
 
 def _construct(cls: type[T], values: dict[str, Any], where: str, given: dict[str, Any]) -> T:
     hints = typing.get_type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+    fields = {field.name: field for field in dataclasses.fields(cast(Any, cls)) if field.init}
     for name in given:
         if name not in fields:
             raise UserError(
@@ -144,7 +145,7 @@ def _construct(cls: type[T], values: dict[str, Any], where: str, given: dict[str
 def parts_of(node: Mapping[str, Any], *kinds: type) -> list[dict[str, Any]]:
     """Split a node by the fields of the given dataclasses; what belongs to none of them comes last."""
     names = [{f.name for f in fields(kind)} for kind in kinds]
-    taken = set().union(*names)
+    taken = set[str]().union(*names)
     return [{k: v for k, v in node.items() if k in name} for name in names] + [
         {k: v for k, v in node.items() if k not in taken}
     ]
@@ -154,10 +155,10 @@ def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return a nested mapping as one of dotted keys."""
     items: dict[str, Any] = {}
     for key, value in node.items():
-        items |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        items |= flat(value, f"{prefix}{key}.") if is_mapping(value) else {f"{prefix}{key}": value}
     return items
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """Return a configuration as plain Python with nothing left to resolve."""
-    return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
+    return cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))

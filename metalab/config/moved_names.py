@@ -3,8 +3,9 @@
 A name leaves this table never: a run's folder may be years old. What is moved or renamed again is changed on the right.
 """
 
-from collections.abc import Mapping
 from typing import Any
+
+from metalab.config.nodes import is_mapping
 
 MOVED = {
     "metalab.algorithms.anil.ANIL": "metalab.algorithms.ANIL",
@@ -104,6 +105,6 @@ MOVED = {
 
 def rename_moved(node: Any) -> Any:
     """Return a plain node with every dotted path of MOVED replaced, at any depth."""
-    if isinstance(node, Mapping):
+    if is_mapping(node):
         return {key: rename_moved(value) for key, value in node.items()}
     return MOVED.get(node, node) if isinstance(node, str) else node

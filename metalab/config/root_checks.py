@@ -31,7 +31,7 @@ def validate_root(cfg: DictConfig, also: tuple[str, ...] = ()) -> None:
 
 def _members(data: DictConfig) -> list[Any]:
     """Return the settings of a union's members, none where there is no union; UserError where one has none."""
-    members = data.get("members") or {}
+    members: Any = data.get("members") or {}
     return [_group(node, f"data.members.{name}") for name, node in _group(members, "data.members").items()]
 
 

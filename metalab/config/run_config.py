@@ -1,14 +1,15 @@
 """A run's config.yaml as data: metalab's own settings as plain values, and nothing that Hydra would obey."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from metalab.config.nodes import is_dict, is_list, is_mapping
 from metalab.config.validate import format_value
 from metalab.core.errors import UserError
 
@@ -30,14 +31,14 @@ def read(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} holds no config.yaml: give the folder of a run of metalab train")
     try:
         _refuse_expansion(path)
-        held = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        held: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read: {error}. Its best.pt holds the same settings") from error
-    missing = [group for group in NEEDED if not isinstance(held, dict) or group not in held]
-    if missing or not isinstance(held, dict):
+    missing = [group for group in NEEDED if not is_dict(held) or group not in held]
+    if missing or not is_dict(held):
         raise UserError(f"{path} is cut short or not a run's: {', '.join(missing)} is missing")
     for group in NODES:
-        if group in held and not isinstance(held[group], dict):
+        if group in held and not is_dict(held[group]):
             raise UserError(
                 f"{path}: {group}={format_value(held[group])}: expected a group of settings, as the run wrote it"
             )
@@ -52,7 +53,8 @@ def _refuse_expansion(path: Path) -> None:
     if path.stat().st_size > LARGEST:
         raise ValueError(f"it has {path.stat().st_size:,} bytes, {LARGEST:,} at most are expected")
     depth = 0
-    for event in yaml.parse(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader):
+    parser = cast(Any, yaml)  # its stub leaves out what parse reads and gives
+    for event in parser.parse(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if isinstance(event, yaml.AliasEvent) or depth > DEEPEST:
             raise ValueError("it has references or is nested too deep, which no run's is")
@@ -60,7 +62,7 @@ def _refuse_expansion(path: Path) -> None:
 
 def _without_defaults(node: Any) -> Any:
     """Return a group without what Hydra takes for a list of further options."""
-    return {key: value for key, value in node.items() if key != "defaults"} if isinstance(node, dict) else node
+    return {key: value for key, value in node.items() if key != "defaults"} if is_dict(node) else node
 
 
 def _refuse_expressions(path: Path, own: dict[str, Any]) -> None:
@@ -72,10 +74,10 @@ def _refuse_expressions(path: Path, own: dict[str, Any]) -> None:
 
 def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
     """Give the dotted key and the value of all that is in a nest of mappings and lists, keys as values, too."""
-    items = node.items() if isinstance(node, Mapping) else enumerate(node)
+    items = node.items() if is_mapping(node) else enumerate(node)
     for key, value in items:
         yield f"{prefix}{key}", key
-        if isinstance(value, Mapping | list):
+        if is_mapping(value) or is_list(value):
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
@@ -84,8 +86,8 @@ def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 def _caches_here(own: dict[str, Any]) -> dict[str, Any]:
     """Return the settings without a cache folder that is not there: what it would hold goes where the user's does."""
     members = own["data"].get("members")
-    for data in (own["data"], *(members.values() if isinstance(members, dict) else ())):
-        if isinstance(data, dict) and data.get("cache") and not Path(str(data["cache"])).expanduser().is_dir():
+    for data in (own["data"], *(members.values() if is_dict(members) else ())):
+        if is_dict(data) and data.get("cache") and not Path(str(data["cache"])).expanduser().is_dir():
             logger.info(f"data.cache={data['cache']} of the run is not here: your own cache folder is taken")
             data["cache"] = None
     return own

@@ -10,6 +10,7 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from metalab.config.moved_names import rename_moved
+from metalab.config.nodes import is_mapping
 from metalab.config.schema import Eval, Train
 
 ROOTS = {"train": Train, "eval": Eval}  # what is merged with today's YAML, key by key; groups are replaced as a whole
@@ -23,7 +24,7 @@ def upgrade_config(node: Mapping[Any, Any]) -> dict[str, Any]:
     whole = rename_moved(node)
     for name, cls in ROOTS.items():
         later = {field.name: field.default for field in fields(cls) if field.default is not MISSING}
-        if isinstance(given := whole.get(name, {}), Mapping):
+        if is_mapping(given := whole.get(name, {})):
             whole[name] = later | dict(given)
     return whole
 

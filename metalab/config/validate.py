@@ -7,10 +7,11 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union
 
+from metalab.config.nodes import is_dict, is_list
 from metalab.core.errors import UserError
 
 
-def check_type(value: Any, hint: Any, key: str) -> Any:
+def check_type(value: object, hint: Any, key: str) -> Any:
     """Return value as the type that the annotation `hint` says; UserError, naming key, if it is another.
 
     Whole numbers pass for floats and 1e4 for an int; a bool is never a number, null passes where the hint has None.
@@ -19,7 +20,8 @@ def check_type(value: Any, hint: Any, key: str) -> Any:
         return _fit(value, hint)
     except TypeError:
         expected, example = describe(hint)
-        kind = {str: " (text)", bool: " (a switch)", dict: " (a group)"}.get(type(value), "")
+        kinds: dict[object, str] = {str: " (text)", bool: " (a switch)", dict: " (a group)"}
+        kind = kinds.get(type(value), "")
         message = f"{key}={format_value(value)}{kind}: expected {expected}, as in {key}={example}"
         raise UserError(message) from None
 
@@ -34,9 +36,9 @@ def _fit(value: Any, hint: Any) -> Any:
     if origin is Literal:
         if any(value == member and type(value) is type(member) for member in args):
             return value
-    elif origin in (list, tuple, Sequence, Iterable) and isinstance(value, list):
+    elif origin in (list, tuple, Sequence, Iterable) and is_list(value):
         return _fit_list(value, origin, args)
-    elif origin is dict and isinstance(value, dict):
+    elif origin is dict and is_dict(value):
         return {_fit(k, args[0]): _fit(v, args[1]) for k, v in value.items()} if args else value
     elif hint is float and type(value) in (int, float):
         return float(value)
@@ -111,9 +113,9 @@ def suggest(name: str, known: Iterable[str], where: str = "") -> str:
 
 def format_value(value: Any) -> str:
     """Return value as it is typed on the command line."""
-    if isinstance(value, list):
+    if is_list(value):
         return f"[{','.join(map(format_value, value))}]"
-    if isinstance(value, dict):
+    if is_dict(value):
         return f"{{{','.join(f'{key}:{format_value(item)}' for key, item in value.items())}}}"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 

@@ -1,6 +1,6 @@
 """What a run writes beside its checkpoints: an error of the disk becomes one message."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from metalab.core.errors import UserError
 
 
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Generator[None]:
     """Turn an error of the disk (full, read-only, taken away) while `path` is written into a UserError."""
     try:
         yield

@@ -40,15 +40,15 @@ class Split:
     count: Tensor  # int64 [K], how many images follow it
     ids: list[str]  # [K] global class ids ("omniglot:Greek/character01"); rotations of a character share theirs
     names: list[str]  # [K] what people are shown
-    files: list[str] = field(default_factory=list)  # [N] where each image came from
-    image_ids: list[str] = field(default_factory=list)  # [N] "image:digest" of one's own, else "published:digest" or ""
+    files: list[str] = field(default_factory=list[str])  # [N] where each image came from
+    image_ids: list[str] = field(default_factory=list[str])  # [N] "image:digest": one's own; "published:digest" or ""
     turns: Tensor | None = None  # int64 [K], quarter turns that make the class from its images; None: upright
     random_turns: bool = False  # a quarter turn is drawn for each class of each episode
     families: ClassFamilies | None = None  # None: any classes may meet
     group: Tensor | None = None  # int64 [N], 0..: images of one group never stand on both sides of an episode
     fixed: FixedEpisodes | None = None  # the only episodes that a protocol allows
     by_image: bool = False  # the other splits have the same classes and other images: a classifier's, without episodes
-    class_sizes: dict[str, dict[str, int]] = field(default_factory=dict)  # split -> class -> images, where known
+    class_sizes: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])  # split: class: images
     note: str = ""  # what a referee must know, "re-encoded, JPEG q75"
 
 

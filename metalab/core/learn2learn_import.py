@@ -1,8 +1,11 @@
 """Import learn2learn without its gym, text and vision parts, which need packages nobody here uses.
 
 learn2learn's own __init__ imports all of them (2.5 s, and gym must be installed). Stand-ins in sys.modules load the
-real package when an attribute is first asked for. Nothing else in metalab imports learn2learn but through this file.
+real package when an attribute is first asked for. Nothing else in metalab imports learn2learn but through this file,
+which says what its parts are: it has no types.
 """
+
+# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
 
 import importlib
 import sys

@@ -1,14 +1,14 @@
 """Pictures, tables and event files: what is made beside the numbers, and ends no run where it cannot be made."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 logger = logging.getLogger("metalab")
 
 
 @contextmanager
-def optional_output(what: str) -> Iterator[None]:
+def optional_output(what: str) -> Generator[None]:
     """Say in a warning that `what` could not be made, and why, where anything within goes wrong."""
     try:
         yield

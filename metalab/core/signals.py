@@ -1,7 +1,7 @@
 """Signals as values, so that the work under way can be finished and saved."""
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from threading import current_thread, main_thread
 from typing import Any
@@ -11,7 +11,7 @@ WARNINGS = ("SIGUSR1", "SIGUSR2")  # of a cluster that will end the process befo
 
 
 @contextmanager
-def deferred_signals() -> Iterator[list[signal.Signals]]:
+def deferred_signals() -> Generator[list[signal.Signals]]:
     """Collect signals in a list instead of obeying them; a second SIGINT interrupts at once.
 
     What the parent process had ignored stays ignored, as SIGHUP below nohup or SIGINT in a script's background.
@@ -29,14 +29,14 @@ def deferred_signals() -> Iterator[list[signal.Signals]]:
 
 
 @contextmanager
-def warnings_survived() -> Iterator[None]:
+def warnings_survived() -> Generator[None]:
     """Let SIGUSR1 and SIGUSR2, which end a process, pass where there is nothing to save."""
     with _handled(WARNINGS, lambda number, frame: None):
         yield
 
 
 @contextmanager
-def _handled(names: tuple[str, ...], handle: Callable[[int, Any], None]) -> Iterator[None]:
+def _handled(names: tuple[str, ...], handle: Callable[[int, Any], None]) -> Generator[None]:
     ours = [getattr(signal, name) for name in names if hasattr(signal, name)]
     ours = [number for number in ours if signal.getsignal(number) is not signal.SIG_IGN]
     old = {number: signal.signal(number, handle) for number in ours} if current_thread() is main_thread() else {}

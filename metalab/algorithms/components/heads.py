@@ -13,6 +13,7 @@ from metalab.algorithms.components.distances import class_means, members, square
 from metalab.config.validate import check_positive
 from metalab.core.errors import UserError
 from metalab.core.interfaces import Batch, Learner
+from metalab.core.typed_torch import split
 
 HeadInit = Literal["learned", "zero", "random", "prototype", "knn"]
 
@@ -130,10 +131,14 @@ def fit_head(
     logits(head, features) is [N,K]. The update is torch.optim.SGD's, weight decay and dampening included. It is made
     in the features' type, also where the net computes in a smaller one.
     """
-    slope = torch.func.grad(lambda at, f, t: F.cross_entropy(logits(at, f), t))
+
+    def loss(at: Head, f: Tensor, t: Tensor) -> Tensor:
+        return F.cross_entropy(logits(at, f), t)
+
+    slope: Callable[[Head, Tensor, Tensor], Head] = torch.func.grad(loss)
     velocity: Head | None = None
     for _ in range(epochs):
-        for f, t in zip(features.split(batch), y.split(batch), strict=True):
+        for f, t in zip(split(features, batch), split(y, batch), strict=True):
             with full_precision(features.device.type):
                 gradient = slope(head, f, t)
             gradient = {n: g + by.weight_decay * head[n] for n, g in gradient.items()}

@@ -37,8 +37,8 @@ class InnerOptimizer:
     inner: Inner
     lr: float
     taken: int = 0
-    means: Tensors = field(default_factory=dict)
-    squares: Tensors = field(default_factory=dict)
+    means: Tensors = field(default_factory=dict[str, Tensor])
+    squares: Tensors = field(default_factory=dict[str, Tensor])
 
     def step(self, theta: Tensors, gradient: Tensors) -> tuple[Tensors, "InnerOptimizer"]:
         """Return the parameters that have a gradient after one step, and the optimizer after it."""

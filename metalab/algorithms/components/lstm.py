@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from metalab.core.typed_torch import split
+
 Cell = Callable[[Tensor, Tensor, Tensor], Tensor]  # x, h, c -> the new h and c
 
 
@@ -33,6 +35,6 @@ class LSTMCell(nn.Module):
 def states(cell: Cell, rows: Tensor) -> Tensor:
     """Return the states h [N,H] of a cell that reads rows [N,H] one after another, from zeros."""
     found = [rows.new_zeros(2, 1, rows.shape[1])]
-    for row in rows.split(1):
+    for row in split(rows, 1):
         found.append(cell(row, found[-1][0], found[-1][1]))
     return torch.cat([state[0] for state in found[1:]])

@@ -1,5 +1,6 @@
 """A multi-class support vector machine as a layer: its dual, a quadratic programme, solved by proxsuite."""
 
+import importlib
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from metalab.core.errors import UserError
+from metalab.core.typed_torch import solve
 
 EPS = 1e-10  # of the solver, on its residuals
 
@@ -15,7 +17,7 @@ EPS = 1e-10  # of the solver, on its residuals
 def available() -> None:
     """Raise UserError where the solver is not installed."""
     try:
-        import proxsuite  # noqa: F401
+        importlib.import_module("proxsuite")
     except ImportError:
         raise UserError("algo=metaoptnet needs the package proxsuite: type pip install proxsuite") from None
 
@@ -29,7 +31,7 @@ def dual(gram: Tensor, onto: Tensor, c: float) -> Tensor:
     linear equations, which can be differentiated as often as one likes, under vmap too.
     """
     n, way = onto.shape
-    at_bound, linear = AtBound.apply(gram, onto, c).flatten(), onto.double().flatten()  # type: ignore[union-attr]
+    at_bound, linear = AtBound.apply(gram, onto, c).flatten(), onto.double().flatten()
     eye = torch.eye(n * way, dtype=linear.dtype, device=gram.device)
     whole = torch.kron(gram.double(), eye[:way, :way]) + eye
     sums = torch.kron(eye[:n, :n], eye.new_ones(way, 1))  # [NK,N] which weights are of one support
@@ -37,7 +39,7 @@ def dual(gram: Tensor, onto: Tensor, c: float) -> Tensor:
     above = torch.cat([free * whole + at_bound[:, None] * eye, free * sums], 1)
     system = torch.cat([above, torch.cat([sums.T, eye.new_zeros(n, n)], 1)])
     right = torch.cat([torch.where(at_bound > 0, c * linear, linear), eye.new_zeros(n)])
-    return torch.linalg.solve(system, right)[: n * way].reshape(n, way).to(gram.dtype)
+    return solve(system, right)[: n * way].reshape(n, way).to(gram.dtype)
 
 
 class AtBound(Function):
@@ -47,7 +49,7 @@ class AtBound(Function):
     def forward(gram: Tensor, onto: Tensor, c: float) -> Tensor:
         grams, labels = (t.detach().to("cpu", torch.float64).reshape(-1, *t.shape[-2:]).numpy() for t in (gram, onto))
         found = np.stack([solved(*problem, c) for problem in zip(grams, labels, strict=True)])
-        return torch.from_numpy(found).to(gram.device).reshape(onto.shape)
+        return torch.as_tensor(found).to(gram.device).reshape(onto.shape)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:

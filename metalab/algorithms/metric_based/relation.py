@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from metalab.algorithms.components.distances import members
 from metalab.config.validate import check_positive
 from metalab.core.interfaces import AlgorithmTraits, Batch, Learner, Loss, Model
+from metalab.core.typed_torch import broadcast_tensors, unflatten
 from metalab.models.relation_module import Relation, map_shape
 
 
@@ -37,12 +38,12 @@ class RelationNet:
         maps = learner.features(support.x)  # [M,D,h,w]
         belongs = members(support.y, self.way).to(maps.dtype)
         weights = belongs / belongs.sum(0) if self.pool == "mean" else belongs
-        classes = (weights.T @ maps.flatten(1)).unflatten(1, maps.shape[1:])  # [K,D,h,w]
+        classes = unflatten(weights.T @ maps.flatten(1), 1, maps.shape[1:])  # [K,D,h,w]
 
         def model(x: Tensor) -> Tensor:
             asked = learner.features(x)
-            pairs = torch.broadcast_tensors(classes, asked[:, None])  # [N,K,D,h,w] each
+            pairs = broadcast_tensors(classes, asked[:, None])  # [N,K,D,h,w] each
             related = learner.part("relation", torch.cat(pairs, 2).flatten(0, 1))
-            return related.unflatten(0, (asked.shape[0], self.way))[..., 0]
+            return unflatten(related, 0, (asked.shape[0], self.way))[..., 0]
 
         yield model

@@ -12,6 +12,7 @@ from metalab.algorithms.components.distances import best_of_class, cosines, dist
 from metalab.algorithms.components.pair_losses import PairLoss
 from metalab.core.errors import UserError
 from metalab.core.interfaces import AlgorithmTraits, Batch, Learner, Loss, Model
+from metalab.core.typed_torch import broadcast_tensors
 
 DISTANCES = {"contrastive": ("euclidean", "learned"), "cosine": ("cosine",), "verification": ("weighted", "learned")}
 
@@ -63,9 +64,9 @@ class Siamese:
             return cosines(a, b)
         if self.distance == "weighted":
             return learner.part("alike", (a[:, None] - b).abs())[..., 0]
-        left, right = torch.broadcast_tensors(a[:, None], b)
-        both = (learner.part("alike", torch.cat(pair, -1)) for pair in ((left, right), (right, left)))
-        score = sum(both)[..., 0] / 2  # type: ignore[index]
+        left, right = broadcast_tensors(a[:, None], b)
+        one, other = (learner.part("alike", torch.cat(pair, -1)) for pair in ((left, right), (right, left)))
+        score = (one + other)[..., 0] / 2
         return -F.softplus(-score) if self.loss == "contrastive" else score
 
     def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:

@@ -1,7 +1,7 @@
 """The objective of transfer baselines: a plain classifier of all training classes, on mini-batches."""
 
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -27,4 +27,4 @@ class ClassificationLoss:
             raise UserError("train.bn=support: a mini-batch has no support; type train.bn=batch, or leave it null")
 
     def __call__(self, learner: Learner, episode: Episode, progress: Tensor) -> TaskResult:
-        return evaluate_query(cast(Learner, learner), episode.query, self.outer)
+        return evaluate_query(learner, episode.query, self.outer)

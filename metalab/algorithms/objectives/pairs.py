@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Protocol, cast, runtime_checkable
 
 from torch import Tensor
 
@@ -33,7 +33,7 @@ class PairwiseLoss:
     predict: Prediction
 
     def __post_init__(self) -> None:
-        if not isinstance(self.algorithm, PairAlgorithm):
+        if not isinstance(cast(object, self.algorithm), PairAlgorithm):  # each was chosen by its own name
             raise UserError(
                 f"algo.objective=PairwiseLoss takes an algorithm that compares pairs (siamese), not {self.algorithm}"
             )

@@ -1,7 +1,7 @@
 """The objective of memory networks: every image of a sequence is named, its label is told with the next."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Protocol, cast, runtime_checkable
 
 from torch import Tensor
 
@@ -36,7 +36,7 @@ class SequenceLoss:
     predict: Prediction
 
     def __post_init__(self) -> None:
-        if not isinstance(self.algorithm, SequenceAlgorithm):
+        if not isinstance(cast(object, self.algorithm), SequenceAlgorithm):  # each was chosen by its own name
             raise UserError(
                 f"the objective SequenceLoss takes an algorithm that reads sequences (mann), not {self.algorithm}"
             )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from metalab.config.validate import check_positive
 from metalab.core.interfaces import AlgorithmTraits, Batch, Learner, Loss, Model
+from metalab.core.typed_torch import solve_unchecked
 
 
 @dataclass(frozen=True)
@@ -71,5 +72,5 @@ def ridge(features: Tensor, y: Tensor, way: int, lam: Tensor | float) -> Tensor:
         small = f.shape[0] < f.shape[1]
         gram = f @ f.T if small else f.T @ f
         system = gram + lam * torch.eye(gram.shape[0], dtype=f.dtype, device=f.device)
-        solve = torch.linalg.solve_ex  # the system is positive definite, so nothing has to be read back to check it
-        return f.T @ solve(system, onto)[0] if small else solve(system, f.T @ onto)[0]
+        # the system is positive definite, so nothing has to be read back to check it
+        return f.T @ solve_unchecked(system, onto) if small else solve_unchecked(system, f.T @ onto)
