@@ -5,7 +5,7 @@ python scripts/reference.py > docs/reference/configuration.md
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -76,6 +76,12 @@ def read(path: Path) -> Option:
     nodes = list(_leaves(root, prefix))
     keys = [Key(name, _written(text, value), _comment(lines, i, nodes)) for i, (name, _, value) in enumerate(nodes)]
     takes, inherits = _defaults(root, group)
+    for shared in [
+        name for name in inherits if name.startswith("/")
+    ]:  # /name@_here_ is no option, but a part of several
+        inherits.remove(shared)
+        part = read(CONF / f"{shared.removeprefix('/').removesuffix('@_here_')}.yaml")
+        keys += [replace(key, name=f"{prefix}{key.name}") for key in part.keys]
     return Option(top, takes, inherits, keys)
 
 

@@ -34,7 +34,11 @@ def targets(node: DictConfig, where: str = "") -> Iterator[tuple[str, str]]:
 
 def test_every_file_belongs_to_a_known_group():
     assert {group for group, _ in OPTIONS} <= set(GROUPS)
-    assert {path.name for path in FILES if len(path.parts) == 1} == {"train.yaml", "eval.yaml"}
+    assert {path.name for path in FILES if len(path.parts) == 1} == {
+        "train.yaml",
+        "eval.yaml",
+        "schedule_and_clip.yaml",
+    }
     assert {option for group, option in OPTIONS if group == "task"} >= {
         "fixed",
         "5way5shot",
@@ -58,8 +62,17 @@ def test_every_option_composes_and_names_what_exists(group, option):
         locate(target, where)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("experiment", [option for group, option in OPTIONS if group == "experiment"])
+QUICK = ("aq", "omniglot_siamese")  # of the experiments: one with several regularizers, one that begins with another
+
+
+@pytest.mark.parametrize(
+    "experiment",
+    [
+        pytest.param(option, marks=() if option in QUICK else pytest.mark.slow)
+        for group, option in OPTIONS
+        if group == "experiment"
+    ],
+)
 def test_every_option_composes_with_every_experiment(experiment):
     """One option of each group at a time, so that every option of every group comes with the experiment."""
     groups = {g: [option for group, option in OPTIONS if group == g] for g, _ in OPTIONS if g != "experiment"}

@@ -39,6 +39,8 @@ def test_every_key_of_an_option_stands_there(group, option):
     package = re.match(r"# @package (\S+)", text)
     prefix = {"_global_": ""}.get(package[1], f"{package[1]}.") if package else f"{group}."
     node = {key: None if value == {} else value for key, value in (yaml.safe_load(text) or {}).items()}
+    for shared in [name for name in node.get("defaults", ()) if str(name).startswith("/")]:
+        node |= yaml.safe_load((conf_dir() / f"{shared[1:].removesuffix('@_here_')}.yaml").read_text(encoding="utf-8"))
     rows = {
         row[1]: row
         for row in re.finditer(r"^\| `(\S+)` \| `(.*?)` \| (.*) \|$", section(f"### {group}={option}"), re.M)
