@@ -180,6 +180,7 @@ def test_an_algorithm_is_at_most_60_lines_of_code_on_interfaces_and_torch(path):
         "metalab.core.interfaces",
         "metalab.config.validate",
         "metalab.core.learn2learn_import",
+        "metalab.core.typed_torch",
         "metalab.core.errors",
         "metalab.models.layers",
         "metalab.models.decoder",

@@ -11,7 +11,6 @@ from metalab.algorithms.components.external_memory import State, check_memory, m
 from metalab.algorithms.components.lstm import LSTMCell
 from metalab.config.validate import check_positive
 from metalab.core.interfaces import Batch, Learner, Loss, Model
-from metalab.core.typed_torch import split, unflatten
 
 
 @dataclass(frozen=True)
@@ -70,13 +69,13 @@ class MANN:
         fresh = features.new_full((self.slots, self.width), 1e-6)
         rows = learner.parameters()["memory.rows"] if self.learned_memory else fresh
         state = start_state(rows, self.controller, self.reads)
-        for row in split(given, 1):
+        for row in given[:, None].unbind():
             state = self._step(learner, row, state)
             yield state
 
     def _step(self, learner: Learner, given: Tensor, state: State) -> State:
         h, c = learner.part("controller", given, torch.cat([state.h, state.read], 1), state.c)
-        heads = unflatten(learner.part("heads", h), 1, (self.reads, -1))
+        heads = learner.part("heads", h).reshape(len(h), self.reads, -1)
         keys, contents, gate = heads.split_with_sizes([self.width, self.width, 1], -1)
         state = state._replace(h=h, c=c)
         return memory_step(state, keys.tanh(), contents.tanh(), gate.sigmoid(), self.decay, self.sharpness)
