@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from metalab.attacks.base import (
+    AttackLoss,
     Iterate,
     Norm,
-    Over,
-    Value,
+    Reduction,
     check_attack,
-    each,
     gradient,
+    no_reduction,
     per_image,
     project,
     random_in_ball,
@@ -51,7 +51,7 @@ class APGD:
     def __post_init__(self) -> None:
         check_attack(self, self.eps, None, steps=self.steps, restarts=self.restarts, targets=self.targets + 1)
 
-    def ascend(self, model: Model, x: Tensor, value: Value) -> Iterator[Iterate]:
+    def ascend(self, model: Model, x: Tensor, value: AttackLoss) -> Iterator[Iterate]:
         """Yield every point that the images come to; the last has the largest value of each image."""
         slope, tried = gradient(model, random_in_ball(x, self.eps, self.norm), value)
         yield tried
@@ -81,13 +81,13 @@ class APGD:
     def _moved(self, x: Tensor, at: Tensor, slope: Tensor, size: Tensor) -> Tensor:
         return project(x, at + per_image(size, x) * steepest_direction(slope, self.norm), self.eps, self.norm)
 
-    def iterates(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Iterate]:
+    def iterates(self, model: Model, x: Tensor, y: Tensor, reduction: Reduction = no_reduction) -> Iterator[Iterate]:
         values = [chosen(self.loss, y)]
         if self.targets:
             values = [targeted(self.loss, y, target) for target in targets(model(x), y, self.targets)]
         for _ in range(self.restarts):
             for value in values:
-                yield from self.ascend(model, x, over(value))
+                yield from self.ascend(model, x, reduction(value))
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
         *_, last = self.iterates(model, x, y)

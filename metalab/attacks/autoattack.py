@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from metalab.attacks.apgd import APGD
-from metalab.attacks.base import Attack, Iterate, Norm, Over, each
+from metalab.attacks.base import Attack, Iterate, Norm, Reduction, no_reduction
 from metalab.attacks.fab import FAB
 from metalab.attacks.square import Square
 from metalab.core.interfaces import Model
@@ -43,10 +43,10 @@ class AutoAttack:
         square = [Square(self.eps, self.norm, self.queries, 0.8)] if self.queries else []
         return [loss, ratio, *other, *square]
 
-    def iterates(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Iterate]:
+    def iterates(self, model: Model, x: Tensor, y: Tensor, reduction: Reduction = no_reduction) -> Iterator[Iterate]:
         for attack in self.parts():
-            if over is each or not isinstance(attack, FAB):
-                yield from attack.iterates(model, x, y, over)
+            if reduction is no_reduction or not isinstance(attack, FAB):
+                yield from attack.iterates(model, x, y, reduction)
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
         return self.parts()[0](model, x, y)

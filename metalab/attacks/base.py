@@ -14,8 +14,8 @@ from metalab.core.errors import UserError
 from metalab.core.interfaces import Model
 
 Norm = Literal["linf", "l2"]
-Value = Callable[[Tensor], Tensor]  # logits [N,K] -> what the attack makes large [N]
-Over = Callable[[Value], Value]  # a value of each row of logits -> one of each attacked image
+AttackLoss = Callable[[Tensor], Tensor]  # logits [N,K] -> what the attack makes large [N]
+Reduction = Callable[[AttackLoss], AttackLoss]  # a value of each row of logits -> one of each attacked image
 
 
 class Iterate(NamedTuple):
@@ -30,11 +30,12 @@ class Attack(Protocol):
     @property
     def steps(self) -> int: ...  # of one climb, as reports name it
 
-    def iterates(self, model: Model, x: Tensor, y: Tensor, over: Over = ...) -> Iterator[Iterate]:
+    def iterates(self, model: Model, x: Tensor, y: Tensor, reduction: Reduction = ...) -> Iterator[Iterate]:
         """Yield every batch of images that is tried; the model is wrong about one that any of them fools.
 
-        over: `each`, where the logits are those of the images x themselves with their labels y; `mean_over_queries`,
-        where x is a support, and the logits and labels are those of the queries of the task that is adapted to it.
+        reduction: `no_reduction`, where the logits are those of the images x themselves with their labels y;
+        `mean_over_queries`, where x is a support, and the logits and labels are those of the queries of the task that
+        is adapted to it.
         """
         ...
 
@@ -43,12 +44,12 @@ class Attack(Protocol):
         ...
 
 
-def each(value: Value) -> Value:
+def no_reduction(value: AttackLoss) -> AttackLoss:
     """Return the value as it is: each image has its own."""
     return value
 
 
-def mean_over_queries(images: int) -> Over:
+def mean_over_queries(images: int) -> Reduction:
     """Return what gives all of so many images the mean value: a support is one thing that is tried as a whole."""
     return lambda value: lambda logits: value(logits).mean().expand(images)
 
@@ -102,7 +103,7 @@ def random_in_ball(x: Tensor, eps: float | Tensor, norm: Norm) -> Tensor:
     return (x + eps * radius * steepest_direction(torch.randn_like(x), norm)).clamp(0.0, 1.0)
 
 
-def gradient(model: Model, x: Tensor, value: Value) -> tuple[Tensor, Iterate]:
+def gradient(model: Model, x: Tensor, value: AttackLoss) -> tuple[Tensor, Iterate]:
     """Return the gradient of value with respect to the pixels, and x as a try.
 
     The weights are constants here: no outer graph comes in. Task by task autograd does it, which costs a tenth less

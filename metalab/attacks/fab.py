@@ -9,11 +9,11 @@ from torch import Tensor
 from metalab.attacks.base import (
     Iterate,
     Norm,
-    Over,
+    Reduction,
     check_attack,
-    each,
     gradient,
     l2_norm,
+    no_reduction,
     per_image,
     project,
     random_in_ball,
@@ -41,8 +41,8 @@ class FAB:
     def __post_init__(self) -> None:
         check_attack(self, self.eps, None, steps=self.steps, restarts=self.restarts, targets=self.targets)
 
-    def iterates(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Iterate]:
-        assert over is each, "refused before there is any work: evaluation/robustness.py"
+    def iterates(self, model: Model, x: Tensor, y: Tensor, reduction: Reduction = no_reduction) -> Iterator[Iterate]:
+        assert reduction is no_reduction, "refused before there is any work: evaluation/robustness.py"
         clean = model(x)
         nearest, distance = x, torch.where(clean.argmax(1) == y, torch.inf, 0.0).to(x.dtype)
         for restart in range(self.restarts):

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from metalab.attacks.base import (
+    AttackLoss,
     Iterate,
     Norm,
-    Over,
-    Value,
+    Reduction,
     check_attack,
-    each,
     gradient,
+    no_reduction,
     project,
     random_in_ball,
     steepest_direction,
@@ -41,7 +41,7 @@ class FGSM:
     def steps(self) -> int:
         return 1
 
-    def ascend(self, model: Model, x: Tensor, value: Value) -> Iterator[Iterate]:
+    def ascend(self, model: Model, x: Tensor, value: AttackLoss) -> Iterator[Iterate]:
         """Yield where it starts and where it ends."""
         size = self.step or (1.25 if self.random_start else 1.0) * self.eps
         start = random_in_ball(x, self.eps, self.norm) if self.random_start else x
@@ -49,8 +49,8 @@ class FGSM:
         yield tried
         yield Iterate(project(x, start + size * steepest_direction(slope, self.norm), self.eps, self.norm), None, None)
 
-    def iterates(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Iterate]:
-        return self.ascend(model, x, over(chosen(self.loss, y)))
+    def iterates(self, model: Model, x: Tensor, y: Tensor, reduction: Reduction = no_reduction) -> Iterator[Iterate]:
+        return self.ascend(model, x, reduction(chosen(self.loss, y)))
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
         *_, last = self.iterates(model, x, y)

@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalab.attacks.base import Value
+from metalab.attacks.base import AttackLoss
 
 Loss = Literal["cross_entropy", "margin", "dlr"]
 
 
-def chosen(loss: Loss, y: Tensor) -> Value:
+def chosen(loss: Loss, y: Tensor) -> AttackLoss:
     """Return a loss of the labels y; dlr is the margin below three classes, for which it is not defined."""
     functions = {"cross_entropy": cross_entropy, "margin": margin, "dlr": dlr}
     return lambda logits: functions[loss](logits, y)
@@ -50,7 +50,7 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     return margin(logits, y) / (ranked[:, 0] - ranked[:, 2] + 1e-12)
 
 
-def targeted(loss: Loss, y: Tensor, target: Tensor) -> Value:
+def targeted(loss: Loss, y: Tensor, target: Tensor) -> AttackLoss:
     """Return a loss whose rise makes images of class y look like the target class.
 
     cross_entropy: minus the target's; margin: target minus right logit; dlr: that over the first minus the mean of the
@@ -76,7 +76,7 @@ def targets(logits: Tensor, y: Tensor, most: int) -> list[Tensor]:
     return list(ranked.unbind(1))
 
 
-def divergence(clean: Tensor) -> Value:
+def divergence(clean: Tensor) -> AttackLoss:
     """Return KL(clean || attacked) of the predictions, what TRADES makes large (Zhang et al. 2019, eq. 5)."""
     reference = clean.log_softmax(1)
     return lambda logits: (reference.exp() * (reference - logits.log_softmax(1))).sum(1)

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from metalab.attacks.base import (
+    AttackLoss,
     Iterate,
     Norm,
-    Over,
-    Value,
+    Reduction,
     check_attack,
-    each,
     gradient,
+    no_reduction,
     project,
     random_in_ball,
     steepest_direction,
@@ -39,7 +39,7 @@ class PGD:
     def __post_init__(self) -> None:
         check_attack(self, self.eps, self.step, steps=self.steps, restarts=self.restarts)
 
-    def ascend(self, model: Model, x: Tensor, value: Value) -> Iterator[Iterate]:
+    def ascend(self, model: Model, x: Tensor, value: AttackLoss) -> Iterator[Iterate]:
         """Yield where each restart begins and every point it comes to."""
         size = self.eps / 4 if self.step is None else self.step
         for _ in range(self.restarts):
@@ -50,8 +50,8 @@ class PGD:
                 at = project(x, at + size * steepest_direction(slope, self.norm), self.eps, self.norm)
             yield Iterate(at, None, None)
 
-    def iterates(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Iterate]:
-        return self.ascend(model, x, over(chosen(self.loss, y)))
+    def iterates(self, model: Model, x: Tensor, y: Tensor, reduction: Reduction = no_reduction) -> Iterator[Iterate]:
+        return self.ascend(model, x, reduction(chosen(self.loss, y)))
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
         *_, last = self.iterates(model, x, y)
@@ -77,10 +77,10 @@ class TargetedPGD:
     def __post_init__(self) -> None:
         check_attack(self, self.eps, self.step, steps=self.steps, restarts=self.restarts, targets=self.targets)
 
-    def iterates(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Iterate]:
+    def iterates(self, model: Model, x: Tensor, y: Tensor, reduction: Reduction = no_reduction) -> Iterator[Iterate]:
         plain = PGD(self.eps, self.norm, self.steps, self.step, self.random_start, self.restarts, self.loss)
         for target in targets(model(x), y, self.targets):
-            yield from plain.ascend(model, x, over(targeted(self.loss, y, target)))
+            yield from plain.ascend(model, x, reduction(targeted(self.loss, y, target)))
 
     def __call__(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
         *_, last = self.iterates(model, x, y)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metalab.attacks.base import Iterate, Norm, Over, check_attack, each, per_image
+from metalab.attacks.base import Iterate, Norm, Reduction, check_attack, no_reduction, per_image
 from metalab.attacks.losses import chosen
 from metalab.attacks.square_l2 import moved, tiled
 from metalab.attacks.square_windows import inside, signs, window
@@ -39,8 +39,8 @@ class Square:
     def steps(self) -> int:
         return self.queries
 
-    def iterates(self, model: Model, x: Tensor, y: Tensor, over: Over = each) -> Iterator[Iterate]:
-        margin = over(chosen("margin", y))
+    def iterates(self, model: Model, x: Tensor, y: Tensor, reduction: Reduction = no_reduction) -> Iterator[Iterate]:
+        margin = reduction(chosen("margin", y))
         begin, change = (striped, painted) if self.norm == "linf" else (tiled, moved)
         best = begin(x, self.eps)
         logits = model(best)

@@ -74,7 +74,7 @@ def attack_hooks(use: AdversarialSettings, attack: FGSM | PGD) -> Hooks:
     def on_loss(loss: Loss) -> Loss:
         return attacked_loss(loss, attack, use.how, use.weight)
 
-    def around(make: ObjectiveFactory, setting: ObjectiveContext) -> ObjectiveFactory:
+    def wrap_objective(make: ObjectiveFactory, setting: ObjectiveContext) -> ObjectiveFactory:
         def change(learner: Learner, episode: Episode) -> Episode:
             support = episode.support
             first = next(iter(setting.algorithm.adapt(learner, support, setting.inner, setting.steps)))
@@ -92,22 +92,28 @@ def attack_hooks(use: AdversarialSettings, attack: FGSM | PGD) -> Hooks:
     if use.where == "inner":
         return Hooks(
             inner=on_loss,
-            around=log_zero_gradients(identity_objective),
+            wrap_objective=log_zero_gradients(identity_objective),
             inner_off="where=outer",
             inner_attack=use.name,
             random_inner=drawn,
             rank=ATTACKS,
         )
     if use.on == "query":
-        return Hooks(outer=on_loss, around=log_zero_gradients(identity_objective), query=True, rank=ATTACKS)
-    return Hooks(around=log_zero_gradients(around), query=use.on != "support", support=True, first=True, rank=ATTACKS)
+        return Hooks(outer=on_loss, wrap_objective=log_zero_gradients(identity_objective), query=True, rank=ATTACKS)
+    return Hooks(
+        wrap_objective=log_zero_gradients(wrap_objective),
+        query=use.on != "support",
+        support=True,
+        first=True,
+        rank=ATTACKS,
+    )
 
 
 def log_zero_gradients(
-    around: Callable[[ObjectiveFactory, ObjectiveContext], ObjectiveFactory],
+    wrap_objective: Callable[[ObjectiveFactory, ObjectiveContext], ObjectiveFactory],
 ) -> Callable[[ObjectiveFactory, ObjectiveContext], ObjectiveFactory]:
     """Return the same change of an objective, Watched."""
-    return lambda make, setting: lambda outer: LoggedZeroGradients(around(make, setting)(outer))
+    return lambda make, setting: lambda outer: LoggedZeroGradients(wrap_objective(make, setting)(outer))
 
 
 @dataclass(frozen=True)
@@ -155,9 +161,9 @@ class AdvFGSM:
     weight: float
 
     def __post_init__(self) -> None:
-        self.terms()
+        self.hooks()
 
-    def terms(self) -> Hooks:
+    def hooks(self) -> Hooks:
         in_range("reg.adv_fgsm.eps", self.eps)
         use = AdversarialSettings("reg.adv_fgsm", self.on, self.where, self.how, self.weight)
         _refuse_flat(use, self.random_start)
@@ -181,9 +187,9 @@ class AdvPGD:
     weight: float
 
     def __post_init__(self) -> None:
-        self.terms()
+        self.hooks()
 
-    def terms(self) -> Hooks:
+    def hooks(self) -> Hooks:
         in_range("reg.adv_pgd.eps", self.eps)
         use = AdversarialSettings("reg.adv_pgd", self.on, self.where, self.how, self.weight)
         _refuse_flat(use, self.random_start)

@@ -1,6 +1,6 @@
 """What a regularizer changes, and how several are put together.
 
-A regularizer's terms() says what it changes; what it does not name stays as it is.
+A regularizer's hooks() says what it changes; what it does not name stays as it is.
 """
 
 from collections.abc import Callable
@@ -46,7 +46,7 @@ class Hooks(NamedTuple):
 
     inner: Callable[[Loss], Loss] = identity_loss  # the loss of the inner steps, in training and at test
     outer: Callable[[Loss], Loss] = identity_loss  # the loss on the query, in training
-    around: Callable[[ObjectiveFactory, ObjectiveContext], ObjectiveFactory] = (
+    wrap_objective: Callable[[ObjectiveFactory, ObjectiveContext], ObjectiveFactory] = (
         identity_objective  # the objective of a whole episode, in training
     )
     penalty: Callable[[Learner], Tensor | None] = no_penalty  # added to the outer loss, a function of the start theta
@@ -68,7 +68,7 @@ class Hooks(NamedTuple):
 
 
 class Regularizer(Protocol):
-    def terms(self) -> Hooks: ...
+    def hooks(self) -> Hooks: ...
 
 
 @dataclass(frozen=True)
@@ -109,20 +109,20 @@ class Weighted:
 
 def combine(regularizers: list[Regularizer]) -> Hooks:
     """Return what all of them change together, whatever their order: what attacks images stands outside all else."""
-    terms = sorted((r.terms() for r in regularizers), key=lambda t: t.rank)
+    terms = sorted((r.hooks() for r in regularizers), key=lambda t: t.rank)
     drops = [t.drop for t in terms if t.drop is not None]
 
     def penalty(learner: Learner) -> Tensor | None:
         values = [v for v in (t.penalty(learner) for t in terms) if v is not None]
         return torch.stack(values).sum() if values else None
 
-    def around(make: ObjectiveFactory, setting: ObjectiveContext) -> ObjectiveFactory:
-        return reduce(lambda inside, term: term.around(inside, setting), terms, make)
+    def wrap_objective(make: ObjectiveFactory, setting: ObjectiveContext) -> ObjectiveFactory:
+        return reduce(lambda inside, term: term.wrap_objective(inside, setting), terms, make)
 
     return Hooks(
         inner=chain([t.inner for t in terms if t.inner is not identity_loss]),
         outer=chain([t.outer for t in terms if t.outer is not identity_loss]),
-        around=around,
+        wrap_objective=wrap_objective,
         penalty=penalty,
         drop=nn.Sequential(*drops),
         augment=next((t.augment for t in terms if t.augment is not None), None),

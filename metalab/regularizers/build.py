@@ -26,7 +26,7 @@ def build_regularizers(node: Mapping[str, Any], steps: int, trains: AlgorithmSet
     """
     parts = {name: build(part, f"reg.{name}") for name, part in node.items()}
     for name, part in parts.items():
-        terms = part.terms()
+        terms = part.hooks()
         if terms.inner is not identity_loss and not steps:
             key = terms.inner_off.partition("=")[0]
             raise UserError(
@@ -35,7 +35,7 @@ def build_regularizers(node: Mapping[str, Any], steps: int, trains: AlgorithmSet
         if trains is not None:
             _refuse(name, terms, trains)
             _refuse_random(terms, trains)
-    attacks = [name for name, part in parts.items() if part.terms().rank == ATTACKS]
+    attacks = [name for name, part in parts.items() if part.hooks().rank == ATTACKS]
     if len(attacks) > 1:
         raise UserError(f"reg={attacks}: the second would attack what the first one made of the images; take one")
     return combine(list(parts.values()))

@@ -18,7 +18,7 @@ class Dropout:
     def __post_init__(self) -> None:
         _share("reg.dropout", self.p)
 
-    def terms(self) -> Hooks:
+    def hooks(self) -> Hooks:
         return Hooks(drop=nn.Dropout(self.p))
 
 
@@ -34,7 +34,7 @@ class DropBlock:
         if self.block < 1:
             raise UserError(f"reg.dropblock.block={self.block}: expected a side of 1 or more, as 5")
 
-    def terms(self) -> Hooks:
+    def hooks(self) -> Hooks:
         return Hooks(drop=Block(self.p, self.block))
 
 

@@ -22,9 +22,9 @@ class Augmentation:
     rotation: float  # degrees
 
     def __post_init__(self) -> None:
-        self.terms()
+        self.hooks()
 
-    def terms(self) -> Hooks:
+    def hooks(self) -> Hooks:
         return Hooks(augment=Augment(self.crop, self.flip, self.jitter, self.rotation))
 
 
@@ -42,7 +42,7 @@ class Noise:
     def __post_init__(self) -> None:
         in_range("reg.noise.eps", self.eps)
 
-    def terms(self) -> Hooks:
+    def hooks(self) -> Hooks:
         def noisy(x: Tensor) -> Tensor:
             draw = 2 * torch.rand_like(x) - 1
             size = torch.where(draw < 0, -1.0, 1.0).to(x.dtype) if self.kind == "sign" else draw
@@ -55,7 +55,7 @@ class Noise:
                 query._replace(x=noisy(query.x)) if self.on != "support" else query,
             )
 
-        def around(make: ObjectiveFactory, setting: ObjectiveContext) -> ObjectiveFactory:
+        def wrap_objective(make: ObjectiveFactory, setting: ObjectiveContext) -> ObjectiveFactory:
             return lambda outer: Changed(make(outer), change)
 
-        return Hooks(around=around, images=self.on, rank=IMAGES)
+        return Hooks(wrap_objective=wrap_objective, images=self.on, rank=IMAGES)

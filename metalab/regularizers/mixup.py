@@ -55,7 +55,7 @@ class Mixup:
     def __post_init__(self) -> None:
         check_positive("reg.mixup.alpha", self.alpha)
 
-    def terms(self) -> Hooks:
+    def hooks(self) -> Hooks:
         def pair(x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
             share = share_of(self.alpha, x)
             return share * x + (1 - share) * other, share
@@ -72,7 +72,7 @@ class CutMix:
     def __post_init__(self) -> None:
         check_positive("reg.cutmix.alpha", self.alpha)
 
-    def terms(self) -> Hooks:
+    def hooks(self) -> Hooks:
         def pair(x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
             half = (1 - share_of(self.alpha, x)).sqrt() / 2
 

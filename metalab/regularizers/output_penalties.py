@@ -80,7 +80,7 @@ class LabelSmoothing:
                 "shares from 0 up to but not including 1 are expected"
             )
 
-    def terms(self) -> Hooks:
+    def hooks(self) -> Hooks:
         return extra_terms(uniform_excess, self.weight, self.inner)._replace(smoothed=bool(self.weight or self.inner))
 
 
@@ -97,7 +97,7 @@ class Confidence:
         if self.weight < 0:
             raise UserError(f"reg.confidence.weight={self.weight:g}: below 0 the loss has no least value; 0 or more")
 
-    def terms(self) -> Hooks:
+    def hooks(self) -> Hooks:
         return extra_terms(sureness, self.weight, 0.0)
 
 
@@ -110,5 +110,5 @@ class Entropy:
 
     weight: float
 
-    def terms(self) -> Hooks:
+    def hooks(self) -> Hooks:
         return extra_terms(negative_entropy, self.weight, 0.0)

@@ -31,7 +31,7 @@ class L2:
         if self.weight < 0 or self.inner < 0:
             raise UserError(f"reg.l2 has weight={self.weight}, inner={self.inner}; both must be 0 or more")
 
-    def terms(self) -> Hooks:
+    def hooks(self) -> Hooks:
         def decayed(loss: Loss) -> Loss:
             def value(model: Model, batch: Batch) -> Tensor:
                 return loss(model, batch) + self.inner * half_square(cast(Learner, model).parameters())
@@ -58,11 +58,11 @@ class GradientNorm:
         if self.weight < 0:
             raise UserError(f"reg.gradient_norm.weight={self.weight:g}: expected 0 or more")
 
-    def terms(self) -> Hooks:
-        def around(make: ObjectiveFactory, setting: ObjectiveContext) -> ObjectiveFactory:
+    def hooks(self) -> Hooks:
+        def wrap_objective(make: ObjectiveFactory, setting: ObjectiveContext) -> ObjectiveFactory:
             return lambda outer: Squared(make(outer), setting, self.weight)
 
-        return Hooks(around=around, support=True)
+        return Hooks(wrap_objective=wrap_objective, support=True)
 
 
 @dataclass(frozen=True)

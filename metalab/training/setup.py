@@ -129,7 +129,7 @@ class TrainingSetup:
             def make(loss: Loss) -> Objective:
                 return objective(algo.objective, algorithm, algo.steps, inner, loss, bn)
 
-            whole = self.terms.around(make, ObjectiveContext(algorithm, algo.steps, inner))(outer)
+            whole = self.terms.wrap_objective(make, ObjectiveContext(algorithm, algo.steps, inner))(outer)
             return Penalized(whole, self.terms.penalty)
 
         if algo.mini_batch is not None:  # the way of training is fixed, whatever the task's

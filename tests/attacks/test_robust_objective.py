@@ -10,7 +10,7 @@ import torch
 from metalab.algorithms.objectives.prediction import PREDICTIONS, cross_entropy
 from metalab.algorithms.objectives.query_loss import QueryLoss
 from metalab.algorithms.objectives.support_attack import SupportAttack
-from metalab.attacks.base import Iterate, Over, each
+from metalab.attacks.base import Iterate, Reduction, no_reduction
 from metalab.attacks.fab import FAB
 from metalab.attacks.fgsm import FGSM
 from metalab.attacks.pgd import PGD
@@ -51,7 +51,9 @@ class Spy:
     reached: list[bool]
     steps: int = 1
 
-    def iterates(self, model: Model, x: torch.Tensor, y: torch.Tensor, over: Over = each) -> Iterator[Iterate]:
+    def iterates(
+        self, model: Model, x: torch.Tensor, y: torch.Tensor, reduction: Reduction = no_reduction
+    ) -> Iterator[Iterate]:
         def first(at: torch.Tensor) -> torch.Tensor:
             return cross_entropy(lambda z: model(z)[:1], Batch(at, y[:1], x[:0]))
 
@@ -105,7 +107,7 @@ class Script:
     one_climb: bool = False
     steps: int = 1
 
-    def iterates(self, model, x, y, over: Over = each) -> Iterator[Iterate]:
+    def iterates(self, model, x, y, reduction: Reduction = no_reduction) -> Iterator[Iterate]:
         for image in self.images:
             on_the_way = self.one_climb and image is not self.images[-1]
             yield Iterate(image.expand_as(x), model(x) if on_the_way else None, None)

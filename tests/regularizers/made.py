@@ -27,7 +27,7 @@ def objective(case: str, regularizers: list[Regularizer]) -> Objective:
         return kind(algorithm, steps, inner, loss, predict_transductive)
 
     return Penalized(
-        terms.around(make, ObjectiveContext(algorithm, steps, inner))(terms.outer(cross_entropy)), terms.penalty
+        terms.wrap_objective(make, ObjectiveContext(algorithm, steps, inner))(terms.outer(cross_entropy)), terms.penalty
     )
 
 

@@ -23,7 +23,7 @@ BATCH = Batch(torch.zeros(2, 1, 1, 1), Y, torch.zeros(0, 1, 1, 1))
 
 
 def value(part: Regularizer) -> Tensor:
-    return part.terms().outer(cross_entropy)(lambda x: LOGITS, BATCH)
+    return part.hooks().outer(cross_entropy)(lambda x: LOGITS, BATCH)
 
 
 def test_metaoptnets_label_smoothing_spreads_over_the_other_classes():
@@ -38,7 +38,7 @@ def test_metaoptnets_label_smoothing_spreads_over_the_other_classes():
 def test_label_smoothing_is_torchs():
     expected = nn.functional.cross_entropy(LOGITS, Y, label_smoothing=0.1)
     torch.testing.assert_close(value(LabelSmoothing(0.1, 0.0)), expected)
-    inner = LabelSmoothing(0.0, 0.1).terms()
+    inner = LabelSmoothing(0.0, 0.1).hooks()
     torch.testing.assert_close(inner.inner(cross_entropy)(lambda x: LOGITS, BATCH), expected)
     assert inner.outer(cross_entropy) is cross_entropy
 
@@ -51,7 +51,7 @@ def test_the_confidence_penalty_is_least_at_one_half():
     def penalty(lead: float) -> float:
         pair = Batch(BATCH.x[:1], torch.tensor([0]), BATCH.unlabelled)
         logits = torch.tensor([[lead, 0.0]])
-        whole = Confidence(1.0).terms().outer(cross_entropy)(lambda x: logits, pair)
+        whole = Confidence(1.0).hooks().outer(cross_entropy)(lambda x: logits, pair)
         return (whole - cross_entropy(lambda x: logits, pair)).item()
 
     assert penalty(0.0) == pytest.approx(math.log(4))
@@ -92,7 +92,7 @@ def test_mixup_and_cutmix_mix_the_images_as_they_mix_the_losses():
         shares = []
         for _ in range(40):
             seen.clear()
-            mean = part.terms().outer(label)(ones, batch)
+            mean = part.hooks().outer(label)(ones, batch)
             assert len(seen) == 1  # one pass
             torch.testing.assert_close(mean, seen[0][1].mean())  # its label's share is its pixels' share
             shares.append(mean.item())
@@ -121,7 +121,7 @@ def test_noise_has_its_size_and_its_place():
             def watch(outer, seen=seen):
                 return lambda learner, episode, progress: seen.append(episode)
 
-            made = Noise(25.5, kind, on).terms().around(watch, None)  # type: ignore[arg-type]
+            made = Noise(25.5, kind, on).hooks().wrap_objective(watch, None)  # type: ignore[arg-type]
             made(cross_entropy)(learner, episode, PROGRESS)  # type: ignore[arg-type]
             for part, named in zip(seen[0], ("support", "query"), strict=True):
                 if on in (named, "both"):
@@ -130,7 +130,7 @@ def test_noise_has_its_size_and_its_place():
                 else:
                     assert torch.equal(part.x, x)
     white = Batch(torch.ones(4, 1, 2, 2), torch.zeros(4).long(), x[:0])
-    made = Noise(25.5, "sign", "query").terms().around(watch, None)  # type: ignore[arg-type]
+    made = Noise(25.5, "sign", "query").hooks().wrap_objective(watch, None)  # type: ignore[arg-type]
     seen.clear()
     made(cross_entropy)(learner, Episode(white, white), PROGRESS)  # type: ignore[arg-type]
     assert seen[0].query.x.max() <= 1
@@ -138,7 +138,7 @@ def test_noise_has_its_size_and_its_place():
 
 def test_dropblock_drops_blocks_in_training_only():
     torch.manual_seed(0)
-    drop = DropBlock(0.3, 3).terms().drop
+    drop = DropBlock(0.3, 3).hooks().drop
     assert drop is not None
     x = torch.ones(20, 8, 9, 9)
     assert (drop.train()(x) == 0).float().mean() == pytest.approx(0.3, abs=0.1)

@@ -76,7 +76,7 @@ def test_l2_adds_weight_times_theta_to_the_meta_gradient(episodes):
 def test_inner_l2_adds_inner_times_theta_to_the_inner_gradient(episodes):
     net = net_of(nn.Sequential())
     learner, support = TaskLearner(net, True), task(episodes, 0).support
-    loss = L2(0.0, 0.7).terms().inner(cross_entropy)
+    loss = L2(0.0, 0.7).hooks().inner(cross_entropy)
     plain = learner.grad(lambda at: cross_entropy(at, support))
     decayed = learner.grad(lambda at: loss(at, support))
     for name, p in net.named_parameters():
