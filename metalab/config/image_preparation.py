@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from metalab.config.experiment import ExperimentConfig
+from metalab.config.nodes import is_mapping
 from metalab.core.interfaces import Backbone, preparation_of
 
 SIZE = 84  # pixels where no weights ask for others
@@ -40,7 +41,7 @@ def fill_preparation(data: Mapping[str, Any], own: Mapping[str, Any] | None = No
     or interpolation; None: nothing asks for any.
     """
     node = dict(data)
-    if isinstance(members := node.get("members"), Mapping):
+    if is_mapping(members := node.get("members")):
         node["members"] = {name: _filled_member(member, own) for name, member in members.items()}
     if "resize" in node and node.get("size") is None:
         chosen = own or {"size": SIZE, "resize": None, "interpolation": None}
@@ -50,7 +51,7 @@ def fill_preparation(data: Mapping[str, Any], own: Mapping[str, Any] | None = No
 
 
 def _filled_member(member: Any, own: Mapping[str, Any] | None) -> Any:
-    return fill_preparation(member, own) if isinstance(member, Mapping) else member
+    return fill_preparation(member, own) if is_mapping(member) else member
 
 
 def preparation_fields(backbone: Backbone) -> dict[str, Any] | None:

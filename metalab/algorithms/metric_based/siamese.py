@@ -44,7 +44,7 @@ class Siamese:
 
     @property
     def traits(self) -> AlgorithmTraits:
-        without = {} if self.distance in ("euclidean", "cosine") else None
+        without: dict[str, float] | None = {} if self.distance in ("euclidean", "cosine") else None
         return AlgorithmTraits(without_training=without, frozen_body=True)
 
     def pair_loss(self) -> PairLoss:
