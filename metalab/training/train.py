@@ -18,7 +18,7 @@ from metalab.config.instantiate import flat
 from metalab.core.allocator import keep_freed_memory
 from metalab.core.disk import disk_errors
 from metalab.core.errors import UserError
-from metalab.core.interfaces import Algorithm, Learner
+from metalab.core.interfaces import Algorithm, Learner, Objective
 from metalab.core.optional_output import optional_output
 from metalab.core.signals import warnings_survived
 from metalab.core.statistics import mean_ci95
@@ -99,16 +99,16 @@ def _run(config: ExperimentConfig, out: Path) -> float:
         if r.rate.needs_steps and state.step < plan.steps:
             left = r.rate.at(state.step, plan.steps)
             log.say(f"optim.schedule={r.rate.schedule} was cut short, at {left:.3g} of optim.lr")
-        inner = r.terms.inner(r.test_algo.loss)
         provenance.write(out, finished=provenance.now())
-        curve = by_way(
-            r.task,
-            r.test_algorithm,
-            lambda algo, way: AdaptationCurve(algo, r.test_algo.steps, inner, PREDICTIONS[r.bn]),
-        )
         with optional_output("the pictures of the run"):
-            save_final_figures(net, r.engine, curve, val, r.bn, log, state.step, out)
+            save_final_figures(net, r.engine, _adaptation_curve(r), val, r.bn, log, state.step, out)
     return state.best_accuracy or 0.0
+
+
+def _adaptation_curve(r: TrainingSetup) -> Objective:
+    """Return what measures an episode after every inner step."""
+    inner, predict = r.terms.inner(r.test_algo.loss), PREDICTIONS[r.bn]
+    return by_way(r.task, r.test_algorithm, lambda algo, way: AdaptationCurve(algo, r.test_algo.steps, inner, predict))
 
 
 def _init_or_resume(
