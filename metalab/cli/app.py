@@ -57,7 +57,8 @@ def _main() -> None:
         elif commands in ("-sc", "--shell-completion"):
             _complete(rest)
         else:
-            sys.stderr.write(f"metalab: unknown command {commands!r}, expected train, eval, predict or data\n\n{USAGE}")
+            known = f"{', '.join(COMMANDS)} or data"
+            sys.stderr.write(f"metalab: unknown command {commands!r}, expected {known}\n\n{USAGE}")
             sys.exit(2)
         sys.stdout.flush()
     except UserError as error:
@@ -212,7 +213,20 @@ def _predict(cfg: "DictConfig") -> float:
         return predict.run(*pairs[0], run_overrides.out())
 
 
-JOBS = {"train": _train, "eval": _evaluate, "predict": _predict}
+def _demo(cfg: "DictConfig") -> None:
+    with _mistakes_told(), _parts_named():
+        from metalab.cli import run_overrides
+
+        pairs = run_overrides.compose_each(cfg, "demo")
+        if len(pairs) > 1:
+            raise UserError(f"demo begins with one run, and run names {len(pairs)}: the page switches between runs")
+        typed = run_overrides.words_for_other_runs()
+        from metalab.serving.demo import job  # only now: it loads torch
+
+        job.run(*pairs[0], run_overrides.out(), lambda folder: run_overrides.compose_run(folder, "demo", typed))
+
+
+JOBS = {"train": _train, "eval": _evaluate, "predict": _predict, "demo": _demo}
 
 
 @contextmanager

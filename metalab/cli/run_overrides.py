@@ -24,9 +24,10 @@ KEY = {  # what names earlier runs, and what they must hold, one of these files
     "train": ("resume", ("last.pt", "best.pt")),  # a run that was killed in its first validation has best.pt alone
     "eval": ("run", ("best.pt",)),
     "predict": ("run", ("best.pt",)),
+    "demo": ("run", ("best.pt",)),
 }
 TESTED = {"attack", "seed", "device", "resume", "run"}
-ANEW = {"train": {"resume"}, "eval": TESTED, "predict": TESTED}  # never taken from them
+ANEW = {"train": {"resume"}, "eval": TESTED, "predict": TESTED, "demo": TESTED}  # never taken from them
 TRAINING = ("train", "optim", "resume", "experiment")  # what no evaluation reads
 ALL, ONE = "_runs_", "_run_"  # names in Hydra's ConfigStore: all runs that are given, and one of them inside a job
 
@@ -90,16 +91,30 @@ def compose_each(cfg: DictConfig, command: str = "eval") -> list[tuple[Path | No
             f"which run? metalab {command} run=outputs/train/..., or run=latest; run=null backbone=torchvision "
             "backbone.name=mobilenet_v2 backbone.weights=DEFAULT takes a pretrained backbone and trains nothing"
         )
-    pairs: list[tuple[Path | None, DictConfig]] = []
     found = [find_run(str(name)) for name in names]
     if twice := [folder for i, folder in enumerate(found) if folder in found[:i]]:
         raise UserError(f"run: {twice[0]} is given twice, and a mean over runs counts each once")
-    for folder in found:
-        _register(ONE, command, [folder], {})
-        own = hydra.compose(ONE, overrides=list(HydraConfig.get().overrides.task))
-        own.run = str(folder)
-        pairs.append((folder, own))
-    return pairs
+    return [(folder, compose_run(folder, command, words())) for folder in found]
+
+
+def compose_run(folder: Path, command: str, typed: list[str]) -> DictConfig:
+    """Return a run's configuration under words of the command line."""
+    _register(ONE, command, [folder], {})
+    own = hydra.compose(ONE, overrides=typed)
+    own.run = str(folder)
+    return own
+
+
+def words_for_other_runs() -> list[str]:
+    """Return the words of this job that hold for another run than the one that it was given.
+
+    Beside run=null, the words that choose parts describe the net that comes from no run.
+    """
+    typed = words()
+    if not _without_run(typed):
+        return typed
+    overrides = OverridesParser.create().parse_overrides(typed)
+    return [word for word, each in zip(typed, overrides, strict=True) if each.key_or_group.split(".")[0] not in GROUPS]
 
 
 def _without_run(typed: list[str]) -> bool:

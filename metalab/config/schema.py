@@ -92,6 +92,19 @@ class Predict:
 
 
 @dataclass(frozen=True)
+class Demo:
+    """Where the page of `metalab demo` is."""
+
+    host: str  # the address it listens on
+    port: int | None  # None: the first free one
+    open: bool  # the browser is opened
+
+    def __post_init__(self) -> None:
+        if self.port is not None and not 1 <= self.port <= 65535:
+            raise UserError(f"demo.port={self.port}: expected 1 to 65535, or null for the first one that is free")
+
+
+@dataclass(frozen=True)
 class Eval:
     """How many episodes are evaluated, on which split and how they are normalized."""
 

@@ -74,6 +74,26 @@ class Adaptation:
         return torch.cat(made)
 
     @torch.no_grad()
+    def features(self, support: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the body, as it is before it adapts, makes of a support and of images.
+
+        Args:
+            support: uint8 [N,C,H,W].
+            images: uint8 [M,C,H,W], which see the batch-norm statistics that their predictions see.
+
+        Returns:
+            Features [N,D] and [M,D], on the CPU.
+        """
+
+        def body(x: Tensor) -> Tensor:
+            return self.net("features", x).flatten(1)
+
+        self.net.eval()
+        given, asked = (x.to(self.device).float().div_(255) for x in (support, images))
+        with self._statistics():
+            return body(given).cpu(), PREDICTIONS[self.bn](body, given, asked).cpu()
+
+    @torch.no_grad()
     def adapt(self, inputs: Tensor, labels: Tensor, names: list[str]) -> Classifier:
         """Return the classifier that a support makes.
 

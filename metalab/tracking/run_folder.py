@@ -68,6 +68,11 @@ def find_run(given: str | Path, holds: str = "best.pt", instead: str | None = No
     )
 
 
+def trained_runs() -> list[Path]:
+    """Return the folders of the runs below outputs/train that have a checkpoint to use, the newest first."""
+    return _runs_below(Path("outputs/train"), ("best.pt",))
+
+
 def _runs_below(folder: Path, files: tuple[str, ...]) -> list[Path]:
     """Return the folders below that hold one of the files, the one that was written last first.
 
