@@ -35,7 +35,7 @@ class Answer:
 
 def answer(practice: Practice, pixels: np.ndarray) -> Answer:
     """Classify a picture, uint8 [C,H,W], and look for what the answer leans on."""
-    image = torch.from_numpy(pixels)
+    image = torch.from_numpy(pixels.copy())  # Pillow's are read-only
     classifier = practice.classifier
     logits = classifier.logits(image[None])
     shares = (logits / practice.temperature).softmax(1)[0]

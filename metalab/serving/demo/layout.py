@@ -13,10 +13,13 @@ NO_ANSWER: list[Any] = [None, "", None, None, None]
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "DejaVu Sans", "sans-serif"]  # of the reader's machine
 MONO = ["ui-monospace", "Consolas", "DejaVu Sans Mono", "monospace"]
 CSS = """
-.gradio-container {max-width: 1320px !important; padding: 12px 20px !important}
+.gradio-container {max-width: 1320px !important; padding: 8px 20px !important}
 #head h1 {margin: 0; font-size: 1.35rem} #head p {margin: 0}
-.column h3 {margin: 0 0 2px}
+.column h3 {margin: 0 0 2px} .caption p {margin: 0; font-size: 0.85rem; color: var(--block-label-text-color)}
 #answer textarea {font-size: 1.15rem; font-weight: 600}
+#support-gallery .grid-container, #nearest .grid-container {grid-template-columns: repeat(5, minmax(0, 1fr)) !important}
+#support-gallery .thumbnail-item, #nearest .thumbnail-item {min-width: 0 !important; width: 100% !important}
+#support-gallery .caption-label, #nearest .caption-label {font-size: 0.7rem; padding: 0 4px}
 """
 
 
@@ -65,18 +68,19 @@ def _index(event: gr.SelectData) -> Any:
 
 def _head(page: "Page") -> tuple[gr.Dropdown, gr.Slider]:
     with gr.Row(equal_height=True):
-        gr.Markdown(
-            "# metalab demo\nTeach a trained net classes of your own with a few pictures of each.", elem_id="head"
-        )
-        run = gr.Dropdown(page.runs, value=page.session.run.words, label="Run (its net)", elem_id="run", scale=2)
+        with gr.Column(scale=3, min_width=260):
+            gr.Markdown(
+                "# metalab demo\nTeach a trained net your own classes, with a few pictures of each.", elem_id="head"
+            )
+        run = gr.Dropdown(page.runs, value=page.session.run.words, label="Run", elem_id="run", scale=3)
         reject = gr.Slider(
             0,
             0.5,
             page.session.asked.reject or 0,
             step=0.01,
-            label="None of these: share of your classes' pictures it may cost (0: never said)",
+            label="None of these: may cost this share of your own classes (0: off)",
             elem_id="reject",
-            scale=2,
+            scale=4,
             buttons=[],
         )
     return run, reject
@@ -91,19 +95,12 @@ def _classes() -> tuple[gr.Radio, gr.Gallery, gr.State, tuple[Any, ...]]:
         add = gr.Button("Add class", elem_id="add-class", variant="primary", scale=1, min_width=90)
     classes = gr.Radio([], label="Pictures go to", elem_id="classes")
     with gr.Tab("Files"):
-        files = _file("Drop pictures of the chosen class, or click", "support-files", "multiple")
+        files = _file("support-files", "multiple")
     with gr.Tab("Camera"):
         photograph = gr.Image(sources=["webcam"], type="numpy", show_label=False, height=220, elem_id="support-camera")
         take = gr.Button("Add this photograph", elem_id="add-photograph")
-    gallery = gr.Gallery(
-        label="Its pictures, as the net sees them",
-        elem_id="support-gallery",
-        columns=5,
-        height=250,
-        allow_preview=False,
-        buttons=[],
-        interactive=False,
-    )
+    gr.Markdown("Its pictures, as the net sees them", elem_classes="caption")
+    gallery = _gallery("support-gallery", 240)
     selected = gr.State(None)
     with gr.Row():
         remove_image = gr.Button("Remove the clicked picture", elem_id="remove-picture", size="sm")
@@ -114,7 +111,7 @@ def _classes() -> tuple[gr.Radio, gr.Gallery, gr.State, tuple[Any, ...]]:
 def _query() -> tuple[gr.Image, tuple[Any, ...], gr.Textbox]:
     gr.Markdown("### 2. A picture to classify")
     with gr.Tab("File"):
-        file = _file("Drop a picture, or click", "query-file", "single")
+        file = _file("query-file", "single")
     with gr.Tab("Camera"):
         camera = gr.Image(sources=["webcam"], type="numpy", show_label=False, height=220, elem_id="query-camera")
         ask = gr.Button("Classify this photograph", elem_id="ask-photograph")
@@ -128,15 +125,8 @@ def _answer() -> list[Any]:
     said = gr.Textbox(show_label=False, elem_id="answer", interactive=False, lines=1, max_lines=2, container=False)
     shares = gr.Label(label="Probabilities", elem_id="probabilities", num_top_classes=5, show_heading=False)
     looked = _image("Where it looked: red speaks for the answer, blue against", "map")
-    near = gr.Gallery(
-        label="Your pictures that are most like it, by the cosine of their features",
-        elem_id="nearest",
-        columns=5,
-        height=130,
-        allow_preview=False,
-        buttons=[],
-        interactive=False,
-    )
+    gr.Markdown("Your pictures that are most like it (cosine of features)", elem_classes="caption")
+    near = _gallery("nearest", 105)
     return [said, shares, looked, near]
 
 
@@ -144,21 +134,34 @@ def _folder() -> tuple[gr.Textbox, gr.Button, gr.Button]:
     with gr.Row(equal_height=True):
         folder = gr.Textbox(
             show_label=False,
-            placeholder="a folder of this machine, with one folder a class: /path/to/classes",
+            placeholder="folder to save to or to load from, one folder a class in it: /path/to/classes",
             elem_id="folder",
             scale=4,
             container=False,
         )
-        save = gr.Button("Save the pictures there", elem_id="save", scale=1)
-        load = gr.Button("Load its pictures", elem_id="load", scale=1)
+        save = gr.Button("Save pictures", elem_id="save", scale=1, min_width=120)
+        load = gr.Button("Load pictures", elem_id="load", scale=1, min_width=120)
     return folder, save, load
 
 
-def _file(label: str, name: str, count: Any) -> gr.File:
+def _file(name: str, count: Any) -> gr.File:
     return gr.File(
-        label=label, file_count=count, file_types=sorted(EXTENSIONS), type="filepath", height=110, elem_id=name
+        show_label=False, file_count=count, file_types=sorted(EXTENSIONS), type="filepath", height=110, elem_id=name
     )
 
 
 def _image(label: str, name: str) -> gr.Image:
     return gr.Image(label=label, elem_id=name, interactive=False, height=230, buttons=[], format="png")
+
+
+def _gallery(name: str, height: int) -> gr.Gallery:
+    return gr.Gallery(
+        show_label=False,
+        elem_id=name,
+        columns=5,
+        height=height,
+        allow_preview=False,
+        buttons=[],
+        interactive=False,
+        format="png",
+    )

@@ -196,6 +196,7 @@ def serve(page: Page, where: Demo) -> None:
 
     for name in ("NO_PROXY", "no_proxy"):  # gradio asks its own page whether it is there
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), "localhost,127.0.0.1,::1"]))
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # what gradio asks itself is of no interest
     os.environ["GRADIO_TEMP_DIR"] = str(page.folder / "uploads")
     blocks = layout.build(page)
     try:
