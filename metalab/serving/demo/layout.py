@@ -18,7 +18,9 @@ CSS = """
 .column h3 {margin: 0 0 2px} .caption p {margin: 0; font-size: 0.85rem; color: var(--block-label-text-color)}
 #answer textarea {font-size: 1.15rem; font-weight: 600}
 #support-gallery .grid-container, #nearest .grid-container {grid-template-columns: repeat(5, minmax(0, 1fr)) !important}
-#support-gallery .thumbnail-item, #nearest .thumbnail-item {min-width: 0 !important; width: 100% !important}
+#support-gallery .thumbnail-item, #nearest .thumbnail-item {
+  min-width: 0 !important; width: 100% !important; height: auto !important; aspect-ratio: 1
+}
 #support-gallery .caption-label, #nearest .caption-label {font-size: 0.7rem; padding: 0 4px}
 """
 
@@ -78,7 +80,7 @@ def _head(page: "Page") -> tuple[gr.Dropdown, gr.Slider]:
             0.5,
             page.session.asked.reject or 0,
             step=0.01,
-            label="None of these: may cost this share of your own classes (0: off)",
+            label="None of these (share of your own that it may cost; 0: off)",
             elem_id="reject",
             scale=4,
             buttons=[],
