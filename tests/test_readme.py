@@ -16,6 +16,8 @@ WRITTEN = [*(page for page in PAGES if page != MADE), "CONTRIBUTING.md", "CHANGE
 SHORT = {
     "train": "device=cpu train.steps=1 train.meta_batch=1 train.val_episodes=2 task.query=2 eval.batch=2",
     "eval": "device=cpu eval.episodes=2 eval.batch=2",
+    "predict": "device=cpu",
+    "demo": "device=cpu --cfg job",  # it would wait for Ctrl-C
 }
 EMBEDDED = ("glyphs", "folder", "gratings")  # what needs no real data; the last one is a page's own
 
@@ -64,7 +66,7 @@ def shortened(command: str, images: Path, resumed: int) -> list[str] | None:
 
     None: it cannot be composed, as it prepares real data or sweeps over it; the data sets that it names are there.
     """
-    _, kind, *words = shlex.split(command.replace("/path/to/images", str(images)))
+    _, kind, *words = shlex.split(re.sub("/path/to/(images|classes)", str(images), command))
     real = words[1:2] if kind == "data" else (named(words, "data") or "").split(",")
     real = [name for name in real if (ROOT / f"conf/data/{name}.yaml").exists() and name not in EMBEDDED]
     if (kind == "data" and real) or (len(real) > 1 and "-m" in words):

@@ -13,6 +13,7 @@ from metalab.algorithms.build import build_algorithm
 from metalab.cli.run_overrides import GROUPS
 from metalab.config.instantiate import build, locate, parts_of, settings
 from metalab.config.paths import conf_dir
+from metalab.config.schema import Demo
 from metalab.training.optimizers import Clip, LRSchedule
 
 FILES = sorted(path.relative_to(conf_dir()) for path in conf_dir().rglob("*.yaml"))
@@ -34,11 +35,8 @@ def targets(node: DictConfig, where: str = "") -> Iterator[tuple[str, str]]:
 
 def test_every_file_belongs_to_a_known_group():
     assert {group for group, _ in OPTIONS} <= set(GROUPS)
-    assert {path.name for path in FILES if len(path.parts) == 1} == {
-        "train.yaml",
-        "eval.yaml",
-        "schedule_and_clip.yaml",
-    }
+    commands = {"train.yaml", "eval.yaml", "predict.yaml", "export.yaml", "demo.yaml"}
+    assert {path.name for path in FILES if len(path.parts) == 1} == {*commands, "schedule_and_clip.yaml"}
     assert {option for group, option in OPTIONS if group == "task"} >= {
         "fixed",
         "5way5shot",
@@ -81,6 +79,13 @@ def test_every_option_composes_with_every_experiment(experiment):
         for i in range(max(map(len, groups.values()))):
             chosen = [f"{group}={options[i % len(options)]}" for group, options in groups.items()]
             assert set(compose("train", [f"experiment={experiment}", *chosen])) == whole, chosen
+
+
+def test_demo_has_the_settings_of_predict_and_its_own():
+    predict, demo = composed(name="predict"), composed(name="demo")
+    assert set(demo) - set(predict) == {"demo"}
+    assert all(demo[key] == predict[key] for key in predict)
+    assert settings(Demo, demo.demo, "demo") == Demo("127.0.0.1", 7860, False)
 
 
 def test_eval_knows_all_that_train_knows():

@@ -145,7 +145,7 @@ class Page:
         said = f"{found.label} ({share})" if found.label else f"{NONE} (of the classes, most like {best}: {share})"
         pictures = [each for some in self.session.classes.values() for each in some]
         names = [name for name, some in self.session.classes.items() for _ in some]
-        near = [(picture(pictures[i].pixels), f"{names[i]} · {similarity:.2f}") for i, similarity in found.nearest]
+        near = [(picture(pictures[i].pixels), f"{similarity:.2f} {names[i]}") for i, similarity in found.nearest]
         return [picture(found.pixels), said, found.probabilities, overlay(found.pixels, found.importance), near]
 
     @contextmanager
