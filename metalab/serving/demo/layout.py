@@ -21,6 +21,7 @@ CSS = """
 #support-gallery .thumbnail-item, #nearest .thumbnail-item {
   min-width: 0 !important; width: 100% !important; height: auto !important; aspect-ratio: 1
 }
+#nearest .grid-wrap {overflow: hidden !important}
 #support-gallery .caption-label, #nearest .caption-label {font-size: 0.7rem; padding: 0 4px}
 """
 
@@ -102,7 +103,7 @@ def _classes() -> tuple[gr.Radio, gr.Gallery, gr.State, tuple[Any, ...]]:
         photograph = gr.Image(sources=["webcam"], type="numpy", show_label=False, height=220, elem_id="support-camera")
         take = gr.Button("Add this photograph", elem_id="add-photograph")
     gr.Markdown("Its pictures, as the net sees them", elem_classes="caption")
-    gallery = _gallery("support-gallery", 240)
+    gallery = _gallery("support-gallery", 226)
     selected = gr.State(None)
     with gr.Row():
         remove_image = gr.Button("Remove the clicked picture", elem_id="remove-picture", size="sm")
@@ -148,7 +149,7 @@ def _folder() -> tuple[gr.Textbox, gr.Button, gr.Button]:
 
 def _file(name: str, count: Any) -> gr.File:
     return gr.File(
-        show_label=False, file_count=count, file_types=sorted(EXTENSIONS), type="filepath", height=110, elem_id=name
+        show_label=False, file_count=count, file_types=sorted(EXTENSIONS), type="filepath", height=124, elem_id=name
     )
 
 
