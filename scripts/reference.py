@@ -190,14 +190,17 @@ def option_lines(group: str, path: Path) -> Iterator[str]:
 def page() -> str:
     """Return the page."""
     lines = [INTRODUCTION.rstrip(), "", "## Groups", "", "| group | default | what | options |", "|---|---|---|---|"]
-    root, evaluation = read(CONF / "train.yaml"), read(CONF / "eval.yaml")
+    root = read(CONF / "train.yaml")
     chosen = dict(word.split("=", 1) for word in root.takes)
     options = {group: sorted((CONF / group).glob("*.yaml")) for group in GROUPS}
     for group, what in GROUPS.items():
         names = " ".join(f"`{path.stem}`" for path in options[group])
         lines.append(f"| `{group}` | `{chosen[group]}` | {what} | {names} |")
     lines += ["", "## Settings of every run", "", "They are in `conf/train.yaml`, and no group's.", *table(root.keys)]
-    lines += ["", "## Settings of metalab eval alone", "", *map(escaped, evaluation.title), *table(evaluation.keys)]
+    for path in sorted(CONF.glob("*.yaml")):
+        if path.stem != "train":
+            own = read(path)
+            lines += ["", f"## Settings of metalab {path.stem} alone", "", *map(escaped, own.title), *table(own.keys)]
     for group, what in GROUPS.items():
         lines += ["", f"## {group}", "", what]
         for path in options[group]:

@@ -215,8 +215,13 @@ def _predict(cfg: "DictConfig") -> float:
 
 def _demo(cfg: "DictConfig") -> None:
     with _mistakes_told(), _parts_named():
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
         from metalab.cli import run_overrides
 
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise UserError("demo shows one page until Ctrl-C: leave out -m")
         pairs = run_overrides.compose_each(cfg, "demo")
         if len(pairs) > 1:
             raise UserError(f"demo begins with one run, and run names {len(pairs)}: the page switches between runs")

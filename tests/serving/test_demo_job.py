@@ -30,7 +30,9 @@ def refused(home, command_line, tiny_dir, monkeypatch):
     monkeypatch.chdir(home)
 
     def told(*words: str) -> str:
-        code, said = command_line("demo", f"--config-dir={tiny_dir}", *WORDS, *words)
+        flags = [word for word in words if word.startswith("-")]
+        given = [word for word in words if word not in flags]
+        code, said = command_line("demo", *flags, f"--config-dir={tiny_dir}", *WORDS, *given)
         assert code == 1
         assert "Traceback" not in said
         return said
@@ -42,9 +44,12 @@ def test_mistakes_are_told_before_the_run_is_loaded(refused, monkeypatch):
     monkeypatch.setattr(job, "load_run", lambda *_: pytest.fail("the run was loaded"))
     assert refused().startswith("metalab: which run? metalab demo run=")
     assert "demo begins with one run, and run names 2" in refused("run=[outputs/train/tiny,outputs/train/tiny/../tiny]")
+    assert "demo shows one page until Ctrl-C: leave out -m" in refused("-m", "run=latest")
     assert "images: the page asks for the pictures" in refused("run=latest", "images=here")
     assert "demo.port=0: expected 1 to 65535, or null" in refused("run=latest", "demo.port=0")
-    assert "demo.share: there is no such setting" in refused("run=latest", "+demo.share=true")
+    assert "demo.share=true: Demo has no such setting. There is: host, open, port" in refused(
+        "run=latest", "+demo.share=true"
+    )
     assert "demo.host=nowhere.invalid" in refused("run=latest", "demo.host=nowhere.invalid")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
