@@ -1,1 +1,3 @@
-"""`metalab demo`: a page on this machine for a person's own classes. page.py alone knows gradio."""
+"""`metalab demo`: a page on this machine for a person's own classes. session.py has the logic; page.py, layout.py and
+server.py alone know gradio.
+"""

@@ -48,7 +48,7 @@ def run(folder: Path | None, cfg: DictConfig, out: Path, compose: Compose) -> No
         session = Session(load_run(folder, config, asked.batch), asked, config.seed, Path(place))
         if config.whole["support"] is not None:
             _load(session, str(config.whole["support"]))
-        from metalab.serving.demo import page  # only now: it loads gradio
+        from metalab.serving.demo import page, server  # only now: they load gradio
 
         def other(name: str) -> LoadedRun:
             if name == session.run.words:
@@ -59,7 +59,7 @@ def run(folder: Path | None, cfg: DictConfig, out: Path, compose: Compose) -> No
 
         first = session.run.words
         runs = list(dict.fromkeys([first, *map(str, trained_runs()[:RUNS])]))
-        page.serve(page.Page(session, runs, other, Path(place)), where)
+        server.serve(page.Page(session, runs, other, Path(place)), where)
 
 
 def _load(session: Session, given: str) -> None:

@@ -3,10 +3,9 @@
 import itertools
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from metalab.config.paths import given_path
@@ -16,22 +15,13 @@ from metalab.core.errors import UserError
 from metalab.core.text import printable
 from metalab.data.formats.class_tree import read_classes
 from metalab.serving.demo.answer import Answer, answer
-from metalab.serving.images import SUPPORT, NamedImage, Support, decoded
+from metalab.serving.demo.pictures import Picture, read, support_of
+from metalab.serving.images import SUPPORT
 from metalab.serving.loading import LoadedRun
 from metalab.serving.practice import Practice, build_practice, practice_of
 
 MOST, WHOLE = 100, 1000  # pictures that are taken at once, and in all
 LONGEST = 60  # letters of a class's name
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture of a class."""
-
-    name: str  # of the file, as it was given
-    file: Path  # the session's copy
-    pixels: np.ndarray  # uint8 [C,H,W], as the run's net takes them
-    digest: str  # of its content
 
 
 class Session:
@@ -82,7 +72,7 @@ class Session:
         room = min(most, WHOLE - sum(map(len, self.classes.values())))
         if len(files) > room:
             left.append(f"{len(files) - room} pictures are left out: {MOST} are taken at once, and {WHOLE} in all")
-        for file, image in _read(files[:room], self.run):
+        for file, image in read(files[:room], self.run):
             if isinstance(image.pixels, str):
                 left.append(f"{image.file} cannot be read and is left out ({image.pixels})")
                 continue
@@ -115,7 +105,7 @@ class Session:
         self.classes, left = {}, []
         for name, pictures in before.items():
             self.classes[name] = []
-            for old, (_, image) in zip(pictures, _read([each.file for each in pictures], run), strict=True):
+            for old, (_, image) in zip(pictures, read([each.file for each in pictures], run), strict=True):
                 if isinstance(image.pixels, str):
                     left.append(f"{old.name} cannot be read and is left out ({image.pixels})")
                 else:
@@ -138,7 +128,7 @@ class Session:
         Raises:
             UserError: where it cannot be read, or there is no classifier yet.
         """
-        [(_, image)] = _read([file], self.run)
+        [(_, image)] = read([file], self.run)
         if isinstance(image.pixels, str):
             raise UserError(f"{image.file} cannot be read ({image.pixels})")
         return answer(self.practice(), image.pixels)
@@ -193,7 +183,7 @@ class Session:
                 raise UserError("Add two classes, and a picture or more of each") from None
         if len(filled) < 2:
             raise UserError(f"{next(iter(filled))} alone has pictures: give another class some, too")
-        support = _support(filled)
+        support = support_of(filled)
         torch.manual_seed(self.seed)
         try:
             return practice_of(self.run, support, self.asked, self.seed)
@@ -203,27 +193,6 @@ class Session:
             torch.manual_seed(self.seed)
             made = practice_of(self.run, support, replace(self.asked, reject=None), self.seed)
             return replace(made, notes=[*made.notes, f"no picture is marked as none of these: {error}"])
-
-
-def _read(files: Sequence[Path], run: LoadedRun) -> list[tuple[Path, NamedImage]]:
-    """Return the files, and what is in each; files of one folder or of several."""
-    found = []
-    for folder, some in itertools.groupby(files, lambda file: file.parent):
-        listed = list(some)
-        found += zip(listed, decoded(folder, [file.name for file in listed], run.decode), strict=True)
-    return found
-
-
-def _support(classes: dict[str, list[Picture]]) -> Support:
-    pictures = [each for some in classes.values() for each in some]
-    return Support(
-        names=list(classes),
-        images=torch.from_numpy(np.stack([each.pixels for each in pictures])),
-        labels=torch.arange(len(classes)).repeat_interleave(torch.tensor([len(some) for some in classes.values()])),
-        files=[f"{name}/{each.name}" for name, some in classes.items() for each in some],
-        digests=[each.digest for each in pictures],
-        unread={},
-    )
 
 
 def words_of(practice: Practice) -> str:
