@@ -11,6 +11,7 @@ import pytest
 
 import metalab
 from metalab.cli import app
+from metalab.cli.help import COMMANDS
 from metalab.core.errors import UserError
 from tests.cli.bench import ROOT, run
 
@@ -27,7 +28,8 @@ def test_help_and_version(bench):
 def test_unknown_command_shows_usage(bench):
     code, out, err = bench("tain", "algo=maml")
     assert (code, out) == (2, "")
-    assert err.startswith("metalab: unknown command 'tain', expected train, eval or data\n\nusage: metalab train")
+    known = f"{', '.join(COMMANDS)} or data"
+    assert err.startswith(f"metalab: unknown command 'tain', expected {known}\n\nusage: metalab train")
 
 
 def test_help_is_quick_and_imports_nothing_heavy():
@@ -78,7 +80,7 @@ def test_log_lines_are_plain(bench):
     assert (bench.trained[0][1] / "train.log").read_text() == "a line\n"
 
 
-@pytest.mark.parametrize("command", ["train", "eval"])
+@pytest.mark.parametrize("command", ["train", "eval", "demo"])
 def test_help_lists_groups_options_and_settings(bench, command):
     code, out, _ = bench(command, "--help")
     assert code == 0
