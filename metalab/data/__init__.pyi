@@ -15,6 +15,7 @@ from .datasets.photos.cub import CUB as CUB
 from .datasets.photos.dtd import DTD as DTD
 from .datasets.photos.fungi import Fungi as Fungi
 from .datasets.photos.miniimagenet import MiniImageNet as MiniImageNet
+from .datasets.photos.pacs import PACS as PACS
 from .datasets.photos.svhn import SVHN as SVHN
 from .datasets.photos.tieredimagenet import TieredImageNet as TieredImageNet
 from .datasets.photos.vgg_flower import VGGFlower as VGGFlower

@@ -1,5 +1,6 @@
 """The splits of papers that split images and not classes: their test images, and of the others some held out."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,13 +10,14 @@ from metalab.core.errors import UserError
 from metalab.core.interfaces import Split
 
 HELD_OUT = 10  # of so many training images of a class one is held out for validation
+TESTED = 5  # of so many images of a class one is for the test, where nobody published which
 
 
-def image_split(whole: Split, tested: str, split: str, seed: int) -> Split:
+def image_split(whole: Split, tested: str | tuple[str, ...], split: str, seed: int) -> Split:
     """Return the train, val or test images of a data set that is whole; each split has all its classes.
 
-    tested: what the files of the published test images begin with. `seed` draws the validation images of each class
-    from the others. UserError where a class has no image for one of the three.
+    tested: what the files of the published test images begin with, one of several. `seed` draws the validation images
+    of each class from the others. UserError where a class has no image for one of the three.
     """
     chosen: list[np.ndarray] = []
     published = np.array([file.startswith(tested) for file in whole.files])
@@ -31,6 +33,49 @@ def image_split(whole: Split, tested: str, split: str, seed: int) -> Split:
                 f"{' and '.join(empty)}: 2 and 1 or more are needed. Fetch the data set anew"
             )
         chosen.append(parts[split])
+    return replace(with_images(whole, chosen), by_image=True)
+
+
+def drawn_image_split(whole: Split, strata: Sequence[str], split: str, seed: int) -> Split:
+    """Return the train, val or test images of a data set whose authors published no test images.
+
+    Args:
+        whole: all images of all classes.
+        strata: a word an image [N], as its domain: of each word in each class `seed` draws a fifth for the test, and a
+            tenth of the rest for validation.
+        split: train, val or test.
+        seed: of the draw, which depends on nothing but the order of the images.
+
+    Raises:
+        UserError: where a class has fewer than three images of a word.
+    """
+    chosen: list[np.ndarray] = []
+    draw, words = np.random.default_rng(seed), np.asarray(strata)
+    for name, first, count in zip(whole.names, whole.first.tolist(), whole.count.tolist(), strict=True):
+        place, kept = np.arange(first, first + count), []
+        for word in np.unique(words[place]):
+            images = draw.permutation(place[words[place] == word])
+            if len(images) < 3:
+                raise UserError(f"class {name} has {len(images)} images of {word}: 3 or more are needed")
+            tested = max(1, len(images) // TESTED)
+            held = tested + max(1, (len(images) - tested) // HELD_OUT)
+            kept.append({"test": images[:tested], "val": images[tested:held], "train": images[held:]}[split])
+        chosen.append(np.sort(np.concatenate(kept)))
+    return replace(with_images(whole, chosen), by_image=True)
+
+
+def images_where(split: Split, kept: Callable[[str], bool], why: str) -> Split:
+    """Return the split with the images whose file is kept; UserError, which says why, where a class loses all."""
+    mask = np.array([kept(file) for file in split.files])
+    ends = zip(split.first.tolist(), (split.first + split.count).tolist(), strict=True)
+    chosen = [first + np.flatnonzero(mask[first:end]) for first, end in ends]
+    if empty := [name for name, images in zip(split.names, chosen, strict=True) if not len(images)]:
+        raise UserError(f"{why}: class {empty[0]} has no image left. Fetch the data set anew")
+    return with_images(split, chosen)
+
+
+def with_images(whole: Split, chosen: Sequence[np.ndarray]) -> Split:
+    """Return the split with these of its images [n] of each class, by their indices."""
     index, count = torch.from_numpy(np.concatenate(chosen)), torch.tensor([len(images) for images in chosen])
     return replace(
         whole,
@@ -39,5 +84,4 @@ def image_split(whole: Split, tested: str, split: str, seed: int) -> Split:
         count=count,
         files=[whole.files[i] for i in index.tolist()],
         image_ids=[whole.image_ids[i] for i in index.tolist()] if whole.image_ids else [],
-        by_image=True,
     )

@@ -42,7 +42,7 @@ class PublishedDataset:
     why: str = ""  # it has to be given where there are none, "its images may not be passed on"
     channels: int = 3  # 1 (grey) or 3 (RGB)
     elsewhere: Mapping[str, str] = field(default_factory=dict)  # class -> its id, where another data set has the same
-    tested: str = ""  # what the files of its test images begin with, where it splits images and not classes
+    tested: str | tuple[str, ...] = ""  # what the files of its test images begin with, where it splits images
 
     def store(self, root: str | None, cache: str | None, size: int) -> Store:
         """Return the store of images [channels,size,size]; UserError with data.root's layouts, or what is wrong."""

@@ -7,6 +7,7 @@ from metalab.data.datasets.base.class_split import ClassSplitDataset
 from metalab.data.datasets.base.published import PublishedDataset
 from metalab.data.formats.cifar_pickles import Pickles
 from metalab.data.formats.download import Published
+from metalab.data.formats.packed_npz import packed
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FOLDER, ARCHIVE = "cifar-10-batches-py", "cifar-10-python.tar.gz"
@@ -19,8 +20,11 @@ WHOLE = PublishedDataset(
     splits=dict.fromkeys(CLASSES, "test"),
     whose="its 10 classes",
     images=60_000,
-    recognise=(Pickles(FOLDER, ARCHIVE, "batches.meta", "label_names", "labels", BATCHES, CLASSES).recognise,),
-    layouts=f"  {ARCHIVE}, the official archive as torchvision downloads it, or its unpacked folder {FOLDER}/",
+    recognise=(Pickles(FOLDER, ARCHIVE, "batches.meta", "label_names", "labels", BATCHES, CLASSES).recognise, packed),
+    layouts=(
+        f"  {ARCHIVE}, the official archive as torchvision downloads it, or its unpacked folder {FOLDER}/\n"
+        "  *.npz, WebP or JPEG files packed one after another: blob, offsets, labels, class_names, is_test"
+    ),
     downloads=(
         Published(
             ARCHIVE,
@@ -31,7 +35,7 @@ WHOLE = PublishedDataset(
             "md5:c58f30108f718f92721af3b95e74349a",
         ),
     ),
-    tested="test_batch/",
+    tested=("test_batch/", "test/"),  # of the archive, of a packed copy
 )
 
 
