@@ -1,5 +1,6 @@
 """The groups `task`, `train` and `eval` of a configuration, as checked dataclasses."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -117,6 +118,10 @@ class Eval:
     embed: bool | None = None
     unknown: int | None = None
     folds: int | None = None
+    report: bool = True
+    temperature: Literal["fit"] | float | None = None
 
     def __post_init__(self) -> None:
         check_minimum("eval", self, {"episodes": 2, "batch": 1, "unknown": 1, "folds": 2})
+        if isinstance(self.temperature, float) and not 0 < self.temperature < math.inf:
+            raise UserError(f"eval.temperature={self.temperature:g}: expected a number above 0, fit, or null for none")

@@ -21,8 +21,8 @@ class PerImageEngine:
         images = result.correct.shape[1]
 
         def each(value: Tensor) -> Tensor:
-            """[T] of mini-batches, which all their images share, -> [T*N]; [T,N] -> [T*N,1]."""
-            return value.repeat_interleave(images) if value.dim() == 1 else value.reshape(-1, 1)
+            """[T] of mini-batches, which all their images share, -> [T*N]; [T,N,...] -> [T*N,1,...]."""
+            return value.repeat_interleave(images) if value.dim() == 1 else value.flatten(0, 1)[:, None]
 
         scalars = {name: each(value) for name, value in result.scalars.items()}
         return TaskResult(each(result.loss), each(result.correct), scalars, result.state)

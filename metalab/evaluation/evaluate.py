@@ -17,11 +17,13 @@ from metalab.data.sampling.build import Source
 from metalab.engines.learn2learn import Learn2Learn
 from metalab.evaluation import classification, data_protocol, open_set, untrained
 from metalab.evaluation import robustness as robust
+from metalab.evaluation.class_reporting import ClassReporting
 from metalab.evaluation.extra_metrics import Metrics, extra_metrics, extra_metrics_task
 from metalab.evaluation.measure import measure
 from metalab.evaluation.objectives import measured_objective, robust_objective
 from metalab.evaluation.setup import EvaluationSetup, build_evaluation_setup
-from metalab.tracking import eval_report, time_estimate
+from metalab.tracking import class_report, eval_report, time_estimate
+from metalab.tracking.class_report import ClassReport
 from metalab.tracking.run_lock import locked_run
 
 logger = logging.getLogger("metalab")
@@ -34,9 +36,13 @@ def run(runs: list[tuple[Path | None, DictConfig]], out: Path) -> float:
     Write the report to out, and return the mean accuracy, a fraction.
     """
     with locked_run(out), warnings_survived():
-        results = [_evaluate_run(folder, _without_folds(read_config(cfg))) for folder, cfg in runs]
-        eval_report.write(out, [r for r, _ in results], [a for _, a in results])
-    return float(np.mean([a.mean() for _, a in results]))
+        results = [
+            _evaluate_run(folder, _without_folds(read_config(cfg)), i == 0) for i, (folder, cfg) in enumerate(runs)
+        ]
+        records, accuracies, classes = zip(*results, strict=True)
+        eval_report.write(out, records, accuracies)
+        class_report.write(out, records[0]["split"], classes)
+    return float(np.mean([accuracy.mean() for accuracy in accuracies]))
 
 
 def _without_folds(config: ExperimentConfig) -> ExperimentConfig:
@@ -49,8 +55,12 @@ def _without_folds(config: ExperimentConfig) -> ExperimentConfig:
     return config
 
 
-def _evaluate_run(folder: Path | None, config: ExperimentConfig) -> tuple[dict[str, Any], np.ndarray]:
+def _evaluate_run(
+    folder: Path | None, config: ExperimentConfig, pictures: bool
+) -> tuple[dict[str, Any], np.ndarray, ClassReport | None]:
+    """Return a run's record, the accuracy of each episode, and the report of its classes, with pictures or without."""
     t = build_evaluation_setup(folder, config)
+    reporting = ClassReporting(t)
     what = "images" if t.split.by_image else "episodes"
     logger.info(
         f"{folder or untrained.backbone_words(config)}: {t.evaluation.episodes} {what} of {len(t.split.ids)} "
@@ -59,9 +69,13 @@ def _evaluate_run(folder: Path | None, config: ExperimentConfig) -> tuple[dict[s
     if warning := _cost_warning(t):
         logger.warning(warning)
     source = t.source(t.task)
-    objective = by_way(t.task, t.test_algorithm, lambda algo, way: measured_objective(t.algo, algo, t.bn, way, t.terms))
+    objective = by_way(
+        t.task,
+        t.test_algorithm,
+        lambda algo, way: reporting.objective(measured_objective(t.algo, algo, t.bn, way, t.terms)),
+    )
     torch.manual_seed(config.seed)  # of heads that are drawn for each task
-    accuracy, loss = measure(t.outcomes(objective, source, what), t.evaluation.episodes)
+    accuracy, loss = measure(reporting.watch(t.outcomes(objective, source, what)), t.evaluation.episodes)
     lost = int((~np.isfinite(loss)).sum())
     row = _report_fields(t) | {"loss": float(loss.mean()), **_extra_metrics(t)}
     row |= _open_set(t)
@@ -81,7 +95,8 @@ def _evaluate_run(folder: Path | None, config: ExperimentConfig) -> tuple[dict[s
     row |= {"note": "; ".join(notes)} if notes else {}
     row |= {"overlap": t.overlap} if t.overlap else {}
     row |= data_protocol.protocol_metrics(t.split, accuracy, source)
-    return row, accuracy
+    facts, classes = reporting.report(objective, source, accuracy, pictures)
+    return row | facts, accuracy, classes
 
 
 def _cost_warning(t: EvaluationSetup) -> str | None:

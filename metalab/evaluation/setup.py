@@ -102,7 +102,8 @@ class EvaluationSetup:
     net: nn.Module
     normed: bool  # whether the net has a batch norm, whose mode is then part of the result
     engine: Engine
-    split: Split  # with images as the net takes them
+    split: Split  # with images as the net takes them, or their features
+    images: Split  # the same with images
     overlap: list[str]  # classes that were trained on
     note: str = ""  # what a referee must know of the settings
 
@@ -118,8 +119,15 @@ class EvaluationSetup:
 
     def source(self, task: Task) -> Source:
         """Return the episodes of a task's size."""
+        return self._source(task, self.split)
+
+    def image_source(self, task: Task) -> Source:
+        """Return the same episodes with images, where what is measured are their features."""
+        return self._source(task, self.images)
+
+    def _source(self, task: Task, split: Split) -> Source:
         device = resolve_device(self.config.device)
-        return episode_source(task, self.split, self.tasks, self.config.seed, EVALUATED[self.evaluation.split], device)
+        return episode_source(task, split, self.tasks, self.config.seed, EVALUATED[self.evaluation.split], device)
 
     def outcomes(self, objective: Objective, source: Source, what: str) -> Iterator[TaskResult]:
         """Run an objective on all episodes of a source, and show how many are done."""
@@ -168,10 +176,11 @@ def build_evaluation_setup(folder: Path | None, config: ExperimentConfig) -> Eva
     shared = refuse_trained_on(split, saved["classes"], evaluation, folder)
     channels, size, _ = saved["shape"]
     split = resize_split(split, channels, size)
+    images = split
     normed = any(isinstance(module, BatchStatNorm) for module in net.modules())
     if _embeds(evaluation, backbone, attacks, terms) and sees_features_alone(test_algorithm, net, bn, split):
         net, split = embed_split(net, split, config.data, device)
-    tasks, images = min(evaluation.batch, evaluation.episodes), task.way * (task.shot + task.query)
+    tasks, passed = min(evaluation.batch, evaluation.episodes), task.way * (task.shot + task.query)
     return EvaluationSetup(
         folder=folder,
         config=config,
@@ -187,9 +196,10 @@ def build_evaluation_setup(folder: Path | None, config: ExperimentConfig) -> Eva
         normed=normed,
         engine=select_engine(
             built,
-            Workload(device.type, None, size, tasks, images, algo.steps, conv4_filters(backbone)),
+            Workload(device.type, None, size, tasks, passed, algo.steps, conv4_filters(backbone)),
         ),
         split=split,
+        images=images,
         overlap=shared,
         note=note,
     )

@@ -21,6 +21,7 @@ from metalab.tracking import robustness_report as robustness
 
 FACTS = ("way", "shot", "query", "split", "data", "algo", "bn", "transductive", "seed", "checkpoint")  # of every run
 PLAIN = ("task", "data", "algorithm")  # what is clear without its label
+OF_CLASSES = ("hardest_classes", "classes", "averages", "calibration")  # what class_report has in full
 
 
 def write(
@@ -117,21 +118,33 @@ def _row(record: Mapping[str, Any]) -> dict[str, str]:
     if unknown := record.get("unknown"):
         area = _percent(unknown["auroc"], unknown["ci95"])
         row["none of these"] = f"AUROC {area}, against queries of {unknown['classes']} classes outside of each episode"
-    told = {
-        *FACTS,
-        "unknown",
-        "accuracy",
-        "ci95",
-        "episodes",
-        "run",
-        "attacks",
-    }  # the run's folder is that of its checkpoint
+    told = {*FACTS, *OF_CLASSES, "accuracy", "ci95", "episodes", "attacks", "unknown"}
+    told.add("run")  # its folder is that of its checkpoint
     if record["episodes"] is None:
         row["task"] = f"plain classification, {record['way']} classes"
+    row |= _classes(record)
     row |= dict(_attacked(attack) for attack in record.get("attacks", ()))
     return row | {
         key.replace("_", " "): _words(value) for key, value in record.items() if key not in told and value is not None
     }
+
+
+def _classes(record: Mapping[str, Any]) -> dict[str, str]:
+    """Say what a record holds of its classes: the hardest ones, or F1 and calibration of a classifier."""
+    said = {}
+    if hardest := record.get("hardest_classes"):
+        each = [f"{one['class']} {_percent(one['accuracy'], one['ci95'])}" for one in hardest]
+        said["hardest classes"] = ", ".join(each)
+    if averages := record.get("averages"):
+        said["F1"] = ", ".join(f"{100 * scores['f1']:.2f} % {name}" for name, scores in averages.items())
+    if found := record.get("calibration"):
+        scaled = (
+            f", {100 * found['scaled']['ece']:.2f} % at temperature {found['temperature']:.3g}"
+            if "scaled" in found
+            else ""
+        )
+        said["calibration"] = f"expected error {100 * found['ece']:.2f} %, {found['bins']} bins{scaled}"
+    return said
 
 
 def _interval(record: Mapping[str, Any]) -> str:
@@ -212,7 +225,7 @@ def _write_scalars(out: Path, records: Sequence[Mapping[str, Any]]) -> None:
         for index, record in enumerate(records):
             writer.add_scalar(f"{record['split']}/accuracy", record["accuracy"], index)
             writer.add_scalar(f"{record['split']}/ci95", record["ci95"], index)
-            groups = [(name, value) for name, value in record.items() if isinstance(value, Mapping)]
+            groups = [(n, value) for n, value in record.items() if isinstance(value, Mapping) and n not in OF_CLASSES]
             for name, share in ((f"{group}/{n}", share) for group, shares in groups for n, share in shares.items()):
                 if isinstance(share, Mapping):
                     writer.add_scalar(f"{record['split']}/{name}", share["accuracy"], index)

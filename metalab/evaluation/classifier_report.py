@@ -1,0 +1,78 @@
+"""The report of a plain classifier: precision, recall and F1 of each class, confusion, calibration."""
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from metalab.core.interfaces import Split
+from metalab.core.text import printable
+from metalab.evaluation import calibration
+from metalab.evaluation.query_predictions import predicted
+from metalab.tracking.class_report import ClassReport, Confusion, classification_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+KEYS = ("precision", "recall", "f1", "support")
+
+
+def classifier_report(
+    logits: Tensor, labels: Tensor, split: Split, temperature: float | None, pictures: bool
+) -> tuple[dict[str, Any], ClassReport]:
+    """Report on a classifier.
+
+    Args:
+        logits: float [N,K], on the processor.
+        labels: int64 [N].
+        split: whose K classes they are.
+        temperature: divides the logits for a second look at the calibration; None: there is none.
+        pictures: whether there are pictures.
+
+    Returns:
+        What belongs into eval.json: classes, averages and calibration. And what is written beside it.
+    """
+    from sklearn.metrics import precision_recall_fscore_support  # seconds, which no --help should wait for
+
+    true, guessed = labels.numpy(), predicted(logits).numpy()
+    score = partial(precision_recall_fscore_support, true, guessed, labels=range(len(split.ids)), zero_division=0)
+    columns = {"class": split.ids, **dict(zip(KEYS, (each.tolist() for each in score()), strict=True))}
+    rows = zip(*columns.values(), strict=True)
+    averages = {kind: dict(zip(KEYS[:3], map(float, score(average=kind)[:3]), strict=True)) for kind in _AVERAGES}
+    calibrated = {"bins": calibration.BINS, **_calibration(logits, labels, 1.0)}
+    if temperature is not None:
+        calibrated |= {"temperature": temperature, "scaled": _calibration(logits, labels, temperature)}
+    facts = {
+        "classes": {name: dict(zip(KEYS, values, strict=True)) for name, *values in rows},
+        "averages": averages,
+        "calibration": calibrated,
+    }
+    names = [printable(name) for name in split.names]
+    pairs, count = np.unique(np.stack([true, guessed]), axis=1, return_counts=True)
+    confusion = Confusion(names, *pairs, count)
+    drawn = {}
+    if pictures:
+        drawn = confusion.picture(f"{len(true)} images") | {"reliability": partial(_diagram, logits, labels, 1.0)}
+        if temperature is not None:
+            drawn["reliability_scaled"] = partial(_diagram, logits, labels, temperature)
+    scalars = {"f1_macro": averages["macro"]["f1"], "ece": calibrated["ece"]}
+    return facts, ClassReport(columns, confusion, classification_text(true, guessed, names), drawn, scalars)
+
+
+_AVERAGES = ("macro", "weighted")
+
+
+def _calibration(logits: Tensor, labels: Tensor, temperature: float) -> dict[str, float]:
+    """Return the expected calibration error, a fraction, and the mean negative log-likelihood, in nats."""
+    ece = calibration.reliability(logits, labels, temperature).ece
+    return {"ece": ece, "nll": calibration.negative_log_likelihood(logits, labels, temperature)}
+
+
+def _diagram(logits: Tensor, labels: Tensor, temperature: float) -> "Figure":
+    from metalab.tracking.class_figures import reliability_diagram
+
+    bins = calibration.reliability(logits, labels, temperature)
+    at = "" if temperature == 1.0 else f", temperature {temperature:.3g}"
+    title = f"expected calibration error {100 * bins.ece:.2f} %{at}"
+    return reliability_diagram(bins.count, bins.confidence, bins.accuracy, title)
