@@ -8,6 +8,7 @@ reach, and its ResNet-12 counts DropBlock's ramp on the clone that is thrown awa
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -165,16 +166,31 @@ class ResNet12:
 
 @dataclass(frozen=True)
 class ResNet18:
-    """torchvision's ResNet-18 (He et al. 2016) from scratch, its batch norms converted to BatchStatNorm."""
+    """torchvision's ResNet-18 (He et al. 2016) from scratch, its batch norms converted to BatchStatNorm.
+
+    stem: large, a 7x7 convolution of stride 2 and 3x3 max-pooling, for photographs (its table 1); small, a 3x3
+    convolution of stride 1 and no pooling, for images of some 32 pixels (as its sec. 4.2 begins on CIFAR-10).
+    """
+
+    stem: Literal["large", "small"] = "large"
 
     def build(self, channels: int, size: int) -> nn.Module:
-        if size < 32:
-            raise UserError(f"backbone=resnet18 divides the image by 32: {size}x{size} is too small, give at least 32")
+        factor = 32 if self.stem == "large" else 8
+        if size < factor:
+            also = ", or type backbone.stem=small" if self.stem == "large" and size >= 8 else ""
+            raise UserError(
+                f"backbone=resnet18 divides the image by {factor}: {size}x{size} is too small, give at least {factor}"
+                f"{also}"
+            )
         from torchvision.models import resnet18
 
         net = resnet18(weights=None)
-        if channels != 3:
+        if self.stem == "small":
+            net.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+            net.maxpool = nn.Identity()  # type: ignore[assignment]
+        elif channels != 3:
             net.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+        if self.stem == "small" or channels != 3:
             nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
         return convert(nn.Sequential(*list(net.children())[:-1]))  # all but the classifier; ends in average pooling
 

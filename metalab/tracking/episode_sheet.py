@@ -62,14 +62,15 @@ def _panel(episode: SheetEpisode) -> tuple[np.ndarray, list[tuple[float, float, 
     thumbs = [_thumbs(images) for images in (episode.support_x, episode.query_x)]
     side, rows = thumbs[1].shape[1:3], range(min(len(episode.names), CLASSES))
     high, wide = side[0] + 2 * FRAME + LINE, side[1] + 2 * FRAME + GAP
-    start = LABELS + SUPPORT * wide + 3 * GAP
+    shots = min(SUPPORT, int(np.bincount(episode.support_y).max()))
+    start = LABELS + shots * wide + 3 * GAP
     panel = np.full((HEAD + high * len(rows) + HEAD, start + QUERIES * wide + 4 * GAP, 3), 255, np.uint8)
     words = [(8.0, HEAD - 10.0, episode.title, "black", 10.0)]
     right = episode.predicted == episode.query_y
     for row in rows:
         top = HEAD + row * high
-        words.append((8.0, top + side[0] / 2 + 8, f"{row}  {_short(episode.names[row])}", GREY, 7.5))
-        for column, i in enumerate(np.flatnonzero(episode.support_y == row)[:SUPPORT]):
+        words.append((8.0, top + side[0] / 2 + 8, f"{row}  {_short(episode.names[row])}", GREY, 8.5))
+        for column, i in enumerate(np.flatnonzero(episode.support_y == row)[:shots]):
             _paste(panel, thumbs[0][i], GREY, top, LABELS + column * wide)
         asked = np.flatnonzero(episode.query_y == row)
         for column, i in enumerate(asked[np.argsort(right[asked], kind="stable")][:QUERIES]):
@@ -77,7 +78,7 @@ def _panel(episode: SheetEpisode) -> tuple[np.ndarray, list[tuple[float, float, 
             _paste(panel, thumbs[1][i], RIGHT if right[i] else WRONG, top, left)
             if not right[i]:
                 taken = "✗ none" if episode.predicted[i] < 0 else f"✗ {episode.predicted[i]}"
-                words.append((left + 2.0, top + high - 4.0, taken, WRONG, 7.5))
+                words.append((left + 2.0, top + high - 4.0, taken, WRONG, 8.5))
     return panel, words
 
 

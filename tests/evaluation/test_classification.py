@@ -16,6 +16,7 @@ from metalab.core.errors import UserError
 from metalab.core.interfaces import Split
 from metalab.data.sampling.sequential import SequentialImages
 from metalab.evaluation import evaluate
+from metalab.evaluation.calibration import fit_temperature
 from metalab.models.layers import running_statistics
 from metalab.tracking import checkpoint, figures
 from metalab.training import train
@@ -107,6 +108,40 @@ def test_the_accuracy_is_that_of_the_nets_own_head_on_each_test_image(made, run,
     with (tmp_path / "episodes.csv").open() as file:
         rows = [float(row["accuracy"]) for row in csv.DictReader(file)]
     assert sorted(rows) == sorted(right.tolist())
+
+
+def test_a_fitted_temperature_calibrates_and_leaves_the_accuracy(made, run, tmp_path, command_line, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for temperature in ("null", "fit", "1.5"):
+        words = (f"eval.temperature={temperature}", f"hydra.run.dir={temperature}", "device=cpu")
+        code, said = command_line("eval", f"run={run}", *words)
+        assert code == 0, said
+        assert "macro avg" in said
+    found = {name: record(tmp_path / name) for name in ("null", "fit", "1.5")}
+    assert len({each["accuracy"] for each in found.values()}) == 1
+    assert "temperature" not in found["null"]["calibration"]
+    assert found["1.5"]["calibration"]["temperature"] == 1.5
+    net = net_in(made(), checkpoint.load(run / "best.pt")).eval()
+    val = build(made().data, "data").load("val")
+    with torch.no_grad(), running_statistics():
+        logits = net("logits", val.images.float() / 255)
+    best = found["fit"]["calibration"]["temperature"]
+    assert best == pytest.approx(fit_temperature(logits, torch.arange(10).repeat_interleave(4)), rel=1e-3)
+    assert {"confusion.png", "reliability.png", "reliability_scaled.png"} <= {
+        p.name for p in (tmp_path / "fit").iterdir()
+    }
+    with (tmp_path / "fit" / "per_class.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [row["class"] for row in table] == [f"mnist:{k}" for k in range(10)]
+    assert sum(float(row["recall"]) * int(row["support"]) for row in table) / 130 == pytest.approx(
+        found["fit"]["accuracy"], abs=1e-12
+    )
+    for words, why in (
+        (("eval.report=false",), r"with eval\.report=false: nothing would tell"),
+        (("data.seed=1",), r"run was validated on other images than these"),
+    ):
+        with pytest.raises(UserError, match=rf"^eval\.temperature=fit.*{why}"):
+            evaluate.run([(run, made("eval.temperature=fit", *words))], tmp_path / "none")
 
 
 def test_validation_is_of_all_images_held_out_and_the_picture_is_of_them(made, run):

@@ -37,6 +37,7 @@ def backbone(name: str, **changes: object) -> object:
         ("resnet12", 3, 84, (640, 1, 1), 12424320),
         ("resnet12 mean=false", 3, 84, (640, 5, 5), 12424320),  # MetaOptNet
         ("resnet18", 1, 32, (512, 1, 1), 11170240),
+        ("resnet18 stem=small", 3, 32, (512, 1, 1), 11168832),  # 11,173,962 as CIFAR's ResNet-18, less its classifier
         ("fc", 1, 28, (64, 1, 1), 247296),
     ],
 )
@@ -64,7 +65,8 @@ def test_a_seed_gives_the_same_weights():
         ("conv4_relation unpadded=2", 9, "9x9 vanish after 2 poolings and 2 unpadded convolutions; give at least 10"),
         ("conv4_strided unpadded=4", 30, "30x30 vanish after 0 poolings and 4 unpadded convolutions; give at least 31"),
         ("resnet12", 12, "backbone=resnet12 needs at least 16"),
-        ("resnet18", 28, "28x28 is too small, give at least 32"),
+        ("resnet18", 28, "28x28 is too small, give at least 32, or type backbone.stem=small"),
+        ("resnet18 stem=small", 7, "divides the image by 8: 7x7 is too small, give at least 8$"),
     ],
 )
 def test_an_image_that_is_too_small_is_refused_with_the_size_that_is_not(name, size, message):
