@@ -80,7 +80,7 @@ class ClassReporting:
         if not t.split.by_image:
             seen = t.image_source(t.task) if pictures and t.images is not t.split else source
             return episode_report(t.split, t.task, seen, parts, accuracy, pictures)
-        temperature = t.evaluation.temperature
+        temperature = None if t.evaluation.temperature == "fit" else t.evaluation.temperature
         if self.validation is not None:
             temperature = fit_temperature(*self._validated(objective, self.validation))
         return classifier_report(*_judged(parts, source), t.split, temperature, pictures)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 KEYS = ("precision", "recall", "f1", "support")
+AVERAGES = ("macro", "weighted")  # over the classes alike, and by their support
 
 
 def classifier_report(
@@ -36,21 +37,22 @@ def classifier_report(
     from sklearn.metrics import precision_recall_fscore_support  # seconds, which no --help should wait for
 
     true, guessed = labels.numpy(), predicted(logits).numpy()
-    score = partial(precision_recall_fscore_support, true, guessed, labels=range(len(split.ids)), zero_division=0)
+    settings: Any = {"labels": range(len(split.ids)), "zero_division": 0}
+    score: Any = partial(precision_recall_fscore_support, true, guessed, **settings)
     columns = {"class": split.ids, **dict(zip(KEYS, (each.tolist() for each in score()), strict=True))}
-    rows = zip(*columns.values(), strict=True)
-    averages = {kind: dict(zip(KEYS[:3], map(float, score(average=kind)[:3]), strict=True)) for kind in _AVERAGES}
+    each = zip(*columns.values(), strict=True)
+    averages = {kind: dict(zip(KEYS[:3], map(float, score(average=kind)[:3]), strict=True)) for kind in AVERAGES}
     calibrated = {"bins": calibration.BINS, **_calibration(logits, labels, 1.0)}
     if temperature is not None:
         calibrated |= {"temperature": temperature, "scaled": _calibration(logits, labels, temperature)}
     facts = {
-        "classes": {name: dict(zip(KEYS, values, strict=True)) for name, *values in rows},
+        "classes": {name: dict(zip(KEYS, values, strict=True)) for name, *values in each},
         "averages": averages,
         "calibration": calibrated,
     }
     names = [printable(name) for name in split.names]
-    pairs, count = np.unique(np.stack([true, guessed]), axis=1, return_counts=True)
-    confusion = Confusion(names, *pairs, count)
+    (rows, taken), count = np.unique(np.stack([true, guessed]), axis=1, return_counts=True)
+    confusion = Confusion(names, rows, taken, count)
     drawn = {}
     if pictures:
         drawn = confusion.picture(f"{len(true)} images") | {"reliability": partial(_diagram, logits, labels, 1.0)}
@@ -58,9 +60,6 @@ def classifier_report(
             drawn["reliability_scaled"] = partial(_diagram, logits, labels, temperature)
     scalars = {"f1_macro": averages["macro"]["f1"], "ece": calibrated["ece"]}
     return facts, ClassReport(columns, confusion, classification_text(true, guessed, names), drawn, scalars)
-
-
-_AVERAGES = ("macro", "weighted")
 
 
 def _calibration(logits: Tensor, labels: Tensor, temperature: float) -> dict[str, float]:

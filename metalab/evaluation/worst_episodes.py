@@ -27,8 +27,9 @@ def worst_episodes(
         step = int(np.searchsorted(ends, number, side="right"))
         row = number - int(ends[step] - len(predictions[step]))
         episodes = source(step)
-        images = [each[row].cpu().numpy() for batch in episodes for each in (batch.x, batch.y)]
-        classes = source.indices(step).classes[row, : int(images[1].max()) + 1].tolist()  # distractors come behind
+        known, labels, asked, true = (each[row].cpu().numpy() for b in episodes for each in (b.x, b.y))
+        classes = source.indices(step).classes[row, : int(labels.max()) + 1].tolist()  # distractors come behind
+        answers, shown = predictions[step][row].cpu().numpy(), [names[k] for k in classes]
         title = f"episode {number}: {100 * accuracy[number]:.1f} % right"
-        found.append(SheetEpisode(title, [names[k] for k in classes], *images, predictions[step][row].cpu().numpy()))
+        found.append(SheetEpisode(title, shown, known, labels, asked, true, answers))
     return found

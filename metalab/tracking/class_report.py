@@ -4,7 +4,7 @@ import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
@@ -89,10 +89,11 @@ def classification_text(true: np.ndarray, predicted: np.ndarray, names: Sequence
     """
     from sklearn.metrics import classification_report  # seconds, which no --help should wait for
 
-    text = classification_report(true, predicted, labels=range(len(names)), target_names=names, zero_division=0)
+    settings: Any = {"labels": range(len(names)), "target_names": names, "zero_division": 0}
+    text = str(classification_report(true, predicted, **settings))
     if len(names) <= PRINTED:
-        return str(text)
-    head, *_, micro, macro, weighted, last = str(text).split("\n")
+        return text
+    head, *_, micro, macro, weighted, last = text.split("\n")
     return "\n".join([head, "", micro, macro, weighted, last])
 
 

@@ -5,6 +5,7 @@ import json
 from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -164,12 +165,13 @@ def test_a_classifiers_numbers_are_scikit_learns():
     facts, report = classifier_report(logits, labels, split, 2.0, True)
     taken = logits.argmax(1)
     taken[7] = -1
-    expected = precision_recall_fscore_support(labels, taken, labels=range(6), zero_division=0)
+    zero: Any = {"labels": range(6), "zero_division": 0}
+    expected: Any = precision_recall_fscore_support(labels, taken, **zero)
     for key, values in zip(("precision", "recall", "f1", "support"), expected, strict=True):
         assert list(report.columns[key]) == values.tolist()
         assert [facts["classes"][name][key] for name in split.ids] == values.tolist()
     assert facts["averages"]["macro"]["f1"] == pytest.approx(np.mean(expected[2]), abs=1e-12)
-    by_hand = {name: sum((labels == k) & (taken == k)).item() for k, name in enumerate(split.names)}
+    by_hand = {name: ((labels == k) & (taken == k)).sum().item() for k, name in enumerate(split.names)}
     for k, name in enumerate(split.names[:5]):
         assert facts["classes"][split.ids[k]]["recall"] == by_hand[name] / (labels == k).sum().item()
     assert facts["calibration"]["scaled"]["ece"] != facts["calibration"]["ece"]

@@ -113,11 +113,11 @@ def test_the_accuracy_is_that_of_the_nets_own_head_on_each_test_image(made, run,
 def test_a_fitted_temperature_calibrates_and_leaves_the_accuracy(made, run, tmp_path, command_line, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for temperature in ("null", "fit", "1.5"):
-        words = (f"eval.temperature={temperature}", f"hydra.run.dir={temperature}", "device=cpu")
+        words = (f"eval.temperature={temperature}", f"hydra.run.dir=out_{temperature}", "device=cpu")
         code, said = command_line("eval", f"run={run}", *words)
         assert code == 0, said
         assert "macro avg" in said
-    found = {name: record(tmp_path / name) for name in ("null", "fit", "1.5")}
+    found = {name: record(tmp_path / f"out_{name}") for name in ("null", "fit", "1.5")}
     assert len({each["accuracy"] for each in found.values()}) == 1
     assert "temperature" not in found["null"]["calibration"]
     assert found["1.5"]["calibration"]["temperature"] == 1.5
@@ -128,9 +128,9 @@ def test_a_fitted_temperature_calibrates_and_leaves_the_accuracy(made, run, tmp_
     best = found["fit"]["calibration"]["temperature"]
     assert best == pytest.approx(fit_temperature(logits, torch.arange(10).repeat_interleave(4)), rel=1e-3)
     assert {"confusion.png", "reliability.png", "reliability_scaled.png"} <= {
-        p.name for p in (tmp_path / "fit").iterdir()
+        p.name for p in (tmp_path / "out_fit").iterdir()
     }
-    with (tmp_path / "fit" / "per_class.csv").open() as file:
+    with (tmp_path / "out_fit" / "per_class.csv").open() as file:
         table = list(csv.DictReader(file))
     assert [row["class"] for row in table] == [f"mnist:{k}" for k in range(10)]
     assert sum(float(row["recall"]) * int(row["support"]) for row in table) / 130 == pytest.approx(

@@ -3,6 +3,7 @@
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def encoded(shade: int, form: str = "JPEG") -> bytes:
     return raw.getvalue()
 
 
-def pack(path: Path, raws: list[bytes], labels: list[int], names: tuple[str, ...], **more: np.ndarray) -> None:
+def pack(path: Path, raws: list[bytes], labels: list[int], names: tuple[str, ...], **more: Any) -> None:
     offsets = np.cumsum([0, *map(len, raws)])
     blob = np.frombuffer(b"".join(raws), np.uint8)
     np.savez(path, blob=blob, offsets=offsets, labels=np.array(labels), class_names=np.array(names), **more)
@@ -102,7 +103,7 @@ def test_a_packed_file_whose_test_flags_do_not_fit_is_named(tmp_path):
 @real
 @pytest.mark.slow
 def test_the_real_images_are_whole(tmp_path):
-    domains = {"photo": 1670, "art_painting": 2048, "cartoon": 2344, "sketch": 3929}
+    domains: dict[Any, int] = {"photo": 1670, "art_painting": 2048, "cartoon": 2344, "sketch": 3929}
     for domain, images in domains.items():
         data = PACS(f"{SHARED}/pacs", str(tmp_path), domain=domain)
         splits = [data.load(name) for name in SPLITS]
