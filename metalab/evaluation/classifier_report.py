@@ -1,7 +1,7 @@
 """The report of a plain classifier: precision, recall and F1 of each class, confusion, calibration."""
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -11,9 +11,6 @@ from metalab.core.text import printable
 from metalab.evaluation import calibration
 from metalab.evaluation.query_predictions import predicted
 from metalab.tracking.class_report import ClassReport, Confusion, classification_text
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 KEYS = ("precision", "recall", "f1", "support")
 AVERAGES = ("macro", "weighted")  # over the classes alike, and by their support
@@ -68,10 +65,11 @@ def _calibration(logits: Tensor, labels: Tensor, temperature: float) -> dict[str
     return {"ece": ece, "nll": calibration.negative_log_likelihood(logits, labels, temperature)}
 
 
-def _diagram(logits: Tensor, labels: Tensor, temperature: float) -> "Figure":
+def _diagram(logits: Tensor, labels: Tensor, temperature: float) -> np.ndarray:
     from metalab.tracking.class_figures import reliability_diagram
+    from metalab.tracking.figures import pixels
 
     bins = calibration.reliability(logits, labels, temperature)
     at = "" if temperature == 1.0 else f", temperature {temperature:.3g}"
     title = f"expected calibration error {100 * bins.ece:.2f} %{at}"
-    return reliability_diagram(bins.count, bins.confidence, bins.accuracy, title)
+    return pixels(reliability_diagram(bins.count, bins.confidence, bins.accuracy, title))

@@ -1,7 +1,7 @@
 """The report of an evaluation on episodes: the hard classes, what they are taken for, and the worst episodes."""
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -14,9 +14,7 @@ from metalab.evaluation import episode_classes
 from metalab.evaluation.query_predictions import query_classes
 from metalab.evaluation.worst_episodes import worst_episodes
 from metalab.tracking.class_report import ClassReport, Confusion
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from metalab.tracking.episode_sheet import episode_sheet
 
 HARDEST = 5  # classes that eval.json names
 
@@ -58,9 +56,7 @@ def episode_report(
     return {"hardest_classes": hardest}, ClassReport(columns, confusion, pictures=drawn)
 
 
-def _sheet(source: Source, predictions: list[Tensor], accuracy: np.ndarray, names: list[str]) -> "Figure":
-    from metalab.tracking.episode_sheet import episode_sheet
-
+def _sheet(source: Source, predictions: list[Tensor], accuracy: np.ndarray, names: list[str]) -> np.ndarray:
     worst = worst_episodes(source, predictions, accuracy, names)
     title = f"the {len(worst)} of {len(accuracy)} episodes with the least accuracy"
     return episode_sheet(worst, f"{title}: support left, queries right, wrong ones first")

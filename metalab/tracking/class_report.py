@@ -4,7 +4,7 @@ import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -12,11 +12,10 @@ from rich.text import Text
 
 from metalab.core.optional_output import optional_output
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 PRINTED = 100  # classes that a screen shows
 LARGEST = 120  # classes whose names can be read in one picture
+
+Picture = Callable[[], np.ndarray]  # drawn when it is asked for: uint8 [H,W,3]
 
 
 @dataclass(frozen=True)
@@ -34,13 +33,14 @@ class Confusion:
         counts[self.true[sound], self.predicted[sound]] = self.count[sound]
         return counts
 
-    def picture(self, of: str) -> dict[str, Callable[[], "Figure"]]:
+    def picture(self, of: str) -> dict[str, Picture]:
         """Return what draws the matrix, by the file's name; nothing where the names of so many could not be read."""
 
-        def draw() -> "Figure":
+        def draw() -> np.ndarray:
             from metalab.tracking.class_figures import confusion_matrix
+            from metalab.tracking.figures import pixels
 
-            return confusion_matrix(self.matrix(), self.names, f"confusion, {of}")
+            return pixels(confusion_matrix(self.matrix(), self.names, f"confusion, {of}"))
 
         return {"confusion": draw} if len(self.names) <= LARGEST else {}
 
@@ -52,7 +52,7 @@ class ClassReport:
     columns: Mapping[str, Sequence]  # of per_class.csv: a heading, and a value a class
     confusion: Confusion
     text: str = ""  # for the screen
-    pictures: Mapping[str, Callable[[], "Figure"]] = field(default_factory=dict)  # by their file's name, drawn late
+    pictures: Mapping[str, Picture] = field(default_factory=dict)  # by their file's name
     scalars: Mapping[str, float] = field(default_factory=dict)  # for TensorBoard, by their name
 
 
@@ -116,19 +116,15 @@ def _write_rows(path: Path, rows: Iterator[Sequence]) -> None:
         csv.writer(file, lineterminator="\n").writerows(rows)
 
 
-def _draw(
-    out: Path, split: str, reports: Sequence[ClassReport], pictures: Mapping[str, Callable[[], "Figure"]]
-) -> None:
+def _draw(out: Path, split: str, reports: Sequence[ClassReport], pictures: Mapping[str, Picture]) -> None:
     from PIL import Image
     from torch.utils.tensorboard import SummaryWriter  # 1.6 s, which no --help should wait for
-
-    from metalab.tracking import figures
 
     with SummaryWriter(str(out)) as writer:
         for run, report in enumerate(reports):
             for name, value in report.scalars.items():
                 writer.add_scalar(f"{split}/{name}", value, run)
         for name, make in pictures.items():
-            pixels = figures.pixels(make())
+            pixels = make()
             Image.fromarray(pixels).save(out / f"{name}.png")
             writer.add_image(f"{split}/{name}", pixels, dataformats="HWC")

@@ -1,20 +1,21 @@
 """Draw many episodes on one sheet: support left, queries right, wrong ones marked with what was predicted.
 
-The images are pasted into one array, which matplotlib draws at once: a picture of a thousand images takes no minute.
+Pixels are pasted and words are written by Pillow: matplotlib takes seconds for hundreds of each.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
-
-from metalab.tracking.figures import GREY, PLAIN, RIGHT, WRONG
+from PIL import Image, ImageDraw, ImageFont
 
 CLASSES, SUPPORT, QUERIES = 10, 3, 8  # the most that one episode shows
 SIDE = 48  # pixels of an image on the sheet, about
 FRAME, GAP, LABELS, LINE, HEAD = 3, 5, 170, 16, 26  # pixels: of a frame, between images, for names, predictions, titles
-DPI = 100
+RIGHT, WRONG, GREY = "#1b8a3a", "#d62728", "#666666"
+
+Word = tuple[int, int, str, str, int]  # left, top, text, colour, size in pixels
 
 
 class SheetEpisode(NamedTuple):
@@ -29,9 +30,8 @@ class SheetEpisode(NamedTuple):
     predicted: np.ndarray  # int [N] of the queries; -1: the prediction was no number
 
 
-@PLAIN
-def episode_sheet(episodes: Sequence[SheetEpisode], title: str) -> Figure:
-    """Draw the episodes in two columns, a row a class, the wrong queries of each first.
+def episode_sheet(episodes: Sequence[SheetEpisode], title: str) -> np.ndarray:
+    """Draw the episodes in two columns, a row a class, the wrong queries of each first; return uint8 [H,W,3].
 
     At most CLASSES classes, SUPPORT support images and QUERIES queries a class are drawn. A number beside a cross is
     the predicted class's, whose name stands beside its row.
@@ -41,35 +41,41 @@ def episode_sheet(episodes: Sequence[SheetEpisode], title: str) -> Figure:
     wide = max(panel.shape[1] for panel, _ in panels)
     high = max(sum(len(panel) for panel, _ in column) for column in columns) + 2 * HEAD
     sheet = np.full((high, 2 * wide, 3), 255, np.uint8)
-    words = [(8.0, HEAD, title, "black", 12)]
+    words: list[Word] = [(8, 8, title, "black", 16)]
     for x, column in zip((0, wide), columns, strict=True):
         y = 2 * HEAD
         for panel, said in column:
             sheet[y : y + len(panel), x : x + panel.shape[1]] = panel
             words += [(x + left, y + top, text, colour, size) for left, top, text, colour, size in said]
             y += len(panel)
-    figure = Figure(figsize=(sheet.shape[1] / DPI, high / DPI), dpi=DPI)
-    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-    axes.imshow(sheet, interpolation="nearest", aspect="auto", extent=(0, sheet.shape[1], high, 0))
-    axes.axis("off")
+    return _written(sheet, words)
+
+
+def _written(sheet: np.ndarray, words: Sequence[Word]) -> np.ndarray:
+    """Return the sheet with the words upon it, in the font that matplotlib brings along."""
+    from matplotlib import get_data_path  # here, for --help does without it
+
+    font = str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
+    picture = Image.fromarray(sheet)
+    pen, fonts = ImageDraw.Draw(picture), {size: ImageFont.truetype(font, size) for size in {word[4] for word in words}}
     for left, top, text, colour, size in words:
-        axes.text(left, top, text, color=colour, fontsize=size, va="baseline")
-    return figure
+        pen.text((left, top), text, fill=colour, font=fonts[size])
+    return np.asarray(picture)
 
 
-def _panel(episode: SheetEpisode) -> tuple[np.ndarray, list[tuple[float, float, str, str, float]]]:
-    """Return an episode's pixels uint8 [H,W,3], and the words upon them: left, top, text, colour, size."""
+def _panel(episode: SheetEpisode) -> tuple[np.ndarray, list[Word]]:
+    """Return an episode's pixels uint8 [H,W,3], and the words upon them."""
     thumbs = [_thumbs(images) for images in (episode.support_x, episode.query_x)]
     side, rows = thumbs[1].shape[1:3], range(min(len(episode.names), CLASSES))
     high, wide = side[0] + 2 * FRAME + LINE, side[1] + 2 * FRAME + GAP
     shots = min(SUPPORT, int(np.bincount(episode.support_y).max()))
     start = LABELS + shots * wide + 3 * GAP
     panel = np.full((HEAD + high * len(rows) + HEAD, start + QUERIES * wide + 4 * GAP, 3), 255, np.uint8)
-    words = [(8.0, HEAD - 10.0, episode.title, "black", 10.0)]
+    words: list[Word] = [(8, 4, episode.title, "black", 14)]
     right = episode.predicted == episode.query_y
     for row in rows:
         top = HEAD + row * high
-        words.append((8.0, top + side[0] / 2 + 8, f"{row}  {_short(episode.names[row])}", GREY, 8.5))
+        words.append((8, top + side[0] // 2 - 4, f"{row}  {_short(episode.names[row])}", GREY, 12))
         for column, i in enumerate(np.flatnonzero(episode.support_y == row)[:shots]):
             _paste(panel, thumbs[0][i], GREY, top, LABELS + column * wide)
         asked = np.flatnonzero(episode.query_y == row)
@@ -78,7 +84,7 @@ def _panel(episode: SheetEpisode) -> tuple[np.ndarray, list[tuple[float, float, 
             _paste(panel, thumbs[1][i], RIGHT if right[i] else WRONG, top, left)
             if not right[i]:
                 taken = "✗ none" if episode.predicted[i] < 0 else f"✗ {episode.predicted[i]}"
-                words.append((left + 2.0, top + high - 4.0, taken, WRONG, 8.5))
+                words.append((left + 2, top + side[0] + 2 * FRAME + 1, taken, WRONG, 12))
     return panel, words
 
 
