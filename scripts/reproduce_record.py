@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from reproduce_rows import Row
 
 EVERY = ("experiment", "data.root", "train.minutes", "hydra.run.dir", "resume")  # settings that say nothing of a row
-DROPPED = ("run", "checkpoint", "seed", "train_seed")  # of eval.json
+DROPPED = ("run", "checkpoint", "seed", "train_seed", "hardest_classes", "classes")  # of eval.json
 
 
 def path_of(results: Path, row: Row, seed: int) -> Path:

@@ -12,6 +12,7 @@ from metalab.algorithms.objectives.build import by_way, objective
 from metalab.algorithms.objectives.prediction import PREDICTIONS
 from metalab.config.experiment import ExperimentConfig, read_config
 from metalab.core.errors import UserError
+from metalab.core.optional_output import optional_output
 from metalab.core.signals import warnings_survived
 from metalab.data.sampling.build import Source
 from metalab.engines.learn2learn import Learn2Learn
@@ -95,7 +96,9 @@ def _evaluate_run(
     row |= {"note": "; ".join(notes)} if notes else {}
     row |= {"overlap": t.overlap} if t.overlap else {}
     row |= data_protocol.protocol_metrics(t.split, accuracy, source)
-    facts, classes = reporting.report(objective, source, accuracy, pictures)
+    facts, classes = {}, None
+    with optional_output("the report of the classes"):
+        facts, classes = reporting.report(objective, source, accuracy, pictures)
     return row | facts, accuracy, classes
 
 
