@@ -88,7 +88,13 @@ def test_an_event_file_that_cannot_be_opened_or_cut_is_said(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "part", ["metalab.tracking.figures.robustness_curve", "metalab.tracking.eval_report._write_scalars"]
+    "part",
+    [
+        "metalab.tracking.figures.robustness_curve",
+        "metalab.tracking.eval_report._write_scalars",
+        "metalab.evaluation.class_reporting.episode_report",
+        "metalab.tracking.class_report._write_rows",
+    ],
 )
 def test_an_attacked_evaluations_numbers_are_written_before_what_can_fail(small, tmp_path, monkeypatch, caplog, part):
     train.run(small("train.bn=support"), tmp_path / "run")
