@@ -205,12 +205,10 @@ def _predict(cfg: "DictConfig") -> float:
     with _mistakes_told(), _parts_named():
         from metalab.cli import run_overrides
 
-        pairs = run_overrides.compose_each(cfg, "predict")
-        if len(pairs) > 1:
-            raise UserError(f"predict takes one run, and run names {len(pairs)}; one job for each is -m run=a,b")
+        folder, own = run_overrides.compose_one(cfg, "predict")
         from metalab.serving import predict  # only now: it loads torch
 
-        return predict.run(*pairs[0], run_overrides.out())
+        return predict.run(folder, own, run_overrides.out())
 
 
 def _demo(cfg: "DictConfig") -> None:
@@ -231,7 +229,17 @@ def _demo(cfg: "DictConfig") -> None:
         job.run(*pairs[0], run_overrides.out(), lambda folder: run_overrides.compose_run(folder, "demo", typed))
 
 
-JOBS = {"train": _train, "eval": _evaluate, "predict": _predict, "demo": _demo}
+def _export(cfg: "DictConfig") -> float:
+    with _mistakes_told(), _parts_named():
+        from metalab.cli import run_overrides
+
+        folder, own = run_overrides.compose_one(cfg, "export")
+        from metalab.serving import export  # only now: it loads torch
+
+        return export.run(folder, own, run_overrides.out())
+
+
+JOBS = {"train": _train, "eval": _evaluate, "predict": _predict, "export": _export, "demo": _demo}
 
 
 @contextmanager

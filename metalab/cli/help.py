@@ -1,6 +1,6 @@
 """What `metalab --help` and `metalab data --help` print, and the words that they are about."""
 
-COMMANDS = ("train", "eval", "predict", "demo")  # Hydra's; data is its own
+COMMANDS = ("train", "eval", "predict", "export", "demo")  # Hydra's; data is its own
 VERBS = ("list", "prepare", "check", "show", "clean")  # of metalab data
 FLAGS = ("--multirun", "--cfg", "--info", "--help", "--hydra-help", "--config-dir", "--resolve", "--package")
 
@@ -8,6 +8,7 @@ FLAGS = ("--multirun", "--cfg", "--info", "--help", "--hydra-help", "--config-di
 USAGE = """usage: metalab train [group=option ...] [key=value ...]   train and validate, into outputs/train/
        metalab eval run=FOLDER [key=value ...]            test a trained run, into outputs/eval/
        metalab predict run=FOLDER support=FOLDER images=FOLDER   classify your own images, into outputs/predict/
+       metalab export run=FOLDER support=FOLDER format=onnx       the adapted net as a file, into outputs/export/
        metalab demo run=FOLDER                            the same on a page in your browser
        metalab data list | prepare NAME | check NAME | show NAME [data.key=value ...] | clean [STORE ...]
        metalab --help | --version

@@ -24,10 +24,11 @@ KEY = {  # what names earlier runs, and what they must hold, one of these files
     "train": ("resume", ("last.pt", "best.pt")),  # a run that was killed in its first validation has best.pt alone
     "eval": ("run", ("best.pt",)),
     "predict": ("run", ("best.pt",)),
+    "export": ("run", ("best.pt",)),
     "demo": ("run", ("best.pt",)),
 }
 TESTED = {"attack", "seed", "device", "resume", "run"}
-ANEW = {"train": {"resume"}, "eval": TESTED, "predict": TESTED, "demo": TESTED}  # never taken from them
+ANEW = {"train": {"resume"}} | dict.fromkeys(("eval", "predict", "export", "demo"), TESTED)  # never taken from them
 TRAINING = ("train", "optim", "resume", "experiment")  # what no evaluation reads
 ALL, ONE = "_runs_", "_run_"  # names in Hydra's ConfigStore: all runs that are given, and one of them inside a job
 
@@ -60,12 +61,15 @@ def prepare(command: str, words: list[str], multirun: bool) -> tuple[dict[str, s
             raise UserError(f"{word}: which run? Type {name}=FOLDER or {name}=latest, or leave it out for a new run")
         if override.key_or_group in (key, "train.init") and not override.is_delete():
             _refuse_nested(word, values)
-            found = [_located(value, holds if override.key_or_group == key else ("best.pt",)) for value in values]
+            found = [
+                given_file(_plain(value), command)
+                or _located(value, holds if override.key_or_group == key else ("best.pt",))
+                for value in values
+            ]
             replaced[word] = f"{override.get_key_element()}={','.join(map(_quoted, found))}"
             if override.key_or_group == key:
-                folders += [
-                    folder for item in found for folder in (item if isinstance(item, list) else [item]) if folder
-                ]
+                listed = [each for item in found for each in (item if isinstance(item, list) else [item])]
+                folders += [each for each in listed if each and not given_file(each, command)]
     if not folders:
         return replaced, command
     if command == "train" and (multirun or len(folders) > 1):
@@ -91,6 +95,8 @@ def compose_each(cfg: DictConfig, command: str = "eval") -> list[tuple[Path | No
             f"which run? metalab {command} run=outputs/train/..., or run=latest; run=null backbone=torchvision "
             "backbone.name=mobilenet_v2 backbone.weights=DEFAULT takes a pretrained backbone and trains nothing"
         )
+    if file := given_file(given, command):
+        return [(file, cfg)]
     found = [find_run(str(name)) for name in names]
     if twice := [folder for i, folder in enumerate(found) if folder in found[:i]]:
         raise UserError(f"run: {twice[0]} is given twice, and a mean over runs counts each once")
@@ -115,6 +121,27 @@ def words_for_other_runs() -> list[str]:
         return typed
     overrides = OverridesParser.create().parse_overrides(typed)
     return [word for word, each in zip(typed, overrides, strict=True) if each.key_or_group.split(".")[0] not in GROUPS]
+
+
+def compose_one(cfg: DictConfig, command: str) -> tuple[Path | None, DictConfig]:
+    """Return what compose_each does, of a command that takes one run; UserError where run names several."""
+    pairs = compose_each(cfg, command)
+    if len(pairs) > 1:
+        raise UserError(f"{command} takes one run, and run names {len(pairs)}; one job for each is -m run=a,b")
+    return pairs[0]
+
+
+def given_file(value: Any, command: str) -> Path | None:
+    """Return the file of run=FILE.onnx, which predict takes in the place of a run's folder; None: it is no such name.
+
+    Raises:
+        UserError: where there is no such file.
+    """
+    if command != "predict" or not str(value).lower().endswith(".onnx") or Path(str(value)).is_dir():
+        return None
+    if not (file := Path(str(value))).is_file():
+        raise UserError(f"run={value}: there is no such file in {Path.cwd()}; metalab export run=RUN writes one")
+    return file
 
 
 def _without_run(typed: list[str]) -> bool:

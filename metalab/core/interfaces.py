@@ -238,6 +238,7 @@ class AlgorithmTraits:
     without_training: Mapping[str, Any] | None = (
         None  # the settings with which it needs none, {}: as set; None: it does
     )
+    exports_episode: bool = False  # adapt() is the same tensor operations for any number of supports, and no gradient
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ class BatchStatNorm(nn.Module):
         if not running and first is None:
             return (pooled if then_pool else normalized)(x, self.weight, self.bias, self.eps)
         images, of = first or (None, None)
-        rows = images if images is None or of is None else images * len(x) // of
+        rows = images if images is None or of is None else images * x.shape[0] // of
         mean, var = (self.running_mean, self.running_var) if running else batch_statistics(x[:rows])
         scale = self.weight * torch.rsqrt(var + self.eps)
         shape = (1, -1) + (1,) * (x.dim() - 2)

@@ -28,6 +28,8 @@ class Classifier:
     predict: Predict  # of inputs as `embed` gives them
     embed: Callable[[Tensor], Tensor]  # uint8 [N,C,H,W] -> what `predict` takes, on the device
     temperature: float = 1.0  # logits are divided by it before the softmax
+    traceable: Predict | None = None  # images float32 [N,C,H,W] in [0,1] -> logits [N,K], in one pass; None: no net
+    model: Model | None = None  # what the algorithm made: a learner where it adapted weights
 
     def logits(self, images: Tensor) -> Tensor:
         """Return the logits [N,K], on the CPU, of images uint8 [N,C,H,W], by the temperature."""
@@ -67,11 +69,21 @@ class Adaptation:
         """Return what adapt takes for images uint8 [N,C,H,W]: features [N,D,h,w], or the images in [0,1]."""
         made = []
         self.net.eval()
-        with self._statistics():
-            for some in images.split(self.batch):
-                x = some.to(self.device).float().div_(255)
-                made.append(self.net("features", x) if self.frozen else x)
+        for some in images.split(self.batch):
+            made.append(self.seen(some.to(self.device).float().div_(255)))
         return torch.cat(made)
+
+    def seen(self, images: Tensor) -> Tensor:
+        """Return what adapt takes for images float32 [N,C,H,W] in [0,1], in one pass."""
+        if not self.frozen:
+            return images
+        with self._statistics():
+            return self.net("features", images)
+
+    def predicted(self, model: Model, support: Tensor, inputs: Tensor) -> Tensor:
+        """Return the logits [N,K] of inputs, in one pass, of the model of a support's inputs."""
+        with self._statistics():
+            return PREDICTIONS[self.bn](model, support, inputs)
 
     @torch.no_grad()
     def features(self, support: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,12 +121,14 @@ class Adaptation:
 
         @torch.no_grad()
         def predict(x: Tensor) -> Tensor:
-            with self._statistics():
-                made = torch.cat([PREDICTIONS[self.bn](model, support.x, some) for some in x.split(self.batch)])
+            made = torch.cat([self.predicted(model, support.x, some) for some in x.split(self.batch)])
             _refuse_other_way(made, len(names))
             return made
 
-        return Classifier(names, predict, self.embed)
+        def traceable(images: Tensor) -> Tensor:
+            return self.predicted(model, support.x, self.seen(images))
+
+        return Classifier(names, predict, self.embed, traceable=traceable, model=model)
 
     def model(self, inputs: Tensor, labels: Tensor, way: int) -> tuple[Model, Batch]:
         """Return the adapted model, from inputs [N,...] to logits, and the support that made it."""

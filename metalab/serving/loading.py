@@ -48,16 +48,26 @@ class LoadedRun:
         channels, size, _ = self.saved["shape"]
         return channels, size
 
-    @cached_property
-    def decode(self) -> Decode:
-        """Return the reader of image files that gives them as the net takes them."""
+    @property
+    def bn(self) -> str:
+        """The batch-norm statistics of predictions."""
+        return self.adaptation.bn
+
+    @property
+    def preparation(self) -> dict[str, Any]:
+        """How image files become what the net takes: the arguments of data.formats.image_decode.decode."""
         channels, size = self.shape
         node = self.config.data if self.folder is None else self.saved["config"]["data"]  # as the net was trained
         prepared = {key: node[key] for key in ("resize", "interpolation") if node.get(key) is not None}
-        return partial(decode, size=size, channels=channels, **prepared)
+        return {"size": size, "channels": channels, **prepared}
 
-    def trained_classifier(self) -> Classifier:
-        """Return the classifier of the classes that the run was trained on.
+    @cached_property
+    def decode(self) -> Decode:
+        """Return the reader of image files that gives them as the net takes them."""
+        return partial(decode, **self.preparation)
+
+    def trained_adaptation(self) -> tuple[Adaptation, list[str]]:
+        """Return what makes the classifier of the classes that the run was trained on, and their names.
 
         Raises:
             UserError: for a run that trained none, whose classes come from a support.
@@ -69,9 +79,13 @@ class LoadedRun:
                 "folder a class"
             )
         algorithm: Algorithm = TrainedClassifier(len(names))
-        own = Adaptation(self.adaptation.net, algorithm, 0, *_plain(self.adaptation))
-        device, (channels, size) = own.device, self.shape
-        empty = torch.zeros(0, channels, size, size, device=device)
+        return Adaptation(self.adaptation.net, algorithm, 0, *_plain(self.adaptation)), names
+
+    def trained_classifier(self) -> Classifier:
+        """Return the classifier of the classes that the run was trained on; UserError as trained_adaptation's."""
+        own, names = self.trained_adaptation()
+        channels, size = self.shape
+        empty = torch.zeros(0, channels, size, size, device=own.device)
         return own.adapt(empty, torch.zeros(0, dtype=torch.int64), names)
 
     def other_classes(self, split: str = "val") -> Split:

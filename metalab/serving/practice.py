@@ -1,6 +1,7 @@
 """A classifier of a person's own classes, and what can be said of it before an image is classified."""
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -10,16 +11,29 @@ from metalab.core.errors import UserError
 from metalab.core.text import first_names
 from metalab.serving.classifier import Classifier
 from metalab.serving.expectation import Expectation, LeftOut, expectation, fit_temperature, leave_out
-from metalab.serving.images import Support, read_support, report_unread
+from metalab.serving.images import Decode, Support, read_support, report_unread
 from metalab.serving.loading import LoadedRun
 from metalab.serving.rejection import Threshold, largest_logit, scores_of_known, some_images, threshold
+
+
+class Origin(Protocol):
+    """What a classifier comes from, a run or a file that one was exported to: its name, and how it sees images."""
+
+    @property
+    def words(self) -> str: ...
+    @property
+    def algo_name(self) -> str: ...
+    @property
+    def bn(self) -> str: ...
+    @property
+    def decode(self) -> Decode: ...
 
 
 @dataclass(frozen=True)
 class Practice:
     """A classifier, what made it, how good it will be, and where it says that an image is of none of its classes."""
 
-    run: LoadedRun
+    run: Origin
     classifier: Classifier
     support: Support | None = None  # None: the classes are those that the run was trained on
     expected: Expectation | None = None  # None: no class of the support has two images, or there is no support

@@ -18,6 +18,7 @@ from metalab.core.text import first_names
 from metalab.serving import prediction_report
 from metalab.serving.images import NamedImage, decoded, list_images, report_unread
 from metalab.serving.loading import load_run
+from metalab.serving.onnx_file import practice_of_file
 from metalab.serving.practice import Practice, build_practice
 from metalab.tracking.run_lock import locked_run
 
@@ -40,7 +41,7 @@ def run(folder: Path | None, cfg: DictConfig, out: Path) -> float:
     """Classify images as a configuration says, and write what was found to out.
 
     Args:
-        folder: of the run; None: a pretrained backbone, and no run.
+        folder: of the run, or a file that metalab export wrote; None: a pretrained backbone, and no run.
         cfg: the configuration of the command.
         out: the folder for predictions.csv, predictions.png and predict.json.
 
@@ -57,10 +58,14 @@ def run(folder: Path | None, cfg: DictConfig, out: Path) -> float:
         raise UserError("which images? Type images=FOLDER, of images at any depth, or images=FILE")
     root, files = list_images(str(images))
     with locked_run(out):
-        loaded = load_run(folder, config, asked.batch)
-        practice = build_practice(loaded, None if given is None else str(given), asked, config.seed)
+        support = None if given is None else str(given)
+        if folder is not None and folder.is_file():
+            practice = practice_of_file(folder, support, asked)
+        else:
+            practice = build_practice(load_run(folder, config, asked.batch), support, asked, config.seed)
         unread: dict[str, str] = {}
-        predictions = list(_classify(practice, decoded(root, files, loaded.decode), asked.batch, len(files), unread))
+        images_read = decoded(root, files, practice.run.decode)
+        predictions = list(_classify(practice, images_read, asked.batch, len(files), unread))
         report_unread(unread, asked.strict, f"{len(files)} images")
         if not predictions:
             raise UserError(f"images={images}: none of the {len(files)} images can be read")

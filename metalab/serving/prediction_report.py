@@ -55,7 +55,7 @@ def record(practice: Practice, predictions: Sequence["Prediction"], unread: Mapp
     return {
         "run": run.words,
         "algo": run.algo_name,
-        "bn": run.adaptation.bn,
+        "bn": run.bn,
         "classes": dict(zip(support.names, support.count, strict=True)) if support else practice.classifier.names,
         "expected": None
         if expected is None

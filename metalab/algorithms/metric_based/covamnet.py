@@ -28,7 +28,7 @@ class CovaMNet:
     way: int
     unit: Literal["descriptor", "channel"] = "descriptor"
 
-    traits: ClassVar = AlgorithmTraits(frozen_body=True)
+    traits: ClassVar = AlgorithmTraits(frozen_body=True, exports_episode=True)
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
         _, side = map_shape(body, features)

@@ -42,7 +42,8 @@ class Matching:
 
     @property
     def traits(self) -> AlgorithmTraits:
-        return AlgorithmTraits(without_training=None if self.fce else {}, frozen_body=True)
+        without = None if self.fce else {}
+        return AlgorithmTraits(without_training=without, frozen_body=True, exports_episode=not self.fce)
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
         found = temperature_parts(self.temperature, self.learned_temperature)

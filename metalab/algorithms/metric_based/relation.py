@@ -26,7 +26,7 @@ class RelationNet:
     pool: Literal["sum", "mean"]
     hidden: int
 
-    traits: ClassVar = AlgorithmTraits(frozen_body=True)
+    traits: ClassVar = AlgorithmTraits(frozen_body=True, exports_episode=True)
 
     def __post_init__(self) -> None:
         check_positive("algo.hidden", self.hidden)

@@ -45,7 +45,7 @@ class Siamese:
     @property
     def traits(self) -> AlgorithmTraits:
         without: dict[str, float] | None = {} if self.distance in ("euclidean", "cosine") else None
-        return AlgorithmTraits(without_training=without, frozen_body=True)
+        return AlgorithmTraits(without_training=without, frozen_body=True, exports_episode=True)
 
     def pair_loss(self) -> PairLoss:
         return PairLoss(self.loss, self.margin, self.balanced)

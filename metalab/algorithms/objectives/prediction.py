@@ -24,8 +24,9 @@ def predict_transductive(model: Model, support: Tensor, x: Tensor) -> Tensor:
 
 def predict_with_support_statistics(model: Model, support: Tensor, x: Tensor) -> Tensor:
     """Predict with the batch-norm statistics of the support pass: no image leans on another query."""
-    with support_statistics(len(support), len(support) + len(x)):
-        return model(torch.cat([support, x]))[len(support) :]
+    images = support.shape[0]  # not len, which torch.export would take for a number that never changes
+    with support_statistics(images, images + x.shape[0]):
+        return model(torch.cat([support, x]))[images:]
 
 
 def predict_one_by_one(model: Model, support: Tensor, x: Tensor) -> Tensor:

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from metalab.algorithms.components.distances import class_means, cosines
 from metalab.config.validate import check_positive
-from metalab.core.interfaces import Batch, Learner, Loss, Model
+from metalab.core.interfaces import AlgorithmTraits, Batch, Learner, Loss, Model
 from metalab.models.decoder import Decoder, input_channels
 
 
@@ -20,6 +21,8 @@ class Autoencoder:
 
     way: int
     width: int
+
+    traits: ClassVar = AlgorithmTraits(exports_episode=True)
 
     def __post_init__(self) -> None:
         check_positive("algo.width", self.width)

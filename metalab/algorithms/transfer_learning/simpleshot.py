@@ -29,7 +29,7 @@ class SimpleShot:
     def traits(self) -> AlgorithmTraits:
         """Without training there is no mean of training features: cl2n is then l2n."""
         without = {"transform": "l2n"} if self.transform == "cl2n" else {}
-        return AlgorithmTraits(without_training=without, frozen_body=True)
+        return AlgorithmTraits(without_training=without, frozen_body=True, exports_episode=True)
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
         centre = {"centre": FeatureCentering(features)} if self.transform == "cl2n" else {}
