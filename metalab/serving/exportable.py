@@ -87,8 +87,8 @@ def episode(run: LoadedRun, practice: Practice | None) -> Exportable:
     adaptation, support = run.adaptation, None if practice is None else practice.support
     if not algorithm_traits(adaptation.algorithm).exports_episode:
         raise UserError(
-            f"what=episode: algo={run.algo_name} learns from each support, by gradients, a solver or a sequence, and no "
-            "file holds that: type what=adapted support=FOLDER, which learns before it is written"
+            f"what=episode: algo={run.algo_name} learns from each support, by gradients, a solver or a sequence, and "
+            "no file holds that: type what=adapted support=FOLDER, which learns before it is written"
         )
     if adaptation.bn == "one":
         raise UserError("eval.bn=one passes images one by one, which no file holds: type eval.bn=support")

@@ -59,8 +59,8 @@ def practice_of_file(path: Path, support: str | None, asked: Predict) -> Practic
     check_installed("onnx")
     if support is not None:
         raise UserError(
-            f"support={support}: {path} holds the classifier of the support that it was exported with; leave it out, or "
-            "type run=RUN support=FOLDER with the run's folder"
+            f"support={support}: {path} holds the classifier of the support that it was exported with; leave it out, "
+            "or type run=RUN support=FOLDER with the run's folder"
         )
     if asked.reject is not None:
         raise UserError(
@@ -90,8 +90,10 @@ def _opened(path: Path) -> tuple[Any, dict[str, Any]]:
         raise UserError(f"run={path} was not made by metalab: it does not say how images are prepared; {wants}")
     if stored.get("what") != "adapted":
         raise UserError(f"run={path} holds what={stored.get('what')}, and no classifier of classes with names; {wants}")
-    return session, {**stored, **{key: _plain(stored[key]) for key in ("classes", "preparation", "temperature", "expected")}}
-
+    return session, {
+        **stored,
+        **{key: _plain(stored[key]) for key in ("classes", "preparation", "temperature", "expected")},
+    }
 
 
 def _plain(text: str) -> Any:

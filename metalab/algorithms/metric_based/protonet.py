@@ -36,9 +36,7 @@ class ProtoNet:
     @property
     def traits(self) -> AlgorithmTraits:
         unlabelled = "read" if self.refine else "ignored"
-        return AlgorithmTraits(
-            unlabelled=unlabelled, without_training={}, frozen_body=True, exports_episode=True
-        )
+        return AlgorithmTraits(unlabelled=unlabelled, without_training={}, frozen_body=True, exports_episode=True)
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
         return temperature_parts(self.temperature, self.learned_temperature)
