@@ -18,6 +18,7 @@ SHORT = {
     "eval": "device=cpu eval.episodes=2 eval.batch=2",
     "predict": "device=cpu",
     "demo": "device=cpu --cfg job",  # it would wait for Ctrl-C
+    "export": "device=cpu",
 }
 EMBEDDED = ("glyphs", "folder", "gratings")  # what needs no real data; the last one is a page's own
 

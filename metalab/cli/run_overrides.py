@@ -96,6 +96,7 @@ def compose_each(cfg: DictConfig, command: str = "eval") -> list[tuple[Path | No
             "backbone.name=mobilenet_v2 backbone.weights=DEFAULT takes a pretrained backbone and trains nothing"
         )
     if file := given_file(given, command):
+        _refuse_parts(file)
         return [(file, cfg)]
     found = [find_run(str(name)) for name in names]
     if twice := [folder for i, folder in enumerate(found) if folder in found[:i]]:
@@ -142,6 +143,13 @@ def given_file(value: Any, command: str) -> Path | None:
     if not (file := Path(str(value))).is_file():
         raise UserError(f"run={value}: there is no such file in {Path.cwd()}; metalab export run=RUN writes one")
     return file
+
+
+def _refuse_parts(file: Path) -> None:
+    """Raise UserError for words of this job that change a net, which a file holds as it was exported."""
+    for word in words():
+        if word.lstrip("+~").partition("=")[0].partition(".")[0] in (*GROUPS, "eval"):
+            raise UserError(f"{word}: {file} is as it was exported, and would not read it: leave it out")
 
 
 def _without_run(typed: list[str]) -> bool:

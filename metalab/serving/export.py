@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,14 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from metalab import __version__
-from metalab.config.experiment import ExperimentConfig, read_config
+from metalab.config.experiment import read_config
 from metalab.config.schema import Predict
 from metalab.config.validate import check_type
 from metalab.core.disk import disk_errors
 from metalab.core.errors import UserError
 from metalab.serving.export_formats import FORMATS, Compute, Format, check_installed, quiet
 from metalab.serving.exportable import Exportable, What, adapted, episode, features
+from metalab.serving.images import read_support
 from metalab.serving.loading import LoadedRun, load_run
 from metalab.serving.practice import Practice, build_practice
 from metalab.tracking.run_lock import locked_run
@@ -55,9 +56,11 @@ def run(folder: Path | None, cfg: DictConfig, out: Path) -> float:
     check_installed(asked.format)
     if config.device not in ("cpu", "auto"):
         raise UserError(f"device={config.device}: a net is exported on the processor, type device=cpu")
+    given = None if config.whole["support"] is None else str(config.whole["support"])
     with locked_run(out), torch.no_grad():
-        loaded = load_run(folder, config, SUPPORT.batch)
-        what, practice = _exportable(loaded, asked, config)
+        loaded = load_run(folder, replace(config, device="cpu"), SUPPORT.batch)
+        practice = build_practice(loaded, given, SUPPORT, config.seed) if asked.what == "adapted" else None
+        what = _exportable(loaded, practice, given, asked)
         facts = _facts(loaded, practice, what, asked)
         path = out / f"model.{asked.format}"
         largest = write_checked(path, what, asked.format, facts)
@@ -69,23 +72,17 @@ def run(folder: Path | None, cfg: DictConfig, out: Path) -> float:
     return largest
 
 
-def _exportable(run: LoadedRun, asked: Export, config: ExperimentConfig) -> tuple[Exportable, Practice | None]:
-    given = config.whole["support"]
-    practice = None
-    if given is not None or asked.what == "adapted":
-        practice = build_practice(run, None if given is None else str(given), SUPPORT, config.seed)
-    if asked.what == "episode":
-        return episode(run, practice), practice
-    if asked.what == "features":
-        return features(run, practice), practice
-    assert practice is not None
-    made = adapted(run, run.adaptation if practice.support else run.trained_adaptation()[0], practice)
-    if asked.format == "safetensors" and made.weights is None:
-        raise UserError(
-            f"format=safetensors: algo={run.algo_name} adapts no weights to a support: what=features writes those of "
-            "the net, and format=onnx or format=pt2 the classifier"
-        )
-    return made, practice
+def _exportable(run: LoadedRun, practice: Practice | None, given: str | None, asked: Export) -> Exportable:
+    if practice is not None:
+        made = adapted(run, run.adaptation if practice.support else run.trained_adaptation()[0], practice)
+        if asked.format == "safetensors" and made.weights is None:
+            raise UserError(
+                f"format=safetensors: algo={run.algo_name} adapts no weights to a support: what=features writes those "
+                "of the net, and format=onnx or format=pt2 the classifier"
+            )
+        return made
+    support = None if given is None else read_support(given, run.decode)
+    return episode(run, support) if asked.what == "episode" else features(run, support)
 
 
 def write_checked(path: Path, what: Exportable, name: Format, facts: dict[str, Any]) -> float:
@@ -134,7 +131,6 @@ def _difference(ours: Tensor, other: Tensor) -> float:
 
 def _facts(run: LoadedRun, practice: Practice | None, what: Exportable, asked: Export) -> dict[str, Any]:
     """Return what a user of the file must know; it stands in the file, too."""
-    names = practice.classifier.names if practice is not None and asked.what == "adapted" else None
     shape = {"support": ["support"], "labels": ["support"]}
     images = [run.preparation["channels"], run.preparation["size"], run.preparation["size"]]
     return {
@@ -143,11 +139,11 @@ def _facts(run: LoadedRun, practice: Practice | None, what: Exportable, asked: E
         "run": run.words,
         "algo": run.algo_name,
         "bn": what.bn,
-        "classes": names,
-        "temperature": practice.temperature if practice is not None and names is not None else None,
-        "expected": practice.expected.words if practice is not None and names and practice.expected else None,
+        "classes": None if practice is None else practice.classifier.names,
+        "temperature": None if practice is None else practice.temperature,
+        "expected": None if practice is None or practice.expected is None else practice.expected.words,
         "inputs": {n: shape.get(n, [n]) + ([] if n == "labels" else images) for n in what.inputs},
         "output": what.output,
         "preparation": {"resize": None, "interpolation": "bicubic", **run.preparation, "range": [0, 1]},
-        "note": practice.notes if practice is not None else run.notes,
+        "note": run.notes if practice is None else practice.notes,
     }

@@ -14,6 +14,7 @@ from metalab.engines.learn2learn import TaskLearner
 from metalab.models.layers import BatchStatNorm, running_statistics
 from metalab.models.meta_net import Net
 from metalab.serving.classifier import Adaptation
+from metalab.serving.images import Support
 from metalab.serving.loading import LoadedRun
 from metalab.serving.practice import Practice
 from metalab.serving.rejection import some_images
@@ -22,6 +23,7 @@ What = Literal["adapted", "episode", "features"]
 Tensors = dict[str, Tensor]
 MOST = 32  # images that a file is checked on
 SUPPORT = "support.images"  # the tensor, beside the weights, whose batch-norm statistics predictions take
+ONE_BY_ONE = "eval.bn=one passes images one by one, which no file holds: type eval.bn=support"
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def adapted(run: LoadedRun, adaptation: Adaptation, practice: Practice) -> Expor
     """Return the classifier of one support, images -> logits before the temperature."""
     classifier, support = practice.classifier, practice.support
     if adaptation.bn == "one":
-        raise UserError("eval.bn=one passes images one by one, which no file holds: type eval.bn=support")
+        raise UserError(ONE_BY_ONE)
     images, source = (support.images, "the support") if support else _images(run)
     known = None if support is None else _inputs(support.images)
     model, checked = classifier.model, _several(images)
@@ -78,20 +80,20 @@ def adapted(run: LoadedRun, adaptation: Adaptation, practice: Practice) -> Expor
     )
 
 
-def episode(run: LoadedRun, practice: Practice | None) -> Exportable:
+def episode(run: LoadedRun, support: Support | None) -> Exportable:
     """Return the whole of an episode: support images, their labels, queries -> logits of a fixed number of classes.
 
     Raises:
         UserError: for an algorithm that takes gradients, or solves, for each support.
     """
-    adaptation, support = run.adaptation, None if practice is None else practice.support
+    adaptation = run.adaptation
     if not algorithm_traits(adaptation.algorithm).exports_episode:
         raise UserError(
             f"what=episode: algo={run.algo_name} learns from each support, by gradients, a solver or a sequence, and "
             "no file holds that: type what=adapted support=FOLDER, which learns before it is written"
         )
     if adaptation.bn == "one":
-        raise UserError("eval.bn=one passes images one by one, which no file holds: type eval.bn=support")
+        raise UserError(ONE_BY_ONE)
     if support is None:
         images, source = _images(run)
         labels = torch.arange(run.config.task.way).repeat(2)
@@ -130,9 +132,9 @@ def episode(run: LoadedRun, practice: Practice | None) -> Exportable:
     )
 
 
-def features(run: LoadedRun, practice: Practice | None) -> Exportable:
+def features(run: LoadedRun, support: Support | None) -> Exportable:
     """Return the net's features, images -> [N,D,h,w], by the stored batch-norm statistics, whatever eval.bn is."""
-    net, support = run.adaptation.net, None if practice is None else practice.support
+    net = run.adaptation.net
     images, source = _images(run) if support is None else (support.images, "the support")
     checked = _several(images)
 

@@ -1,7 +1,7 @@
 """From a run's folder, or a pretrained backbone without one, to what makes classifiers of a person's own classes."""
 
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -61,7 +61,7 @@ class LoadedRun:
         prepared = {key: node[key] for key in ("resize", "interpolation") if node.get(key) is not None}
         return {"size": size, "channels": channels, **prepared}
 
-    @cached_property
+    @property
     def decode(self) -> Decode:
         """Return the reader of image files that gives them as the net takes them."""
         return partial(decode, **self.preparation)

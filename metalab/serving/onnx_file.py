@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class OnnxFile:
     def bn(self) -> str:
         return self.facts["bn"]
 
-    @cached_property
+    @property
     def decode(self) -> Decode:
         """Return the reader of image files that gives them as the net takes them."""
         prepared = self.facts["preparation"]
