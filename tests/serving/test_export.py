@@ -1,6 +1,7 @@
 """metalab export: files that compute what metalab computes, by runtimes that know nothing of it."""
 
 import csv
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from metalab.config.paths import conf_dir
 from metalab.core.interfaces import algorithm_traits
 from metalab.serving import export, export_formats
 from metalab.training import train
+from tests.data.few_classes import idx
 from tests.pretrained import mobilenet_weights
 from tests.quick import among, quick
 
@@ -162,6 +164,30 @@ def test_predict_takes_the_file_in_the_place_of_the_run(exported, pictures):
     for word, message in ((words[0], "holds the classifier of the support"), ("predict.reject=0.1", "does not hold")):
         code, said, _ = exported("maml", f"run={out}/model.onnx", words[1], word, command="predict")
         assert (code, message in said) == (1, True), said
+
+
+def test_without_a_support_the_classes_are_those_that_the_run_learned(exported, small, pictures, tmp_path):
+    draw = np.random.default_rng(0)
+    for part, n in (("train", 6), ("t10k", 3)):
+        y = np.repeat(np.arange(10), n).astype(np.uint8)
+        for kind, values in (
+            ("images-idx3", draw.integers(0, 256, (len(y), 28, 28)).astype(np.uint8)),
+            ("labels-idx1", y),
+        ):
+            (tmp_path / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(idx(values)))
+    data = "data=mnist", f"data.root={tmp_path}", f"data.cache={tmp_path / 'cache'}", "data.protocol=images"
+    train.run(small(*data, "algo=baseline", "task.train_way=null", *SHORT), tmp_path / "learned")
+    learned = f"run={tmp_path / 'learned'}"
+    code, said, out = exported("baseline", learned)
+    assert code == 0, said
+    record = json.loads((out / "model.json").read_text())
+    assert (len(record["classes"]), record["temperature"], record["expected"]) == (10, 1.0, None)
+    code, said, ours = exported("baseline", learned, f"images={pictures}/images", command="predict")
+    assert code == 0, said
+    run = f"run={out}/model.onnx"
+    code, said, theirs = exported("baseline", run, f"images={pictures}/images", command="predict")
+    assert code == 0, said
+    assert torch.allclose(probabilities(theirs)[1], probabilities(ours)[1], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("algo", quick(COMPARE, among("protonet")))
