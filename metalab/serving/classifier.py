@@ -130,12 +130,18 @@ class Adaptation:
 
         return Classifier(names, predict, self.embed, traceable=traceable, model=model)
 
-    def model(self, inputs: Tensor, labels: Tensor, way: int) -> tuple[Model, Batch]:
-        """Return the adapted model, from inputs [N,...] to logits, and the support that made it."""
+    def learner(self) -> Learner:
+        """Return the net as it is before it adapts; of a frozen one, what stands behind the features."""
         net = net_of_features(self.net) if self.frozen else self.net
         net.eval()
         fixed = {name: p.detach() for name, p in net.named_parameters()}
-        learner = cast(Learner, laid_out(TaskLearner(net, False).replace(cast(dict[str, Tensor], fixed))))
+        return cast(Learner, laid_out(TaskLearner(net, False).replace(cast(dict[str, Tensor], fixed))))
+
+    def model(self, inputs: Tensor, labels: Tensor, way: int, learner: Learner | None = None) -> tuple[Model, Batch]:
+        """Return the adapted model, from inputs [N,...] to logits, and the support that made it.
+
+        learner: as `learner` returns it, where that is known already.
+        """
         support = Batch(inputs, labels.to(self.device), inputs[:0])
 
         def loss(model: Model, batch: Batch) -> Tensor:
@@ -147,7 +153,9 @@ class Adaptation:
             return self.loss(checked, batch)
 
         with self._statistics():
-            *_, model = at_way(self.algorithm, way).adapt(learner, support, self.inner(loss), self.steps)
+            *_, model = at_way(self.algorithm, way).adapt(
+                learner or self.learner(), support, self.inner(loss), self.steps
+            )
         return model, support
 
     def _statistics(self) -> Any:

@@ -105,8 +105,10 @@ def episode(run: LoadedRun, support: Support | None) -> Exportable:
     first = torch.stack([(labels == k).nonzero()[0, 0] for k in range(way)])
 
     def of(using: Adaptation) -> Callable[..., Tensor]:
+        learner = using.learner()  # here, so that weights that nothing reads are not recorded
+
         def compute(support: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
-            model, known = using.model(using.seen(support), labels, way)
+            model, known = using.model(using.seen(support), labels, way, learner)
             return using.predicted(model, known.x, using.seen(queries))
 
         return compute

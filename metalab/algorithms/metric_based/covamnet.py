@@ -38,7 +38,9 @@ class CovaMNet:
 
     def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
         known = learner.features(support.x).flatten(2).mT  # [M,P,D]
-        if known.shape[:2] == (self.way, 1):
+        if (
+            known.shape[1] == 1 and known.shape[0] == self.way
+        ):  # in this order torch.export asks nothing of the supports
             raise UserError(
                 "algo=covamnet in one shot needs a feature map: of one descriptor a class there is no covariance; type "
                 "backbone=conv4_relation or another that keeps a map"
