@@ -52,7 +52,9 @@ def runs(small, tmp_path_factory) -> Callable[..., Path]:
         if algo == "metaoptnet":
             pytest.importorskip("proxsuite")
         if not (home / algo).exists():
-            train.run(small(f"algo={algo}", *SHORT), home / algo)
+            batches = small(f"algo={algo}").algo.get("mini_batch") is not None  # it trains on these, not on episodes
+            way = ("task.train_way=null",) if batches else ()
+            train.run(small(f"algo={algo}", *way, *SHORT), home / algo)
         return home / algo
 
     return made
