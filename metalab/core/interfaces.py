@@ -109,7 +109,7 @@ class Learner(Protocol):
         ...
 
     def parameters(self) -> dict[str, Tensor]:
-        """Return all weights by name: body.0.0.weight, head.weight, ..."""
+        """Return the weights by name: body.0.0.weight, head.weight, ...; those that a backbone keeps frozen are not."""
         ...
 
     def buffers(self) -> dict[str, Tensor]:
@@ -192,6 +192,15 @@ class PretrainedBackbone(Backbone, Protocol):
         Raises:
             UserError: where they cannot be had or do not fit.
         """
+        ...
+
+
+@runtime_checkable
+class NotedBackbone(Backbone, Protocol):
+    """A backbone with something that a referee must know; apart from PretrainedBackbone, as PreparedBackbone is."""
+
+    def note(self) -> str:
+        """Return what stands on every result, as that nobody knows what the weights saw; empty: nothing."""
         ...
 
 

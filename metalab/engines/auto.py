@@ -3,7 +3,7 @@
 import csv
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from metalab.core.interfaces import Backbone, Engine
@@ -28,11 +28,19 @@ class Workload:
     images: int  # support and query of one task
     steps: int  # inner steps; 0: a metric method
     filters: int | None  # of a conv4; None: another backbone, of which nothing was measured
+    checkpointing: bool = field(
+        default=False, kw_only=True
+    )  # the net computes activations again for the gradient, which torch.func cannot
 
 
 def conv4_filters(backbone: Backbone) -> int | None:
     """Return the filters of a backbone, as Workload has them."""
     return backbone.filters if isinstance(backbone, Conv4) else None
+
+
+def checkpoints(backbone: Backbone) -> bool:
+    """Return whether a backbone's net computes its activations again for the gradient."""
+    return bool(getattr(backbone, "checkpointing", False))
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,9 @@ class AutoEngine:
 
     def choose(self, work: Workload) -> Engine:
         """Return the engine for this work and say which it is; the same work gives the same engine everywhere."""
+        if work.checkpointing:
+            logger.info("engine=auto takes learn2learn: gradient checkpointing does not work under torch.func")
+            return Learn2Learn(self.precision)
         if work.device == "cuda":
             logger.info(
                 "engine=auto takes vectorized: on a GPU one task after another is bound by the launches of its kernels "

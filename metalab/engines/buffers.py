@@ -1,6 +1,11 @@
-"""What a meta-batch leaves behind in the net."""
+"""Which tensors of a net a task may change, and what a meta-batch leaves behind in it."""
 
 from torch import Tensor, nn
+
+
+def learnable(net: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters of a net that learn, by name: those that are frozen have no gradient in any loop."""
+    return {name: parameter for name, parameter in net.named_parameters() if parameter.requires_grad}
 
 
 def update_buffers(net: nn.Module, state: dict[str, Tensor]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from metalab.core.interfaces import Batch, Episode, Learner, Objective, TaskResult
 from metalab.core.learn2learn_import import clone_module
-from metalab.engines.buffers import update_buffers
+from metalab.engines.buffers import learnable, update_buffers
 from metalab.engines.precision import Precision, computing
 
 
@@ -21,7 +21,7 @@ class TaskLearner:
 
     def __init__(self, module: nn.Module, graph: bool, tensors: dict[str, Tensor] | None = None) -> None:
         self.module, self.graph = module, graph
-        self._tensors = dict(module.named_parameters()) if tensors is None else tensors
+        self._tensors = learnable(module) if tensors is None else tensors
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.module("logits", x)
@@ -116,7 +116,8 @@ def laid_out(learner: TaskLearner) -> TaskLearner:
 
     Measured at 84x84 (docs/performance.md); under vmap it does not pay, and on a GPU nobody has measured it.
     """
-    kernels = {n: p for n, p in learner.parameters().items() if p.dim() == 4 and p.device.type == "cpu"}
+    held = learner.module.named_parameters()  # frozen ones, too
+    kernels = {n: p for n, p in held if p.dim() == 4 and p.device.type == "cpu"}
     return learner.replace({n: p.contiguous(memory_format=torch.channels_last) for n, p in kernels.items()})
 
 

@@ -1,6 +1,7 @@
 """The fast engine: all tasks of a meta-batch at once, by torch.func's vmap over the task dimension."""
 
 import logging
+import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -15,17 +16,20 @@ from metalab.algorithms.objectives.variable_way import PerWayObjective
 from metalab.attacks.zero_gradients import record, recording
 from metalab.core.errors import UserError
 from metalab.core.interfaces import Batch, Episode, Learner, Objective, TaskResult
-from metalab.engines.buffers import update_buffers
+from metalab.engines.buffers import learnable, update_buffers
 from metalab.engines.precision import Precision, computing
 
 logger = logging.getLogger("metalab")
+NO_VMAP = re.compile(r"vmap|functorch|torch\.func|[Bb]atching rule|saved tensor hooks")  # how torch says what it lacks
 
 
 class FunctionalLearner:
     """One task's net as a function of its tensors; under vmap those that were adapted carry the task dimension."""
 
-    def __init__(self, net: nn.Module, parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> None:
-        self.net, self._parameters, self._buffers = net, parameters, buffers
+    def __init__(
+        self, net: nn.Module, parameters: dict[str, Tensor], frozen: dict[str, Tensor], buffers: dict[str, Tensor]
+    ) -> None:
+        self.net, self._parameters, self._frozen, self._buffers = net, parameters, frozen, buffers
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.part("logits", x)
@@ -34,7 +38,7 @@ class FunctionalLearner:
         return self.part("features", x)
 
     def part(self, name: str, *args: Tensor) -> Tensor:
-        return functional_call(self.net, (self._parameters, self._buffers), (name, *args))
+        return functional_call(self.net, (self._parameters, self._frozen, self._buffers), (name, *args))
 
     def parameters(self) -> dict[str, Tensor]:
         return dict(self._parameters)
@@ -58,7 +62,8 @@ class FunctionalLearner:
 
     def replace(self, tensors: dict[str, Tensor]) -> "FunctionalLearner":
         parameters = {n: tensors.get(n, t) for n, t in self._parameters.items()}
-        return FunctionalLearner(self.net, parameters, {n: tensors.get(n, t) for n, t in self._buffers.items()})
+        buffers = {n: tensors.get(n, t) for n, t in self._buffers.items()}
+        return FunctionalLearner(self.net, parameters, self._frozen, buffers)
 
 
 @dataclass
@@ -101,10 +106,19 @@ class Vectorized:
             return self._chunked(lambda chunk: self._run(objective, net, chunk, progress), episodes)
 
     def _run(self, objective: Objective, net: nn.Module, episodes: Episode, progress: Tensor) -> TaskResult:
-        learner = FunctionalLearner(net, dict(net.named_parameters()), dict(net.named_buffers()))
+        learned = learnable(net)
+        frozen: dict[str, Tensor] = {n: p for n, p in net.named_parameters() if n not in learned}
+        learner = FunctionalLearner(net, learned, frozen, dict(net.named_buffers()))
         whole = objective.of(episodes) if isinstance(objective, PerWayObjective) else objective
         one = partial(whole, cast(Learner, learner))
-        return vmap(one, in_dims=(0, None), randomness="different")(episodes, progress)
+        try:
+            return vmap(one, in_dims=(0, None), randomness="different")(episodes, progress)
+        except RuntimeError as error:
+            if not NO_VMAP.search(str(error)):
+                raise
+            raise UserError(
+                f"this net cannot run for several tasks at once: {str(error).splitlines()[0]} Type engine=learn2learn"
+            ) from error
 
     def _chunked(self, work: Callable[[Episode], TaskResult], episodes: Episode) -> TaskResult:
         """Join the results of `work` on chunks of the meta-batch, halving the chunk where the memory is too small."""

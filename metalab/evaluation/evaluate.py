@@ -82,6 +82,7 @@ def _evaluate_run(
     row |= _open_set(t)
     trained = t.saved["data"]["note"]
     notes = {t.note, t.split.note, classification.NOTE if t.split.by_image else ""}
+    notes.add(t.saved["data"].get("weights", ""))
     notes.add(AGAIN if t.evaluation.split == "train" and not t.split.by_image else "")
     notes |= {f"trained on: {trained}"} if trained and trained != t.split.note else set()
     notes |= {f"adapted to supports that {t.terms.inner_attack} attacked"} if t.terms.inner_attack else set()

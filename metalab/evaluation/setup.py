@@ -29,7 +29,7 @@ from metalab.data.identity.class_ids import fingerprint
 from metalab.data.sampling.build import Source, episode_source
 from metalab.data.sampling.episode_size import EVALUATED
 from metalab.data.storage.resize import resize_split
-from metalab.engines.auto import Workload, conv4_filters
+from metalab.engines.auto import Workload, checkpoints, conv4_filters
 from metalab.engines.build import select_engine
 from metalab.engines.per_image import PerImageEngine
 from metalab.evaluation import checkpoint_transfer, classification, data_protocol
@@ -196,7 +196,9 @@ def build_evaluation_setup(folder: Path | None, config: ExperimentConfig) -> Eva
         normed=normed,
         engine=select_engine(
             built,
-            Workload(device.type, None, size, tasks, passed, algo.steps, conv4_filters(backbone)),
+            Workload(
+                device.type, None, size, tasks, passed, algo.steps, conv4_filters(backbone), checkpoints(backbone)
+            ),
         ),
         split=split,
         images=images,

@@ -3,4 +3,5 @@ from .backbones import Conv4 as Conv4
 from .backbones import ResNet12 as ResNet12
 from .backbones import ResNet18 as ResNet18
 from .pixels import Pixels as Pixels
+from .timm_backbone import Timm as Timm
 from .torchvision_backbone import Torchvision as Torchvision

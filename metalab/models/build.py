@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from metalab.core.errors import UserError
-from metalab.core.interfaces import Algorithm, Backbone, PretrainedBackbone, Split
+from metalab.core.interfaces import Algorithm, Backbone, NotedBackbone, PretrainedBackbone, Split
 from metalab.models.layers import Normalize
 from metalab.models.meta_net import Net
 
@@ -83,6 +83,11 @@ def load_pretrained(backbone: Backbone, net: Net) -> set[str]:
     ids = backbone.seen()
     backbone.load(net.body)
     return ids
+
+
+def weights_note(backbone: Backbone) -> str:
+    """Return what every result of a backbone's weights must say, as that nobody knows what they saw; empty: nothing."""
+    return backbone.note() if isinstance(backbone, NotedBackbone) else ""
 
 
 def image_shape(split: Split) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from metalab.models.batch_norm_autograd import normalized
 from metalab.models.batch_norm_pool_autograd import pooled
-from metalab.models.conv_autograd import Conv2d, convert_conv
+from metalab.models.conv_autograd import convert_conv
 
 _first: ContextVar[tuple[int, int | None] | None] = ContextVar("first", default=None)
 _running: ContextVar[bool] = ContextVar("running", default=False)
@@ -116,8 +116,9 @@ def convert(module: nn.Module) -> nn.Module:
         norm = BatchStatNorm(module.num_features, module.eps)
         if module.affine:
             norm.weight, norm.bias = module.weight, module.bias
-        return norm
-    if isinstance(module, nn.Conv2d) and not isinstance(module, Conv2d):
+        behind = list(module.children())  # timm's BatchNormAct2d has an activation inside
+        return nn.Sequential(norm, *behind) if behind else norm
+    if type(module) is nn.Conv2d:  # a subclass has a forward of its own, as a padding that follows the image
         return convert_conv(module)
     for name, child in module.named_children():
         setattr(module, name, convert(child))

@@ -70,7 +70,7 @@ def restore(saved: dict[str, Any], path: Path, net: nn.Module, optimizer: Optimi
     shown = build([one])
     shown.step()
     kept = shown.state_dict()["state"].get(0, {})
-    shapes = [parameter.shape for parameter in net.parameters()]
+    shapes = [parameter.shape for parameter in net.parameters() if parameter.requires_grad]
     found = checkpoint_schema.optimizer_mismatches(optimizer.state_dict(), saved["optimizer"], kept, shapes)
     checkpoint_schema.refuse(path, found)
     net.load_state_dict(saved["net"])

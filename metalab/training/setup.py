@@ -26,7 +26,7 @@ from metalab.data.sampling.episode_size import EpisodeSize, too_small
 from metalab.data.sampling.gather import move_if_it_fits
 from metalab.data.sampling.mini_batches import MiniBatches
 from metalab.data.sampling.variable_sampler import LEAST
-from metalab.engines.auto import AutoEngine, Workload, conv4_filters
+from metalab.engines.auto import AutoEngine, Workload, checkpoints, conv4_filters
 from metalab.engines.build import select_engine
 from metalab.engines.cuda_graph import CUDAGraphEngine
 from metalab.engines.per_image import PerImageEngine
@@ -96,7 +96,9 @@ class TrainingSetup:
         images = (t.train_way or t.way) * ((t.train_shot or t.shot) + (t.train_query or t.query))
         size = self.data["train"].images.shape[-1]
         batch, steps = self.meta_batch, self.algo.steps
-        return Workload(self.device.type, self.algo.name, size, batch, images, steps, conv4_filters(self.backbone))
+        filters, again = conv4_filters(self.backbone), checkpoints(self.backbone)
+        kind, name = self.device.type, self.algo.name
+        return Workload(kind, name, size, batch, images, steps, filters, checkpointing=again)
 
     def training(self, stream: str, tasks: int) -> Source:
         """Return training episodes; each stream draws others. UserError where the classes or images are too few."""

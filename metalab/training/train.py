@@ -24,11 +24,12 @@ from metalab.core.signals import warnings_survived
 from metalab.core.statistics import mean_ci95
 from metalab.data.identity import class_ids
 from metalab.data.sampling.build import Source, prefetched
+from metalab.engines.buffers import learnable
 from metalab.engines.build import engine_config
 from metalab.engines.learn2learn import TaskLearner, task
 from metalab.evaluation.adaptation_curve import AdaptationCurve
 from metalab.evaluation.measure import measure, outcomes
-from metalab.models.build import build_net, image_shape, load_pretrained, normalization, refuse_larger
+from metalab.models.build import build_net, image_shape, load_pretrained, normalization, refuse_larger, weights_note
 from metalab.models.layers import BatchStatNorm, FeatureCentering, estimate_running
 from metalab.models.weight_init import initialize_weights
 from metalab.tracking import checkpoint, provenance, time_estimate
@@ -79,17 +80,19 @@ def _run(config: ExperimentConfig, out: Path) -> float:
         return state.best_accuracy or 0.0
     episodes, val = r.training("train", r.meta_batch), r.validation()
     episodes = prefetched(episodes, r.data["train"].images, r.train.workers, r.device)
-    net, outer, classes = _init_or_resume(config, r, saved)
+    net, outer, classes, note = _init_or_resume(config, r, saved)
     validate = _validation(r, net, val)
     if warning := _cost_warning(r, net, plan):
         logger.warning(warning)
     validate(2)  # what cannot be tested fails here, before any training
-    save = _checkpoint_writer(config, r, net, outer, classes, out)
+    save = _checkpoint_writer(config, r, net, outer, (classes, note), out)
     _write_run_info(config, r, net, state, out)
     if saved is not None:
         checkpoint.set_random_state(saved["random"])
     with Log(out, plan.steps, state.step) as log:
         _log_run(config, r, net, log, state.step)
+        if note:
+            log.say(note)
         try:
             look = partial(validate, r.train.val_episodes)
             with differentiated():
@@ -113,10 +116,13 @@ def _adaptation_curve(r: TrainingSetup) -> Objective:
 
 def _init_or_resume(
     config: ExperimentConfig, r: TrainingSetup, saved: dict[str, Any] | None
-) -> tuple[nn.Module, MetaOptimizer, set[str]]:
-    """Return the net and its optimizer, new, warm-started or as saved, and the ids of all that it learns from."""
+) -> tuple[nn.Module, MetaOptimizer, set[str], str]:
+    """Return the net and its optimizer, new, warm-started or as saved, the ids of all that it learns from, and a note.
+
+    The note says what a referee must know of weights that come from elsewhere.
+    """
     torch.manual_seed(config.seed)
-    train, classes = r.data["train"], class_ids.training_ids(r.data["train"])
+    train, classes, notes = r.data["train"], class_ids.training_ids(r.data["train"]), {weights_note(r.backbone)}
     drop = r.terms.drop or nn.Sequential()
     if saved is not None:
         refuse_larger(r.backbone, r.train_algorithm, drop, image_shape(train), saved["net"])
@@ -133,22 +139,37 @@ def _init_or_resume(
         if not train.by_image or held["val"] != fingerprint(r)["val"]:  # else its classes are the same, its images not
             refuse_leaked_validation(r.data["val"], known, f"train.init={r.train.init}")
         classes |= known
+        notes.add(held.get("weights", ""))
     net.to(r.device)
-    if not list(net.parameters()):
-        raise UserError(f"algo={r.algo.name} with this backbone has nothing to learn; type another, as backbone=conv4")
-    parts = [own for part in net.children() if (own := list(part.parameters()))]
-    outer = MetaOptimizer(r.optimizer.build(list(net.parameters())), r.rate, r.clip, r.train.steps, parts)
+    learned = list(learnable(net).values())
+    if not learned:
+        frozen = " as backbone.trainable is set" if config.backbone.get("trainable", "all") != "all" else ""
+        raise UserError(
+            f"algo={r.algo.name} with this backbone has nothing to learn{frozen}; type another, as backbone=conv4"
+        )
+    parts = [own for part in net.children() if (own := list(learnable(part).values()))]
+    outer = MetaOptimizer(r.optimizer.build(learned), r.rate, r.clip, r.train.steps, parts)
     if saved is not None:
         resume.restore(saved, checkpoint_in(Path(str(config.resume))), net, outer.optimizer, r.optimizer.build)
         resume.refuse_other_data(saved["data"], fingerprint(r))
         classes |= set(saved["classes"])
-    return net, outer, classes
+        notes.add(saved["data"].get("weights", ""))
+    return net, outer, classes, "; ".join(sorted(notes - {""}))
 
 
 def _checkpoint_writer(
-    config: ExperimentConfig, r: TrainingSetup, net: nn.Module, outer: MetaOptimizer, classes: set[str], out: Path
+    config: ExperimentConfig,
+    r: TrainingSetup,
+    net: nn.Module,
+    outer: MetaOptimizer,
+    trained: tuple[set[str], str],
+    out: Path,
 ) -> Callable[[str, State], None]:
-    """Return what writes NAME.pt, from which alone the run can go on or be evaluated."""
+    """Return what writes NAME.pt, from which alone the run can go on or be evaluated.
+
+    trained: the ids of all that the net learns from, and the note on its weights.
+    """
+    classes, note = trained
 
     def save(name: str, state: State) -> None:
         if not out.is_dir():
@@ -169,7 +190,7 @@ def _checkpoint_writer(
             "labels": r.data["train"].ids if r.data["train"].by_image else [],
             "label_names": r.data["train"].names if r.data["train"].by_image else [],
             "shape": list(r.data["train"].images.shape[1:]),
-            "data": {"note": r.data["train"].note, **fingerprint(r)},
+            "data": {"note": r.data["train"].note, **({"weights": note} if note else {}), **fingerprint(r)},
             "versions": {name: str(version) for name, version in provenance.versions().items()},
         }
         checkpoint.save(out / f"{name}.pt", content)
@@ -240,6 +261,12 @@ def _write_run_info(config: ExperimentConfig, r: TrainingSetup, net: nn.Module, 
     provenance.write(out, **(made if config.resume is None else {"resumes": [made | {"step": state.step}]}))
 
 
+def _parameter_count(net: nn.Module) -> str:
+    """Return how many parameters there are, and of these how many learn where some do not."""
+    count, learned = (sum(p.numel() for p in each) for each in (net.parameters(), learnable(net).values()))
+    return f"{count:,} parameters" + (f", {learned:,} of them learned" if learned < count else "")
+
+
 def _log_run(config: ExperimentConfig, r: TrainingSetup, net: nn.Module, log: Log, step: int) -> None:
     """Say what is about to be trained; write the configuration as text and hyper-parameters."""
     data = r.data["train"]
@@ -248,7 +275,7 @@ def _log_run(config: ExperimentConfig, r: TrainingSetup, net: nn.Module, log: Lo
         f"{r.algo.name} on {r.device}: {len(data.ids)} training classes, {len(r.data['val'].ids)} for validation; "
         f"{sizes}; {r.meta_batch} {'episodes' if r.algo.mini_batch is None else 'mini-batches'} a meta-step, "
         f"bn={r.train.bn or 'batch'}, at validation {r.bn}; "
-        f"{sum(p.numel() for p in net.parameters()):,} parameters"
+        f"{_parameter_count(net)}"
     )
     if data.note:
         log.say(data.note)

@@ -15,7 +15,7 @@ logger = logging.getLogger("metalab")
 
 
 def warm_start(net: nn.Module, run: str) -> tuple[set[str], dict[str, str]]:
-    """Load the weights of a run's best checkpoint into net; return the ids it carries and the hashes of its splits.
+    """Load the weights of a run's best checkpoint into net; return the ids it carries, and what it says of its data.
 
     The body must fit; a part of the algorithm's that is not there, or has another shape, starts afresh and is named.
     """

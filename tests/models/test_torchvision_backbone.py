@@ -18,9 +18,10 @@ from metalab.engines.learn2learn import Learn2Learn
 from metalab.engines.vectorized import Vectorized
 from metalab.evaluation import evaluate
 from metalab.models.build import build_net
+from metalab.models.feature_extractor import FeatureExtractor, FrozenBatchNorm
 from metalab.models.layers import BatchStatNorm, Normalize
 from metalab.models.pretrained_classes import pretrained_class_ids
-from metalab.models.torchvision_backbone import FeatureExtractor, FrozenBatchNorm, Torchvision
+from metalab.models.torchvision_backbone import Torchvision
 from metalab.tracking import checkpoint
 from metalab.training import train
 from tests.configs import backbone as made_backbone

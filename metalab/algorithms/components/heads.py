@@ -64,7 +64,7 @@ def of_class(net: nn.Module, init: HeadInit) -> dict[str, Tensor]:
 
     What is learned beside such a head, rates and the like, is one class's for all, so that any way will do.
     """
-    whole = dict(net.named_parameters())
+    whole = {n: p for n, p in net.named_parameters() if p.requires_grad}
     return {n: p[:1] if n.startswith("head.") and init != "learned" else p for n, p in whole.items()}
 
 

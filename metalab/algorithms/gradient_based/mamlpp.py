@@ -47,7 +47,7 @@ class MAMLPP:
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
         head = task_head(features, self.way, self.head_init, self.neighbours)
         adapts = nn.ModuleDict({"body": body, "head": head})
-        named = dict(adapts.named_parameters())
+        named = {n: p for n, p in adapts.named_parameters() if p.requires_grad}
         names = list(named) if self.adapt_norm else without_norms(named)
         rates = {n.replace(".", "/"): torch.full((self.rate_steps,), self.lr) for n in names}
         return {"head": head, "rates": nn.ParameterDict(rates)}

@@ -113,7 +113,7 @@ def test_root_mistakes(root):
 @pytest.mark.parametrize(
     ("changed", "text"),
     [
-        ({"size": 4}, "data.size=4: expected 8 to 512 pixels; type data.size=84"),
+        ({"size": 4}, "data.size=4: expected 8 to 1024 pixels; type data.size=84"),
         ({"channels": 2}, "data.channels=2: expected 1 (grey) or 3 (RGB); type data.channels=3"),
         ({"seed": -1}, "data.seed=-1: expected 0 or more; type data.seed=0"),
         ({"ratios": [0.5, 0.5]}, "data.ratios=[0.5, 0.5]: expected three shares of the classes"),

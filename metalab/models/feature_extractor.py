@@ -1,0 +1,93 @@
+"""What nets of other libraries have in common as backbones: no classifier, norms that keep their statistics."""
+
+import logging
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from metalab.core.errors import UserError
+from metalab.models.layers import convert
+
+logger = logging.getLogger("metalab")
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch norm by its stored statistics alone, which is exact under torch.func; gain and shift are learned.
+
+    What timm's norms have inside, as an activation behind them (BatchNormAct2d), follows.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, of: _BatchNorm) -> None:
+        super().__init__()
+        self.eps, self.weight, self.bias = of.eps, of.weight, of.bias
+        self.register_buffer("running_mean", of.running_mean)
+        self.register_buffer("running_var", of.running_var)
+        for name, child in of.named_children():  # drop, act
+            self.add_module(name, child)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps)
+        for child in self._modules.values():
+            if child is not None:
+                x = child(x)
+        return x
+
+
+class FeatureExtractor(nn.Module):
+    """A classification net less its last layer: images [N,1,H,W] or [N,3,H,W] to features [N,D,1,1].
+
+    heads: the names of the layers that were taken off, whose weights are not wanted.
+    """
+
+    def __init__(self, net: nn.Module, heads: tuple[str, ...]) -> None:
+        super().__init__()
+        self.net, self.heads = net, heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x.expand(-1, 3, -1, -1)).flatten(1)[..., None, None]
+
+
+def feature_extractor(
+    net: nn.Module, heads: tuple[str, ...], pretrained: bool, key: str, shape: tuple[int, int]
+) -> FeatureExtractor:
+    """Return a net as a backbone's body.
+
+    Args:
+        net: without its classifier.
+        heads: the names of the layers that were taken off.
+        pretrained: whether its batch norms keep their running statistics; else they and its convolutions are converted.
+        key: the backbone's name as it is typed, "backbone.name=resnet18".
+        shape: channels and side of the images.
+
+    Raises:
+        UserError: where it cannot take such images.
+    """
+    channels, size = shape
+    if channels not in (1, 3):
+        raise UserError(f"{key} takes grey or RGB images; these have {channels} channels")
+    body = FeatureExtractor(freeze_batch_norm(net) if pretrained else convert(net), heads)
+    try:
+        with torch.no_grad():
+            body.eval()(torch.zeros(2, channels, size, size))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        if next(body.parameters()).is_meta:
+            raise RuntimeError(str(error)) from error  # without memory not every net can be tried
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{key} cannot take images of {size}x{size}: {why}. Give another size, as data.size=224, or another net"
+        ) from error
+    return body
+
+
+def freeze_batch_norm(module: nn.Module) -> nn.Module:
+    """Replace every batch norm with stored statistics by FrozenBatchNorm; return the net."""
+    if isinstance(module, _BatchNorm):
+        return module if module.running_mean is None else FrozenBatchNorm(module)
+    for name, child in module.named_children():
+        setattr(module, name, freeze_batch_norm(child))
+    return module
