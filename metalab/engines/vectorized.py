@@ -17,6 +17,7 @@ from metalab.attacks.zero_gradients import record, recording
 from metalab.core.errors import UserError
 from metalab.core.interfaces import Batch, Episode, Learner, Objective, TaskResult
 from metalab.engines.buffers import learnable, update_buffers
+from metalab.engines.layer_norm import exact_layer_norm
 from metalab.engines.precision import Precision, computing
 
 logger = logging.getLogger("metalab")
@@ -112,7 +113,8 @@ class Vectorized:
         whole = objective.of(episodes) if isinstance(objective, PerWayObjective) else objective
         one = partial(whole, cast(Learner, learner))
         try:
-            return vmap(one, in_dims=(0, None), randomness="different")(episodes, progress)
+            with exact_layer_norm(net):
+                return vmap(one, in_dims=(0, None), randomness="different")(episodes, progress)
         except RuntimeError as error:
             if not NO_VMAP.search(str(error)):
                 raise
