@@ -257,7 +257,7 @@ def composed(*words: str) -> DictConfig:
     [
         (["name=resnet19"], "backbone.name=resnet19: timm has no such net. Did you mean"),
         (["name=resnet18.nope"], "backbone.name=resnet18.nope: Invalid pretrained tag (nope) for resnet18. timm has"),
-        (["name=test_vit"], "backbone.name=test_vit cannot take images of 32x32: "),
+        (["name=vit_tiny_patch16_224"], "backbone.name=vit_tiny_patch16_224 cannot take images of 32x32: "),
         (["name=test_resnet", "weights=no.pt", "classes=none"], "backbone.weights=no.pt: neither a file nor default"),
         (["name=test_resnet", "weights=no.pt"], "backbone.weights=no.pt: which classes did they see?"),
         (["name=test_resnet", "weights=no.pt", "classes=[dog]"], "backbone.classes=[dog]: expected ids with"),
