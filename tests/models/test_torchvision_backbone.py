@@ -3,9 +3,11 @@
 import re
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import DictConfig
+from PIL import Image
 from torch import Tensor, nn
 from torchvision import models
 
@@ -14,6 +16,7 @@ from metalab.algorithms.objectives.prediction import cross_entropy, predict_tran
 from metalab.algorithms.objectives.query_loss import QueryLoss
 from metalab.core.errors import UserError
 from metalab.core.interfaces import Batch, Episode
+from metalab.data.formats.image_decode import decode
 from metalab.engines.learn2learn import Learn2Learn
 from metalab.engines.vectorized import Vectorized
 from metalab.evaluation import evaluate
@@ -25,6 +28,7 @@ from metalab.models.torchvision_backbone import Torchvision
 from metalab.tracking import checkpoint
 from metalab.training import train
 from tests.configs import backbone as made_backbone
+from tests.pretrained import mobilenet_weights
 from tests.quick import among, quick
 
 NAME = "mobilenet_v3_small"
@@ -213,3 +217,42 @@ def test_weights_of_another_net_are_refused(weights, small, tmp_path):
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(UserError, match="is not a state dictionary"):
         train.run(words(small, weights=str(tmp_path / "text.pth"), classes="none"), tmp_path)
+
+
+@pytest.mark.net
+def test_real_weights_on_a_prepared_file_are_torchvisions_own_pipeline(tmp_path):
+    """From the file on the disk to the features: data=folder's pixels and our net beside torchvision's transforms."""
+    path = mobilenet_weights()
+    what = Torchvision("mobilenet_v2", str(path), "imagenet")
+    own = what.preparation()
+    assert own is not None
+    image = tmp_path / "image.jpg"
+    noise = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((500, 333)).save(image, quality=95)
+    entry = models.MobileNet_V2_Weights.IMAGENET1K_V1
+    theirs = models.mobilenet_v2()
+    theirs.load_state_dict(torch.load(path, weights_only=True))
+    theirs.classifier = nn.Identity()  # type: ignore[assignment]
+    net = build_net(what, MAML(2, 0.1, False, "learned"), nn.Sequential(), Normalize([0.0] * 3, [1.0] * 3), own.size)
+    what.load(net.body)
+    pixels = torch.from_numpy(decode(image, own.size, 3, 16, own.resize, own.interpolation).pixels)[None]
+    with Image.open(image) as opened, torch.no_grad():
+        expected = theirs.eval()(entry.transforms()(opened)[None])
+        found = net.eval()("features", pixels.float() / 255).flatten(1)
+    assert (found - expected).abs().max() < 1e-4 * float(expected.abs().max())
+    assert float(expected.abs().max()) > 0.1
+
+
+def test_weights_of_unknown_data_are_a_note_in_the_log_and_on_the_result(small, weights, tmp_path):
+    cfg = words(small, weights=weights[0], classes="unknown")
+    cfg.data.absent = ""
+    train.run(cfg, tmp_path / "run")
+    note = "what the backbone's weights were trained on is not known"
+    assert checkpoint.load(tmp_path / "run" / "best.pt")["data"]["weights"] == note
+    evaluate.run([(tmp_path / "run", cfg)], tmp_path / "eval")
+    assert note in (tmp_path / "eval" / "eval.json").read_text()
+    next_ = words(small, weights=None)
+    next_.backbone = dict(cfg.backbone) | {"weights": weights[0], "classes": "none"}
+    next_.train.init = str(tmp_path / "run")
+    train.run(next_, tmp_path / "second")  # weights that came by way of another run are as unknown
+    assert checkpoint.load(tmp_path / "second" / "best.pt")["data"]["weights"] == note
