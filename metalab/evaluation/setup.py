@@ -181,6 +181,7 @@ def build_evaluation_setup(folder: Path | None, config: ExperimentConfig) -> Eva
     if _embeds(evaluation, backbone, attacks, terms) and sees_features_alone(test_algorithm, net, bn, split):
         net, split = embed_split(net, split, config.data, device)
     tasks, passed = min(evaluation.batch, evaluation.episodes), task.way * (task.shot + task.query)
+    filters, again = conv4_filters(backbone), checkpoints(backbone)
     return EvaluationSetup(
         folder=folder,
         config=config,
@@ -196,9 +197,7 @@ def build_evaluation_setup(folder: Path | None, config: ExperimentConfig) -> Eva
         normed=normed,
         engine=select_engine(
             built,
-            Workload(
-                device.type, None, size, tasks, passed, algo.steps, conv4_filters(backbone), checkpoints(backbone)
-            ),
+            Workload(device.type, None, size, tasks, passed, algo.steps, filters, checkpointing=again),
         ),
         split=split,
         images=images,
