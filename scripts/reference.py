@@ -198,7 +198,7 @@ def page() -> str:
         lines.append(f"| `{group}` | `{chosen[group]}` | {what} | {names} |")
     lines += ["", "## Settings of every run", "", "They are in `conf/train.yaml`, and no group's.", *table(root.keys)]
     for path in sorted(CONF.glob("*.yaml")):
-        if path.stem != "train":
+        if path.stem not in ("train", "schedule_and_clip"):  # the latter is in every option of optim
             own = read(path)
             lines += ["", f"## Settings of metalab {path.stem} alone", "", *map(escaped, own.title), *table(own.keys)]
     for group, what in GROUPS.items():

@@ -1,6 +1,7 @@
 """`metalab eval`: measure a run's best checkpoint on many episodes of unseen classes."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ logger = logging.getLogger("metalab")
 AGAIN = "episodes of the train split that are drawn apart from those of training"
 
 
-def run(runs: list[tuple[Path | None, DictConfig]], out: Path) -> float:
+def run(runs: Sequence[tuple[Path | None, DictConfig]], out: Path) -> float:
     """Evaluate each run, or pretrained backbone without one (None), as its config says.
 
     Write the report to out, and return the mean accuracy, a fraction.

@@ -22,7 +22,7 @@ def reconstruct(small, x: torch.Tensor, y: torch.Tensor):
     torch.manual_seed(0)
     cfg = small(*WORDS)
     r = training_setup(cfg)
-    net, _, _ = _init_or_resume(cfg, r, None)
+    net, *_ = _init_or_resume(cfg, r, None)
     return net, r.objective()(TaskLearner(net, True), Episode(Batch(x[:0], y[:0], x[:0]), Batch(x, y, x[:0])), y)  # type: ignore[arg-type]
 
 

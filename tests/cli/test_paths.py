@@ -2,6 +2,7 @@
 
 from argparse import ArgumentTypeError
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -98,7 +99,8 @@ def test_an_empty_path_of_metalab_data_is_an_error(command_line, tmp_path, monke
 @pytest.mark.parametrize("key", ["weights", "classes"])
 def test_an_empty_file_of_weights_is_an_error(key):
     with pytest.raises(UserError, match=rf"^backbone\.{key}= is empty"):
-        Torchvision(**{"name": "resnet18", "weights": "DEFAULT", "classes": "none", key: ""})
+        given: dict[str, Any] = {"name": "resnet18", "weights": "DEFAULT", "classes": "none", key: ""}
+        Torchvision(**given)
 
 
 def test_the_home_folder_is_written_out_for_runs(bench, run):

@@ -113,7 +113,7 @@ def doubled(source: Callable[[int], Episode]) -> Callable[[int], Episode]:
 
 def started(cfg: Any, r: TrainingSetup) -> tuple[Net, Any]:
     """The net and the optimizer as `metalab train` makes them."""
-    net, outer, _ = train._init_or_resume(cfg, r, None)
+    net, outer, *_ = train._init_or_resume(cfg, r, None)
     return net, outer  # type: ignore[return-value]
 
 

@@ -42,7 +42,7 @@ class Matching:
 
     @property
     def traits(self) -> AlgorithmTraits:
-        without = None if self.fce else {}
+        without: dict[str, float] | None = None if self.fce else {}
         return AlgorithmTraits(without_training=without, frozen_body=True, exports_episode=not self.fce)
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:

@@ -1,7 +1,7 @@
 """What is said of one picture: how likely each class is, which support images look like it, and what was looked at."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metalab.serving.classifier import Adaptation
 from metalab.serving.demo.occlusion import occlusion_map
+from metalab.serving.loading import LoadedRun
 from metalab.serving.practice import Practice
 
 NEAREST = 5  # support images that are shown
@@ -40,7 +41,7 @@ def answer(practice: Practice, pixels: np.ndarray) -> Answer:
     logits = classifier.logits(image[None])
     shares = (logits / practice.temperature).softmax(1)[0]
     best = int(shares.argmax())
-    adaptation, support = practice.run.adaptation, practice.support
+    adaptation, support = cast(LoadedRun, practice.run).adaptation, practice.support  # the page has no exported files
     at_once = 1 if adaptation.bn == "batch" else adaptation.batch  # where a prediction depends on the others beside it
     return Answer(
         label=classifier.names[best] if bool(practice.is_known(logits)[0]) else "",
