@@ -10,7 +10,7 @@ from metalab.algorithms.build import build_algorithm
 from metalab.config.experiment import ExperimentConfig
 from metalab.core.errors import UserError
 from metalab.core.interfaces import Backbone, Split, algorithm_traits
-from metalab.models.build import build_net, load_pretrained
+from metalab.models.build import build_net, load_pretrained, weights_note
 from metalab.models.layers import Normalize
 
 logger = logging.getLogger("metalab")
@@ -69,7 +69,7 @@ def untrained_checkpoint(config: ExperimentConfig, backbone: Backbone, channels:
         "config": config.whole,
         "train_way": config.task.way,
         "shape": [channels, size, size],
-        "data": {"note": "", "train": "", "val": ""},
+        "data": {"note": "", "train": "", "val": "", "weights": weights_note(backbone)},
     }
 
 

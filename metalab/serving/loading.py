@@ -124,6 +124,7 @@ def load_run(folder: Path | None, config: ExperimentConfig, batch: int) -> Loade
         saved = untrained_checkpoint(config, backbone, config.data.get("channels", 3), config.data.get("size", SIZE))
     else:
         saved = checkpoint_schema.load_checked(folder / "best.pt")
+    notes += [weights] if (weights := saved["data"].get("weights", "")) else []
     algo, algorithm = build_algorithm(config.algo, config.task.way, test=True)
     terms = build_regularizers(config.reg, algo.steps)
     bn = config.eval.bn or ("running" if algo.bn == "running" else "support")

@@ -98,8 +98,8 @@ def test_an_empty_path_of_metalab_data_is_an_error(command_line, tmp_path, monke
 
 @pytest.mark.parametrize("key", ["weights", "classes"])
 def test_an_empty_file_of_weights_is_an_error(key):
+    given: dict[str, Any] = {"name": "resnet18", "weights": "DEFAULT", "classes": "none", key: ""}
     with pytest.raises(UserError, match=rf"^backbone\.{key}= is empty"):
-        given: dict[str, Any] = {"name": "resnet18", "weights": "DEFAULT", "classes": "none", key: ""}
         Torchvision(**given)
 
 
