@@ -69,7 +69,15 @@ def test_a_new_setting_takes_what_reproduces_the_run_not_todays_default():
     node = {"train": {"steps": 4}, "eval": {"bn": "running"}, "seed": 1, "algo": {"name": "maml"}}
     whole = upgrade.upgrade_config(node)
     assert whole["train"] == {"steps": 4, "workers": None, "weights": None, "on_warning": "save"}
-    assert whole["eval"] == {"bn": "running", "eps": None, "report": True, "temperature": None}
+    assert whole["eval"] == {
+        "bn": "running",
+        "eps": None,
+        "embed": None,
+        "unknown": None,
+        "folds": None,
+        "report": True,
+        "temperature": None,
+    }
     assert (whole["seed"], whole["algo"]) == (1, {"name": "maml"})
     assert upgrade.upgrade_config({"train": "broken"})["train"] == "broken"  # which is told where it is read
 

@@ -21,8 +21,8 @@ def completed(bench: Bench, line: str, shell: str = "bash") -> list[str]:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("metalab ", ["train", "eval", "data"]),
-        ("metalab e", ["eval"]),
+        ("metalab ", ["train", "eval", "predict", "export", "demo", "data"]),
+        ("metalab e", ["eval", "export"]),
         (".venv/bin/metalab train alg", ["algo.", "algo="]),
         ("metalab train task=5", ["task=5way5shot"]),
         ("metalab train algo=maml algo.le", []),

@@ -64,7 +64,7 @@ def test_an_empty_run_among_others_is_an_error(bench, run, monkeypatch, word):
 @pytest.mark.parametrize("value", ["", " "])
 def test_an_empty_folder_of_data_is_not_the_current_one(small, tmp_path, monkeypatch, key, value):
     monkeypatch.chdir(tmp_path)
-    cfg = small("data=folder", f"data.{key}='{value}'")
+    cfg = small("data=folder", "data.size=28", f"data.{key}='{value}'")
     with pytest.raises(UserError, match=rf"^data\.{key}= is empty: expected a path"):
         validate_root(cfg)
     tree(tmp_path / "images")

@@ -114,7 +114,9 @@ def test_folder_with_odd_letters(bench):
 
 @pytest.mark.parametrize("words", [[], ["run=null"], ["run=[]"], ["run="]])
 def test_eval_without_run(bench, words):
-    assert bench("eval", *words) == (1, "", "metalab: which run? metalab eval run=outputs/train/..., or run=latest")
+    code, out, err = bench("eval", *words)
+    assert (code, out) == (1, "")
+    assert err.startswith("metalab: which run? metalab eval run=outputs/train/..., or run=latest; run=null backbone=")
 
 
 def test_eval_of_no_run(bench, tmp_path):

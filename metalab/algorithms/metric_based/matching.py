@@ -42,8 +42,8 @@ class Matching:
 
     @property
     def traits(self) -> AlgorithmTraits:
-        without: dict[str, float] | None = None if self.fce else {}
-        return AlgorithmTraits(without_training=without, frozen_body=True, exports_episode=not self.fce)
+        fce = self.fce
+        return AlgorithmTraits(without_training=None if fce else {}, frozen_body=True, exports_episode=not fce)
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
         found = temperature_parts(self.temperature, self.learned_temperature)
@@ -56,11 +56,10 @@ class Matching:
         known = self._in_context(learner, learner.features(support.x).flatten(1))
         scale = temperature(learner, self.temperature, self.learned_temperature)
 
-        def model(x: Tensor) -> Tensor:
-            asked = self._reading(learner, learner.features(x).flatten(1), known)
-            return log_mass_of_class(self._alike(asked, known) / scale, support.y, self.way)
+        def asked(x: Tensor) -> Tensor:
+            return self._reading(learner, learner.features(x).flatten(1), known)
 
-        yield model
+        yield lambda x: log_mass_of_class(self._alike(asked(x), known) / scale, support.y, self.way)
 
     def _alike(self, asked: Tensor, known: Tensor) -> Tensor:
         if self.similarity == "euclidean":
