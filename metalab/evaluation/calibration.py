@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 BINS = 15  # of equal width, as many as Guo et al. 2017 take
-RANGE = (0.01, 100.0)  # of the temperatures that are tried
+RANGE = (1e-3, 1e3)  # of the temperatures that are tried
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,15 @@ def reliability(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> Rel
 
 
 def negative_log_likelihood(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> float:
-    """Return the mean cross-entropy of logits [N,K] / temperature against labels [N]."""
+    """Return the mean cross-entropy of logits [N,K] / temperature against labels [N], or probabilities [N,K]."""
     return float(torch.nn.functional.cross_entropy(logits.double() / temperature, labels))
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """Return the temperature of the least negative log-likelihood (Guo et al. 2017, sec. 4.2), within RANGE.
 
-    logits: float [N,K] of images that neither trained the net nor measure it; labels: int64 [N]. The likelihood has one
-    best temperature, as its negative logarithm is convex in 1 / temperature.
+    logits: float [N,K] of images that neither trained the net nor measure it; labels: int64 [N], or the probability of
+    each class, float64 [N,K]. There is one best temperature: the logarithm of the likelihood is concave in its inverse.
     """
     from scipy.optimize import minimize_scalar  # a second, which no --help should wait for
 

@@ -178,9 +178,10 @@ def build_evaluation_setup(folder: Path | None, config: ExperimentConfig) -> Eva
     split = resize_split(split, channels, size)
     images = split
     normed = any(isinstance(module, BatchStatNorm) for module in net.modules())
-    if _embeds(evaluation, backbone, attacks, terms) and sees_features_alone(test_algorithm, net, bn, split):
-        net, split = embed_split(net, split, config.data, device)
     tasks, passed = min(evaluation.batch, evaluation.episodes), task.way * (task.shot + task.query)
+    wanted = _embeds(evaluation, backbone, attacks, terms, evaluation.episodes * passed >= len(split.images))
+    if wanted and sees_features_alone(test_algorithm, net, bn, split):
+        net, split = embed_split(net, split, config.data, device)
     filters, again = conv4_filters(backbone), checkpoints(backbone)
     return EvaluationSetup(
         folder=folder,
@@ -206,8 +207,11 @@ def build_evaluation_setup(folder: Path | None, config: ExperimentConfig) -> Eva
     )
 
 
-def _embeds(evaluation: Eval, backbone: Backbone, attacks: robust.Attacks, terms: Hooks) -> bool:
-    """Whether features may, and are to, stand in the place of images: no image is changed on its way to the net."""
+def _embeds(evaluation: Eval, backbone: Backbone, attacks: robust.Attacks, terms: Hooks, pays: bool) -> bool:
+    """Whether features may, and are to, stand in the place of images: no image is changed on its way to the net.
+
+    pays: the episodes have as many images as the split, or more.
+    """
     pretrained = isinstance(backbone, PretrainedBackbone) and backbone.normalization() is not None
-    wanted = pretrained if evaluation.embed is None else evaluation.embed
+    wanted = pretrained and pays if evaluation.embed is None else evaluation.embed
     return wanted and not attacks.built and terms.inner is identity_loss

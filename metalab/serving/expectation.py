@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from metalab.algorithms.objectives.prediction import correct
+from metalab.evaluation.calibration import fit_temperature
 from metalab.serving.classifier import Adaptation
 
 FOLDS = 10  # the most that a support is split into
-TEMPERATURES = 1e-3, 1e3  # between these one is looked for
 
 
 @dataclass(frozen=True)
@@ -102,22 +102,13 @@ def expectation(left_out: LeftOut) -> Expectation:
     return Expectation(right / images, float(interval.low), high, images, left_out.shot)
 
 
-def fit_temperature(left_out: LeftOut) -> float:
-    """Return the temperature under which the left-out images' labels are likeliest (Guo et al. 2017, sec. 4.2).
+def support_temperature(left_out: LeftOut) -> float:
+    """Return the temperature under which the left-out images' labels are likeliest.
 
     As few images may all be right, and would then ask for a temperature of 0, the labels are smoothed as Platt does
     (1999, sec. 2.2): the right class has (M + 1) / (M + K), the others share the rest.
     """
-    from scipy.optimize import minimize_scalar
-
     images, way = left_out.logits.shape
     wanted = torch.full((images, way), 1 / (images + way), dtype=torch.float64)
     wanted[torch.arange(images), left_out.labels] = (images + 1) / (images + way)
-
-    def loss(log_temperature: float) -> float:
-        shares = (left_out.logits / torch.tensor(log_temperature).exp()).log_softmax(1)
-        return float(-(wanted * shares).sum(1).mean())
-
-    low, high = (float(torch.tensor(edge).log()) for edge in TEMPERATURES)
-    found: Any = minimize_scalar(loss, bounds=(low, high), method="bounded")
-    return float(torch.tensor(found.x).exp())
+    return fit_temperature(left_out.logits, wanted)

@@ -10,7 +10,7 @@ from metalab.config.schema import Predict
 from metalab.core.errors import UserError
 from metalab.core.text import first_names
 from metalab.serving.classifier import Classifier
-from metalab.serving.expectation import Expectation, LeftOut, expectation, fit_temperature, leave_out
+from metalab.serving.expectation import Expectation, LeftOut, expectation, leave_out, support_temperature
 from metalab.serving.images import Decode, Support, read_support, report_unread
 from metalab.serving.loading import LoadedRun
 from metalab.serving.rejection import Threshold, largest_logit, scores_of_known, some_images, threshold
@@ -88,7 +88,7 @@ def practice_of(run: LoadedRun, support: Support, asked: Predict, seed: int) -> 
         classifier=classifier,
         support=support,
         expected=None if left_out is None else expectation(left_out),
-        temperature=fit_temperature(left_out) if asked.calibrate and left_out is not None else 1.0,
+        temperature=support_temperature(left_out) if asked.calibrate and left_out is not None else 1.0,
         threshold=limit,
         marked=marked,
         notes=notes,

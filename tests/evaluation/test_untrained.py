@@ -101,7 +101,8 @@ def test_results_on_kept_features_are_those_on_images(typed):
 @pytest.mark.parametrize("algo", ["baseline", "feature_extraction", "r2d2", "matching", "baselinepp"])
 def test_every_method_without_training_takes_features(typed, algo):
     more = ["algo.epochs=3"] if algo.startswith("baseline") else []
-    kept, _ = typed(f"algo={algo}", "eval.episodes=4", *more)
+    kept, said = typed(f"algo={algo}", "eval.episodes=4", "eval.embed=true", *more)
+    assert "Preparing" in said
     without, _ = typed(f"algo={algo}", "eval.episodes=4", "eval.embed=false", *more)
     assert kept["loss"] == pytest.approx(without["loss"], rel=1e-3)
 

@@ -15,7 +15,7 @@ from metalab.config.experiment import read_config
 from metalab.config.paths import conf_dir
 from metalab.core.errors import UserError
 from metalab.serving.classifier import Classifier
-from metalab.serving.expectation import LeftOut, expectation, fit_temperature, leave_out
+from metalab.serving.expectation import LeftOut, expectation, leave_out, support_temperature
 from metalab.serving.loading import load_run
 from metalab.serving.predict import KEYS
 from metalab.serving.rejection import conformal_threshold, largest_logit, threshold
@@ -95,10 +95,10 @@ def test_the_temperature_is_the_likeliest_one():
     draw = torch.Generator().manual_seed(0)
     logits = 7 * torch.randn(4000, 3, generator=draw, dtype=torch.float64)
     labels = torch.multinomial((logits / 4).softmax(1), 1, generator=draw)[:, 0]
-    assert fit_temperature(LeftOut(logits, labels, (4, 4), 0, 0.8)) == pytest.approx(4, rel=0.08)
+    assert support_temperature(LeftOut(logits, labels, (4, 4), 0, 0.8)) == pytest.approx(4, rel=0.08)
     certain = left_out_of([[1.0, 0.0]] * 10, [0] * 10)
-    assert 0.05 < fit_temperature(certain) < 1  # all right, and yet not without doubt
-    assert float((torch.tensor([1.0, 0.0]) / fit_temperature(certain)).softmax(0)[0]) == pytest.approx(
+    assert 0.05 < support_temperature(certain) < 1  # all right, and yet not without doubt
+    assert float((torch.tensor([1.0, 0.0]) / support_temperature(certain)).softmax(0)[0]) == pytest.approx(
         11 / 12, abs=1e-3
     )
 
