@@ -13,7 +13,7 @@ import csv
 import statistics
 import sys
 from collections.abc import Callable
-from dataclasses import astuple, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,7 @@ def shipped(rows: list[dict[str, Any]], device: torch.device, old: list[Measurem
         "device,algo,size,tasks,images,steps,filters,chunk,learn2learn_ms,vectorized_ms",
     ]
     body = [
-        f"{','.join(map(str, astuple(w)))},{chunk or ''},{loop:.1f},{fast:.1f}"
+        f"{w.device},{w.algo},{w.size},{w.tasks},{w.images},{w.steps},{w.filters},{chunk or ''},{loop:.1f},{fast:.1f}"
         for w, (chunk, loop, fast) in found.items()
     ]
     return "\n".join([*head, *body]) + "\n"

@@ -75,7 +75,7 @@ class MANN:
 
     def _step(self, learner: Learner, given: Tensor, state: State) -> State:
         h, c = learner.part("controller", given, torch.cat([state.h, state.read], 1), state.c)
-        heads = learner.part("heads", h).reshape(len(h), self.reads, -1)
+        heads = learner.part("heads", h).reshape(h.shape[0], self.reads, -1)
         keys, contents, gate = heads.split_with_sizes([self.width, self.width, 1], -1)
         state = state._replace(h=h, c=c)
         return memory_step(state, keys.tanh(), contents.tanh(), gate.sigmoid(), self.decay, self.sharpness)
