@@ -10,7 +10,9 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
+from metalab.config.experiment import read_config
 from metalab.models.layers import running_statistics
+from metalab.serving.loading import load_run
 from metalab.tracking import checkpoint
 from tests.configs import net_in
 from tests.serving.pictures import write_classes, write_patterns
@@ -184,3 +186,12 @@ def test_a_plain_classifier_predicts_without_a_support(typed, run_of, tiny, tmp_
     assert code == 0, said
     assert list(rows(tmp_path / "out")[0])[3:5] == ["kind0", "kind1"]
     assert "no support was given" in " ".join(said.split())
+
+
+def test_a_net_that_is_served_drops_nothing(run_of):
+    """Dropout in training mode once changed the features that metalab export wrote."""
+    run = run_of("algo=protonet", "reg=dropout")
+    loaded = load_run(run, read_config(OmegaConf.load(run / "config.yaml")), 10)  # type: ignore[arg-type]
+    assert not any(module.training for module in loaded.adaptation.net.modules())
+    x = torch.rand(3, 1, 16, 16)
+    assert torch.equal(loaded.adaptation.net("features", x), loaded.adaptation.net("features", x))
