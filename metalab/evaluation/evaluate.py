@@ -78,23 +78,11 @@ def _evaluate_run(
     )
     torch.manual_seed(config.seed)  # of heads that are drawn for each task
     accuracy, loss = measure(reporting.watch(t.outcomes(objective, source, what)), t.evaluation.episodes)
-    lost = int((~np.isfinite(loss)).sum())
     row = _report_fields(t) | {"loss": float(loss.mean()), **_extra_metrics(t)}
     row |= _open_set(t)
-    trained = t.saved["data"]["note"]
-    notes = {t.note, t.split.note, classification.NOTE if t.split.by_image else ""}
-    notes.add(t.saved["data"].get("weights", ""))
-    notes.add(AGAIN if t.evaluation.split == "train" and not t.split.by_image else "")
-    notes |= {f"trained on: {trained}"} if trained and trained != t.split.note else set()
-    notes |= {f"adapted to supports that {t.terms.inner_attack} attacked"} if t.terms.inner_attack else set()
     if t.attacks.built:
         row["attacks"] = _attacked(t, source)
-        notes.add(robust.batch_norm_note(t.bn, t.saved["config"]["train"].get("bn") or "batch") if t.normed else "")
-        notes |= robust.support_attack_notes(t.attacks)
-    notes.add(
-        f"{lost} of {len(loss)} {what} have predictions that are no numbers, which count as wrong" if lost else ""
-    )
-    notes = sorted(notes - {""})
+    notes = _notes(t, int((~np.isfinite(loss)).sum()))
     row |= {"note": "; ".join(notes)} if notes else {}
     row |= {"overlap": t.overlap} if t.overlap else {}
     row |= data_protocol.protocol_metrics(t.split, accuracy, source)
@@ -102,6 +90,22 @@ def _evaluate_run(
     with optional_output("the report of the classes"):
         facts, classes = reporting.report(objective, source, accuracy, pictures)
     return row | facts, accuracy, classes
+
+
+def _notes(t: EvaluationSetup, lost: int) -> list[str]:
+    """Return what a referee must know, sorted; lost: how many episodes, or images, have no numbers as predictions."""
+    trained = t.saved["data"]["note"]
+    notes = {t.note, t.split.note, t.saved["data"].get("weights", ""), classification.NOTE if t.split.by_image else ""}
+    notes.add(AGAIN if t.evaluation.split == "train" and not t.split.by_image else "")
+    notes |= {f"trained on: {trained}"} if trained and trained != t.split.note else set()
+    notes |= {f"adapted to supports that {t.terms.inner_attack} attacked"} if t.terms.inner_attack else set()
+    if t.attacks.built:
+        notes.add(robust.batch_norm_note(t.bn, t.saved["config"]["train"].get("bn") or "batch") if t.normed else "")
+        notes |= robust.support_attack_notes(t.attacks)
+    if lost:
+        of = f"{t.evaluation.episodes} {'images' if t.split.by_image else 'episodes'}"
+        notes.add(f"{lost} of {of} have predictions that are no numbers, which count as wrong")
+    return sorted(notes - {""})
 
 
 def _cost_warning(t: EvaluationSetup) -> str | None:

@@ -14,7 +14,7 @@ from metalab.core.interfaces import Algorithm, Split, algorithm_traits
 from metalab.data.identity.class_ids import fingerprint
 from metalab.data.storage.store import cache_folder, open_or_build
 from metalab.data.storage.writer import Record
-from metalab.models.layers import BatchStatNorm, running_statistics
+from metalab.models.layers import has_batch_norm, running_statistics
 from metalab.models.meta_net import Net, net_of_features
 
 logger = logging.getLogger("metalab")
@@ -22,15 +22,13 @@ BATCH = 64  # images that go through the net at once
 NAME = "features"  # of the store, and of the one split in it
 
 
-def sees_features_alone(algorithm: Algorithm, net: nn.Module, bn: str, split: Split) -> bool:
-    """Return whether an evaluation needs no more of an image than its features, whatever the episode it stands in.
+def sees_features_alone(algorithm: Algorithm, net: nn.Module, bn: str) -> bool:
+    """Return whether an algorithm needs no more of an image than its features, whatever images stand beside it.
 
-    So it is where the algorithm leaves the body as it is, no batch norm looks at the other images, and no image is
-    turned. What changes images, as an attack or a regularizer of the inner steps, is the caller's to rule out.
+    So it is where it leaves the body as it is, and no batch norm looks at the other images. What changes images, as a
+    quarter turn, an attack or a regularizer of the inner steps, is the caller's to rule out.
     """
-    normed = any(isinstance(module, BatchStatNorm) for module in net.modules())
-    turned = split.turns is not None or split.random_turns
-    return algorithm_traits(algorithm).frozen_body and (bn == "running" or not normed) and not turned
+    return algorithm_traits(algorithm).frozen_body and (bn == "running" or not has_batch_norm(net))
 
 
 def embed_split(net: Net, split: Split, data: dict[str, Any], device: torch.device) -> tuple[Net, Split]:

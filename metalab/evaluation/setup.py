@@ -39,7 +39,7 @@ from metalab.evaluation.leakage import refuse_trained_on
 from metalab.evaluation.measure import outcome, outcomes
 from metalab.evaluation.untrained import refuse_classifier, settings_without_training, untrained_checkpoint
 from metalab.models.build import build_net, image_shape, refuse_larger
-from metalab.models.layers import BatchStatNorm, Normalize
+from metalab.models.layers import Normalize, has_batch_norm
 from metalab.models.meta_net import Net
 from metalab.regularizers import Hooks
 from metalab.regularizers.base import identity_loss
@@ -171,18 +171,21 @@ def build_evaluation_setup(folder: Path | None, config: ExperimentConfig) -> Eva
         test_algorithm = classification.classifier(algo, split, bn)
     terms = build_regularizers(config.reg, algo.steps)
     robust.refuse_random(attacks, test_algorithm, terms)
-    built = build(config.engine, "engine")
     net = load_net(config, backbone, saved).to(device)
     shared = refuse_trained_on(split, saved["classes"], evaluation, folder)
     channels, size, _ = saved["shape"]
-    split = resize_split(split, channels, size)
-    images = split
-    normed = any(isinstance(module, BatchStatNorm) for module in net.modules())
-    tasks, passed = min(evaluation.batch, evaluation.episodes), task.way * (task.shot + task.query)
-    wanted = _embeds(evaluation, backbone, attacks, terms, evaluation.episodes * passed >= len(split.images))
-    if wanted and sees_features_alone(test_algorithm, net, bn, split):
+    images = split = resize_split(split, channels, size)
+    passed = task.way * (task.shot + task.query)
+    tasks, filters = min(evaluation.batch, evaluation.episodes), conv4_filters(backbone)
+    work = Workload(device.type, None, size, tasks, passed, algo.steps, filters, checkpointing=checkpoints(backbone))
+    engine = select_engine(build(config.engine, "engine"), work)
+    normed = has_batch_norm(net)
+    if (
+        _wants_features(evaluation, backbone, evaluation.episodes * passed >= len(split.images))
+        and images_stay_as_they_are(split, attacks, terms)
+        and sees_features_alone(test_algorithm, net, bn)
+    ):
         net, split = embed_split(net, split, config.data, device)
-    filters, again = conv4_filters(backbone), checkpoints(backbone)
     return EvaluationSetup(
         folder=folder,
         config=config,
@@ -196,10 +199,7 @@ def build_evaluation_setup(folder: Path | None, config: ExperimentConfig) -> Eva
         terms=terms,
         net=net,
         normed=normed,
-        engine=select_engine(
-            built,
-            Workload(device.type, None, size, tasks, passed, algo.steps, filters, checkpointing=again),
-        ),
+        engine=engine,
         split=split,
         images=images,
         overlap=shared,
@@ -207,11 +207,13 @@ def build_evaluation_setup(folder: Path | None, config: ExperimentConfig) -> Eva
     )
 
 
-def _embeds(evaluation: Eval, backbone: Backbone, attacks: robust.Attacks, terms: Hooks, pays: bool) -> bool:
-    """Whether features may, and are to, stand in the place of images: no image is changed on its way to the net.
-
-    pays: the episodes have as many images as the split, or more.
-    """
+def _wants_features(evaluation: Eval, backbone: Backbone, pays: bool) -> bool:
+    """Whether features are to stand in the place of images; pays: the episodes have as many images as the split."""
     pretrained = isinstance(backbone, PretrainedBackbone) and backbone.normalization() is not None
-    wanted = pretrained and pays if evaluation.embed is None else evaluation.embed
-    return wanted and not attacks.built and terms.inner is identity_loss
+    return pretrained and pays if evaluation.embed is None else evaluation.embed
+
+
+def images_stay_as_they_are(split: Split, attacks: robust.Attacks, terms: Hooks) -> bool:
+    """Whether no image is turned, attacked or regularized on its way to the net."""
+    turned = split.turns is not None or split.random_turns
+    return not turned and not attacks.built and terms.inner is identity_loss

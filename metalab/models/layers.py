@@ -87,6 +87,11 @@ class BatchStatNorm(nn.Module):
         return F.max_pool2d(y, 2).relu() if then_pool else y
 
 
+def has_batch_norm(net: nn.Module) -> bool:
+    """Whether a net has a norm whose statistics may come from the images passed together."""
+    return any(isinstance(module, BatchStatNorm) for module in net.modules())
+
+
 class FeatureCentering(nn.Module):
     """Take the mean of the training images' features from features [N,D]; estimate_running measures it."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -11,9 +11,10 @@ from torch import Tensor
 from metalab.algorithms.objectives.build import at_way
 from metalab.algorithms.objectives.prediction import PREDICTIONS
 from metalab.core.errors import UserError
-from metalab.core.interfaces import Algorithm, Batch, Learner, Loss, Model, algorithm_traits
+from metalab.core.interfaces import Algorithm, Batch, Learner, Loss, Model
 from metalab.engines.learn2learn import TaskLearner, laid_out
-from metalab.models.layers import BatchStatNorm, running_statistics
+from metalab.evaluation.feature_store import sees_features_alone
+from metalab.models.layers import running_statistics
 from metalab.models.meta_net import Net, net_of_features
 from metalab.regularizers.base import identity_loss
 
@@ -27,21 +28,16 @@ class Classifier:
     names: list[str]
     predict: Predict  # of inputs as `embed` gives them
     embed: Callable[[Tensor], Tensor]  # uint8 [N,C,H,W] -> what `predict` takes, on the device
-    temperature: float = 1.0  # logits are divided by it before the softmax
     traceable: Predict | None = None  # images float32 [N,C,H,W] in [0,1] -> logits [N,K], in one pass; None: no net
     model: Model | None = None  # what the algorithm made: a learner where it adapted weights
 
     def logits(self, images: Tensor) -> Tensor:
-        """Return the logits [N,K], on the CPU, of images uint8 [N,C,H,W], by the temperature."""
+        """Return the logits [N,K], on the CPU, of images uint8 [N,C,H,W]."""
         return self.of_inputs(self.embed(images))
 
     def of_inputs(self, inputs: Tensor) -> Tensor:
         """Return the logits [N,K], on the CPU, of what `embed` has returned."""
-        return self.predict(inputs).double().cpu() / self.temperature
-
-    def at(self, temperature: float) -> "Classifier":
-        """Return the classifier with another temperature."""
-        return replace(self, temperature=temperature)
+        return self.predict(inputs).double().cpu()
 
 
 @dataclass(frozen=True)
@@ -57,18 +53,18 @@ class Adaptation:
     device: torch.device
     batch: int = 100  # images that go through the net at once
 
+    def __post_init__(self) -> None:
+        self.net.eval()  # nothing is dropped, whoever asks
+
     @property
     def frozen(self) -> bool:
         """Whether each image is seen through its features alone, which are then computed once."""
-        normed = any(isinstance(module, BatchStatNorm) for module in self.net.modules())
-        stored = self.bn == "running" or not normed
-        return algorithm_traits(self.algorithm).frozen_body and stored and self.inner is identity_loss
+        return self.inner is identity_loss and sees_features_alone(self.algorithm, self.net, self.bn)
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
         """Return what adapt takes for images uint8 [N,C,H,W]: features [N,D,h,w], or the images in [0,1]."""
         made = []
-        self.net.eval()
         for some in images.split(self.batch):
             made.append(self.seen(some.to(self.device).float().div_(255)))
         return torch.cat(made)
@@ -100,7 +96,6 @@ class Adaptation:
         def body(x: Tensor) -> Tensor:
             return self.net("features", x).flatten(1)
 
-        self.net.eval()
         given, asked = (x.to(self.device).float().div_(255) for x in (support, images))
         with self._statistics():
             return body(given).cpu(), PREDICTIONS[self.bn](body, given, asked).cpu()
@@ -133,7 +128,6 @@ class Adaptation:
     def learner(self) -> Learner:
         """Return the net as it is before it adapts; of a frozen one, what stands behind the features."""
         net = net_of_features(self.net) if self.frozen else self.net
-        net.eval()
         fixed = {name: p.detach() for name, p in net.named_parameters()}
         return cast(Learner, laid_out(TaskLearner(net, False).replace(cast(dict[str, Tensor], fixed))))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from metalab.core.errors import UserError
 from metalab.core.interfaces import algorithm_traits
 from metalab.engines.learn2learn import TaskLearner
-from metalab.models.layers import BatchStatNorm, running_statistics
+from metalab.models.layers import has_batch_norm, running_statistics
 from metalab.models.meta_net import Net
 from metalab.serving.classifier import Adaptation
 from metalab.serving.images import Support
@@ -58,7 +58,7 @@ def adapted(run: LoadedRun, adaptation: Adaptation, practice: Practice) -> Expor
     weights = None
     if isinstance(model, TaskLearner):
         weights = {**_state(adaptation.net), **model.parameters(), **model.buffers()}
-        if known is not None and _normed(adaptation.net) and adaptation.bn == "support":
+        if known is not None and has_batch_norm(adaptation.net) and adaptation.bn == "support":
             weights[SUPPORT] = known
 
     def restored(tensors: Tensors) -> Callable[[Tensor], Tensor]:
@@ -185,17 +185,13 @@ def _pixels(inputs: Tensor) -> Tensor:
     return (inputs * 255).round().to(torch.uint8)
 
 
-def _normed(net: Any) -> bool:
-    return any(isinstance(module, BatchStatNorm) for module in net.modules())
-
-
 def _state(net: Any) -> Tensors:
     return {name: t.detach() for name, t in net.state_dict().items()}
 
 
 def _filled(net: Net, tensors: Tensors) -> TaskLearner:
     """Return the net with these tensors, and zeros where they have none: what is missing shows."""
-    copy = deepcopy(net).eval()
+    copy = deepcopy(net)
     for tensor in copy.state_dict().values():
         tensor.zero_()
     return TaskLearner(copy, False).replace(tensors)

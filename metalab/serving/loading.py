@@ -132,6 +132,6 @@ def load_run(folder: Path | None, config: ExperimentConfig, batch: int) -> Loade
         notes.append("eval.bn=batch: each prediction depends on the images that are classified with it")
     if terms.inner_attack:
         notes.append(f"adapted to supports that {terms.inner_attack} attacked")
-    net = cast(Net, load_net(config, backbone, saved).to(device)).eval()  # nothing is dropped, whoever asks
+    net = cast(Net, load_net(config, backbone, saved).to(device))
     adaptation = Adaptation(net, algorithm, algo.steps, algo.loss, terms.inner, bn, device, batch)
     return LoadedRun(folder, config, saved, algo.name, adaptation, notes)

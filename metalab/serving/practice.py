@@ -13,7 +13,7 @@ from metalab.serving.classifier import Classifier
 from metalab.serving.expectation import Expectation, LeftOut, expectation, leave_out, support_temperature
 from metalab.serving.images import Decode, Support, read_support, report_unread
 from metalab.serving.loading import LoadedRun
-from metalab.serving.rejection import Threshold, largest_logit, scores_of_known, some_images, threshold
+from metalab.serving.rejection import Threshold, largest_logit, least_scores, scores_of_known, some_images, threshold
 
 
 class Origin(Protocol):
@@ -132,7 +132,7 @@ def _threshold(
     except UserError as error:
         notes.append(f"how many images of other classes are marked is not known: {str(error).splitlines()[0]}")
         others = None
-    few = left_out is None or len(left_out.labels) < round(1 / share) - 1
+    few = left_out is None or len(left_out.labels) < least_scores(share)
     known = None
     if few and others is not None:
         known = scores_of_known(run.adaptation, others, len(support.names), min(support.count), seed)

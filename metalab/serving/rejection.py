@@ -31,6 +31,11 @@ def largest_logit(logits: Tensor) -> Tensor:
     return logits.amax(-1)
 
 
+def least_scores(share: float) -> int:
+    """Return how many scores a threshold needs that loses a share of the known images: one of M + 1 is the least."""
+    return math.ceil(1 / share - 1e-9) - 1
+
+
 def conformal_threshold(scores: Tensor, share: float) -> float | None:
     """Return the score below which at most a share of new known images falls, from scores [M] of known ones.
 
@@ -58,10 +63,9 @@ def threshold(left_out: LeftOut | None, share: float, of_others: Tensor | None) 
         return Threshold(found, f"{len(scores)} support images, each left out once")
     found = conformal_threshold(of_others, share) if of_others is not None else None
     if found is None:
-        needed = math.ceil(1 / share - 1e-9) - 1
         raise UserError(
-            f"predict.reject={share:g} needs {needed} support images of classes with 2 or more, here {len(scores)}, or "
-            "a run whose data are at hand: give more images, or a larger share"
+            f"predict.reject={share:g} needs {least_scores(share)} support images of classes with 2 or more, here "
+            f"{len(scores)}, or a run whose data are at hand: give more images, or a larger share"
         )
     return Threshold(found, "episodes of other classes of the run's data, as the support is too small")
 

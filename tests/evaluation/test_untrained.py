@@ -19,9 +19,13 @@ from metalab.core.interfaces import Batch, Episode
 from metalab.data.sampling.build import episode_source
 from metalab.evaluation.feature_store import sees_features_alone
 from metalab.evaluation.open_set import auroc, with_unknown
+from metalab.evaluation.robustness import build_attacks
+from metalab.evaluation.setup import images_stay_as_they_are
 from metalab.evaluation.untrained import refuse_classifier
 from metalab.models.build import build_net
 from metalab.models.layers import Normalize
+from metalab.regularizers.base import Hooks
+from metalab.regularizers.build import build_regularizers
 from tests.configs import backbone
 
 
@@ -139,10 +143,17 @@ def test_what_changes_with_the_episode_is_never_kept(small, tiny, net_of_conv4):
     """A batch norm that looks at the episode, an algorithm that changes the body, images that are turned."""
     net, split = net_of_conv4, tiny["test"]
     proto, maml = ProtoNet(5), MAML(way=5, lr=0.1, first_order=False, head_init="learned")
-    assert sees_features_alone(proto, net, "running", split)
-    assert not sees_features_alone(proto, net, "support", split)
-    assert not sees_features_alone(maml, net, "running", split)
-    assert not sees_features_alone(proto, net, "running", replace(split, random_turns=True))
+    assert sees_features_alone(proto, net, "running")
+    assert not sees_features_alone(proto, net, "support")
+    assert not sees_features_alone(maml, net, "running")
+    clean = build_attacks(read_config(small()).attack, None)
+    assert images_stay_as_they_are(split, clean, Hooks())
+    for turned in (replace(split, random_turns=True), replace(split, turns=split.count)):
+        assert not images_stay_as_they_are(turned, clean, Hooks())
+    assert not images_stay_as_they_are(split, build_attacks(read_config(small("attack=fgsm")).attack, None), Hooks())
+    assert not images_stay_as_they_are(
+        split, clean, build_regularizers(read_config(small("reg=adv_fgsm", "reg.adv_fgsm.where=inner")).reg, 0)
+    )
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from metalab.serving.classifier import Classifier
 from metalab.serving.expectation import LeftOut, expectation, leave_out, support_temperature
 from metalab.serving.loading import load_run
 from metalab.serving.predict import KEYS
-from metalab.serving.rejection import conformal_threshold, largest_logit, threshold
+from metalab.serving.rejection import conformal_threshold, largest_logit, least_scores, threshold
 from tests.pretrained import mobilenet_weights
 
 SHARED = os.environ.get("METALAB_SHARED_DATA")
@@ -122,6 +122,13 @@ def test_too_small_a_share_is_refused_with_the_number_that_would_do():
         threshold(few, 0.05, None)
     assert threshold(few, 0.05, torch.arange(100.0)).score == 4.0
     assert threshold(few, 0.1, None).score == 1.0
+
+
+def test_the_number_that_is_named_is_enough_and_one_less_is_not():
+    for share in (0.5, 0.4, 0.3, 0.2, 0.1, 0.07, 0.05, 0.01):
+        needed = least_scores(share)
+        assert conformal_threshold(torch.arange(float(needed)), share) == 0.0
+        assert conformal_threshold(torch.arange(float(needed - 1)), share) is None
 
 
 def test_the_score_is_the_nearest_class_s():
