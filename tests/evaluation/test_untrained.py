@@ -151,9 +151,8 @@ def test_what_changes_with_the_episode_is_never_kept(small, tiny, net_of_conv4):
     for turned in (replace(split, random_turns=True), replace(split, turns=split.count)):
         assert not images_stay_as_they_are(turned, clean, Hooks())
     assert not images_stay_as_they_are(split, build_attacks(read_config(small("attack=fgsm")).attack, None), Hooks())
-    assert not images_stay_as_they_are(
-        split, clean, build_regularizers(read_config(small("reg=adv_fgsm", "reg.adv_fgsm.where=inner")).reg, 0)
-    )
+    attacked = read_config(small("reg=adv_fgsm", "reg.adv_fgsm.where=inner", "reg.adv_fgsm.on=support"))
+    assert not images_stay_as_they_are(split, clean, build_regularizers(attacked.reg, 1))
 
 
 @pytest.fixture

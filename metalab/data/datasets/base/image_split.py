@@ -8,9 +8,11 @@ import torch
 
 from metalab.core.errors import UserError
 from metalab.core.interfaces import Split
+from metalab.data.class_lists import SPLITS
+from metalab.data.sampling.stratified import stratified_parts
 
 HELD_OUT = 10  # of so many training images of a class one is held out for validation
-TESTED = 5  # of so many images of a class one is for the test, where nobody published which
+DRAWN = (0.72, 0.08, 0.2)  # shares of train, val and test where nobody published which images are tested
 
 
 def image_split(whole: Split, tested: str | tuple[str, ...], split: str, seed: int) -> Split:
@@ -49,19 +51,17 @@ def drawn_image_split(whole: Split, strata: Sequence[str], split: str, seed: int
     Raises:
         UserError: where a class has fewer than three images of a word.
     """
-    chosen: list[np.ndarray] = []
-    draw, words = np.random.default_rng(seed), np.asarray(strata)
-    for name, first, count in zip(whole.names, whole.first.tolist(), whole.count.tolist(), strict=True):
-        place, kept = np.arange(first, first + count), []
-        for word in np.unique(words[place]):
-            images = draw.permutation(place[words[place] == word])
-            if len(images) < 3:
-                raise UserError(f"class {name} has {len(images)} images of {word}: 3 or more are needed")
-            tested = max(1, len(images) // TESTED)
-            held = tested + max(1, (len(images) - tested) // HELD_OUT)
-            kept.append({"test": images[:tested], "val": images[tested:held], "train": images[held:]}[split])
-        chosen.append(np.sort(np.concatenate(kept)))
-    return replace(with_images(whole, chosen), by_image=True)
+    classes = np.repeat(np.arange(len(whole.ids)), whole.count.numpy())
+    words, word = np.unique(np.asarray(strata), return_inverse=True)
+    cells, cell, images = np.unique(classes * len(words) + word, return_inverse=True, return_counts=True)
+    if (images < 3).any():
+        few = int(images.argmin())
+        k, at = divmod(int(cells[few]), len(words))
+        raise UserError(f"class {whole.names[k]} has {images[few]} images of {words[at]}: 3 or more are needed")
+    part = stratified_parts(cell, np.arange(len(cell)), DRAWN, seed) == SPLITS.index(split)
+    return replace(
+        with_images(whole, [np.flatnonzero(part & (classes == k)) for k in range(len(whole.ids))]), by_image=True
+    )
 
 
 def images_where(split: Split, kept: Callable[[str], bool], why: str) -> Split:
