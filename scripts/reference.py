@@ -21,7 +21,9 @@ GROUPS = {  # in the order of the page
     "reg": "Regularizers: any number, as in `reg=[l2,dropout]`.",
     "attack": "What `metalab eval` attacks with: any number, as in `attack=[fgsm,pgd]`.",
     "experiment": "A paper's settings in one word: none, or one. What is typed beside it wins.",
+    "search": "With `-m`: what Optuna varies of a method. A value or range that is typed for one of its keys wins.",
 }
+SHARED = ("schedule_and_clip", "search_base")  # in every option of optim, and of search
 INTRODUCTION = """\
 # Configuration
 
@@ -127,8 +129,9 @@ def _comment(lines: list[str], i: int, nodes: list[tuple[str, yaml.Node, yaml.No
 
 
 def _behind(lines: list[str], key: yaml.Node, value: yaml.Node) -> str:
-    """Return the comment on a key's own line; of a text of several lines that is its first."""
-    block = isinstance(value, yaml.ScalarNode) and value.style in ("|", ">")
+    """Return the comment on a key's own line; of a text or a list of several lines that is its first."""
+    text = isinstance(value, yaml.ScalarNode) and value.style in ("|", ">")
+    block = text or (isinstance(value, yaml.SequenceNode) and not value.flow_style)
     line = lines[key.start_mark.line if block else value.end_mark.line]
     rest = line[key.end_mark.column :] if block else line[value.end_mark.column :]
     found = re.search(r"(?:^|\s)#\s*(.*)", rest)
@@ -198,7 +201,7 @@ def page() -> str:
         lines.append(f"| `{group}` | `{chosen[group]}` | {what} | {names} |")
     lines += ["", "## Settings of every run", "", "They are in `conf/train.yaml`, and no group's.", *table(root.keys)]
     for path in sorted(CONF.glob("*.yaml")):
-        if path.stem not in ("train", "schedule_and_clip"):  # the latter is in every option of optim
+        if path.stem not in ("train", *SHARED):
             own = read(path)
             lines += ["", f"## Settings of metalab {path.stem} alone", "", *map(escaped, own.title), *table(own.keys)]
     for group, what in GROUPS.items():

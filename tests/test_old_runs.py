@@ -68,7 +68,22 @@ def test_every_kind_of_run_is_kept():
 def test_a_new_setting_takes_what_reproduces_the_run_not_todays_default():
     node = {"train": {"steps": 4}, "eval": {"bn": "running"}, "seed": 1, "algo": {"name": "maml"}}
     whole = upgrade.upgrade_config(node)
-    assert whole["train"] == {"steps": 4, "workers": None, "weights": None, "on_warning": "save"}
+    assert whole["train"] == {
+        "steps": 4,
+        "workers": None,
+        "weights": None,
+        "on_warning": "save",
+        "generations": 1,
+        "bootstrap": None,
+        "boost": None,
+        "snapshots": None,
+        "keep_best": 1,
+        "phases": None,
+        "cycles": 1,
+        "keep_classes": False,
+        "prune_after": None,
+        "prune_warmup": 0,
+    }
     assert whole["eval"] == {
         "bn": "running",
         "eps": None,
@@ -77,6 +92,11 @@ def test_a_new_setting_takes_what_reproduces_the_run_not_todays_default():
         "folds": None,
         "report": True,
         "temperature": None,
+        "baseline": None,
+        "tent": None,
+        "corrupt": None,
+        "severities": [1, 2, 3, 4, 5],
+        "corrupt_on": "query",
     }
     assert (whole["seed"], whole["algo"]) == (1, {"name": "maml"})
     assert upgrade.upgrade_config({"train": "broken"})["train"] == "broken"  # which is told where it is read

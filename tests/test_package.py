@@ -40,7 +40,7 @@ def test_wheel_holds_all_of_conf_and_the_command(site):
     [info] = site.glob("*.dist-info")
     assert "metalab = metalab.cli:main" in (info / "entry_points.txt").read_text()
     assert info.name == f"metalab-{metalab.__version__}.dist-info"
-    assert {path.name for path in site.iterdir()} == {"metalab", info.name}  # no tests, no scripts
+    assert {path.name for path in site.iterdir()} == {"metalab", "hydra_plugins", info.name}  # no tests, no scripts
 
 
 def test_wheel_composes_far_from_the_checkout(site, tmp_path):

@@ -16,6 +16,7 @@ WRITTEN = [*(page for page in PAGES if page != MADE), "CONTRIBUTING.md", "CHANGE
 SHORT = {
     "train": "device=cpu train.steps=1 train.meta_batch=1 train.val_episodes=2 task.query=2 eval.batch=2",
     "eval": "device=cpu eval.episodes=2 eval.batch=2",
+    "compare": "device=cpu eval.episodes=2 eval.batch=2",
     "predict": "device=cpu",
     "demo": "device=cpu --cfg job",  # it would wait for Ctrl-C
     "export": "device=cpu",
@@ -28,11 +29,11 @@ def text(page: str) -> str:
 
 
 def commands(page: str) -> list[str]:
-    """Return the lines of a page's bash blocks that call metalab."""
+    """Return the lines of a page's bash blocks that call metalab, a line that goes on below as one."""
     return [
         line.partition("  #")[0].strip()
         for block in re.findall(r"```bash\n(.*?)```", text(page), re.S)
-        for line in block.splitlines()
+        for line in block.replace("\\\n", " ").splitlines()
         if line.startswith("metalab ")
     ]
 
@@ -73,13 +74,18 @@ def shortened(command: str, images: Path, resumed: int) -> list[str] | None:
     if (kind == "data" and real) or (len(real) > 1 and "-m" in words):
         return None
     words = ["run=elsewhere" if word == "run=RUN" else word for word in words]
-    if kind == "data" or "--help" in words or "--cfg" in words or "--info" in words:
+    words = [re.sub(r"steps: \d+", "steps: 1", word) if word.startswith("train.phases=") else word for word in words]
+    if kind in ("data", "runs") or "--help" in words or "--cfg" in words or "--info" in words:
         return [kind, *words]
     words += SHORT[kind].split()
-    if named(words, "experiment") or real:
+    if named(words, "experiment") or named(words, "compare.data") or real:
         words += ["--cfg", "job"]
     if named(words, "data") == "folder" and kind == "train":
         words += ["data.size=16", *(() if "data.protocol=images" in words else ("task.train_way=5",))]
+    if cycles := named(words, "train.snapshots"):
+        words += [f"train.steps={cycles}"]
+    if named(words, "train.keep_best"):
+        words += ["train.steps=2", "train.val_every=1"]
     if named(words, "resume"):
         words += [f"train.steps={1 + resumed}", "task.query=2"]
     return [kind, *words]
@@ -113,7 +119,7 @@ def test_the_pages_have_the_commands_that_the_readme_had():
 
 @pytest.mark.parametrize("page", ["configuration", "command-line"])
 def test_every_option_there_is_stands_in_the_reference(page):
-    for group in ("algo", "data", "backbone", "task", "reg", "attack", "optim", "experiment"):
+    for group in ("algo", "data", "backbone", "task", "reg", "attack", "optim", "experiment", "search"):
         lines = text(f"docs/reference/{page}.md").splitlines()
         row = next(line for line in lines if line.startswith(f"| `{group}`"))
         for option in (ROOT / "conf" / group).glob("*.yaml"):

@@ -4,7 +4,7 @@ import logging
 from dataclasses import replace
 
 from metalab.algorithms.build import AlgorithmSettings
-from metalab.config.schema import Task
+from metalab.config.schema import Task, wrong_labels
 from metalab.core.errors import UserError
 
 logger = logging.getLogger("metalab")
@@ -30,6 +30,7 @@ def resolve_training_task(task: Task, algo: AlgorithmSettings, classes: int, ima
     way = task.train_way or task.way
     if task.train_way is None and algo.train_way is not None:
         way = _at_most("train_way", algo.train_way, classes, f"{classes} training classes")
+    wrong_labels(shot, task.train_label_noise, "train_label_noise", "train_shot")
     return replace(task, train_way=way, train_shot=shot, train_query=query)
 
 
@@ -42,12 +43,18 @@ def mini_batch_task(task: Task, name: str, classes: int) -> Task:
                 f"task.{key}={value}: algo={name} trains on mini-batches of all {classes} training classes, not on "
                 f"episodes; type task.{key}=null and, for their size, algo.mini_batch"
             )
+    if task.train_label_noise:
+        raise UserError(
+            f"task.train_label_noise={task.train_label_noise:g}: algo={name} trains on mini-batches, which have no "
+            "support; type task.train_label_noise=0"
+        )
     return replace(task, train_way=classes)
 
 
 def describe_task(task: Task, mini_batch: int | None, images: int | None) -> str:
     """Say what is trained on and tested on; images: of a validation that has no episodes."""
     sizes = f"{task.train_way}-way {task.train_shot}-shot with {task.train_query} queries"
+    sizes += _noise(task.train_label_noise)
     if mini_batch is not None:
         sizes = f"on mini-batches of {mini_batch} images of all its classes"
     if images is not None:
@@ -55,7 +62,11 @@ def describe_task(task: Task, mini_batch: int | None, images: int | None) -> str
     if not task.fixed:
         most = f"up to {task.way}-way and {task.support} labelled images"
         return f"way and shots drawn anew, {most}, with at most {task.query} queries"
-    return f"trains {sizes}, tests {task.way}-way {task.shot}-shot with {task.query}"
+    return f"trains {sizes}, tests {task.way}-way {task.shot_words}-shot with {task.query}{_noise(task.label_noise)}"
+
+
+def _noise(share: float) -> str:
+    return f" and {share:.0%} wrong labels in the support" if share else ""
 
 
 def _at_most(key: str, recommended: int, most: int, what: str) -> int:

@@ -25,9 +25,7 @@ def named_parts(words: Iterable[str], groups: Iterable[str]) -> frozenset[str]:
     A job of Hydra's must be running. Where a path leads out of metalab, the current folder is searched for it, too,
     after all others, so that what lies there hides nothing.
     """
-    found = set()
-    for override in OverridesParser.create().parse_overrides(list(words)):
-        found |= _paths({override.key_or_group.rpartition(".")[2]: None if override.is_delete() else override.value()})
+    found = named_by_words(words)
     for place in HydraConfig.get().runtime.config_sources:
         if place.provider in hydra_private.GIVEN:
             source = hydra_private.config_source(place.provider, place.schema, place.path)
@@ -36,6 +34,14 @@ def named_parts(words: Iterable[str], groups: Iterable[str]) -> frozenset[str]:
     if here not in sys.path and not all(map(import_policy.own, found)):
         sys.path.append(here)
     return frozenset(found)
+
+
+def named_by_words(words: Iterable[str]) -> set[str]:
+    """Return the dotted paths that the words themselves name."""
+    found = set[str]()
+    for override in OverridesParser.create().parse_overrides(list(words)):
+        found |= _paths({override.key_or_group.rpartition(".")[2]: None if override.is_delete() else override.value()})
+    return found
 
 
 def _options(source: ConfigSource, group: str) -> Iterator[Any]:

@@ -4,19 +4,26 @@ import json
 import logging
 import os
 import sys
-from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from metalab import __version__
-from metalab.cli import streams
-from metalab.cli.help import COMMANDS, DATA_USAGE, FLAGS, USAGE, VERBS
-from metalab.cli.jobs import JOBS, Defect
+from metalab.cli import streams, torchrun
+from metalab.cli.help import COMMANDS, DATA_USAGE, FLAGS, RUNS_USAGE, USAGE, VERBS
+from metalab.cli.jobs import Defect
 from metalab.core.errors import UsageError, UserError
+from metalab.distributed.processes import several
 from metalab.tracking.provenance import COMMAND
+
+if TYPE_CHECKING:  # --help and TAB must be quick
+    from argparse import Namespace
 
 
 def main() -> None:
     """Run the command in sys.argv; exit code 0, 1 (a mistake), 2 (usage), 130 (Ctrl-C) or 141 (a closed pipe)."""
+    torchrun.run(_whole) if several() else _whole()
+
+
+def _whole() -> None:
     streams.tolerate_encodings()
     os.environ[COMMAND] = json.dumps(sys.argv)
     try:
@@ -45,10 +52,13 @@ def _main() -> None:
         elif commands == "data":
             _check_here()
             _data(rest)
+        elif commands == "runs":
+            _check_here()
+            _runs(rest)
         elif commands in ("-sc", "--shell-completion"):
             _complete(rest)
         else:
-            known = f"{', '.join(COMMANDS)} or data"
+            known = f"{', '.join((*COMMANDS, 'runs'))} or data"
             sys.stderr.write(f"metalab: unknown command {commands!r}, expected {known}\n\n{USAGE}")
             sys.exit(2)
         sys.stdout.flush()
@@ -91,6 +101,20 @@ def _data(words: list[str]) -> None:
         sys.exit(2)
 
 
+def _runs(words: list[str]) -> None:
+    """Run `metalab runs ...`; exit code 2 where the words make no sense."""
+    if "--help" in words or "-h" in words:
+        print(RUNS_USAGE, end="")
+        return
+    from metalab.cli import runs_table
+
+    try:
+        runs_table.run(words)
+    except UsageError as error:
+        sys.stderr.write(f"metalab: {error}\n")
+        sys.exit(2)
+
+
 def _complete(rest: list[str]) -> None:
     """Answer the shell, which calls `metalab -sc query=bash` with the line so far in COMP_LINE."""
     line = os.environ.get("COMP_LINE")
@@ -103,7 +127,9 @@ def _complete(rest: list[str]) -> None:
     if arguments.startswith("-"):  # Hydra takes half a flag for a mistake
         print("\n".join(flag for flag in FLAGS if flag.startswith(arguments)))
     elif not words or words == ["data"]:
-        print("\n".join(each for each in (VERBS if words else (*COMMANDS, "data")) if each.startswith(arguments)))
+        print(
+            "\n".join(each for each in (VERBS if words else (*COMMANDS, "runs", "data")) if each.startswith(arguments))
+        )
     elif words[0] == "data":
         from metalab.config.paths import conf_dir
 
@@ -120,52 +146,52 @@ def _run_hydra(commands: str, given: list[str], arguments: list[str] | None = No
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from metalab.cli import hydra_private, run_overrides, sweeps
+    from metalab.cli import hydra_private, job_process, suggestions, sweep_summary
     from metalab.config.paths import conf_dir, given_path
 
     parser = hydra_private.args_parser()
     args = parser.parse_args(given)
+    torchrun.refuse(commands, "-m" if args.multirun else "")
     if args.config_dir is not None:
         args.config_dir = str(given_path(args.config_dir, "--config-dir", "my_conf"))
     name = commands
     try:
-        words, name = run_overrides.prepare(commands, args.overrides if arguments is None else arguments, args.multirun)
-        args.overrides = [words.get(word, word) for word in args.overrides]
+        name = _prepare(commands, args, arguments)
     except UserError:
         if arguments is None:
             raise  # while a line is typed, its runs need not be there yet
     args.resolve = args.resolve or args.help
     version.setbase("1.3")
     try:
-        hydra_private.run(args, parser, JOBS[commands], str(conf_dir()), name)
+        hydra_private.run(args, parser, job_process.Task(commands), str(conf_dir()), name)
     except Defect as defect:
         raise cast(BaseException, defect.__cause__) from None
-    except BrokenPipeError:
-        raise  # no mistake of anybody's
+    except (BrokenPipeError, UserError):
+        raise  # no mistake of anybody's, or told
     except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
-        if any(job.state == "failed" for job in sweeps.jobs()):  # and told
-            sys.exit(1)
-        if os.environ[hydra_private.FULL_ERROR] == "1":
-            raise
-        from metalab.cli import suggestions
-
-        raise UserError(suggestions.explain_hydra_error(error, name, list(map(str, args.overrides)))) from error
+        suggestions.leave(error, name, list(map(str, args.overrides)))
+    except Exception as error:
+        suggestions.leave_launcher(error)
     finally:
-        _tell_sweep(commands)
+        sweep_summary.tell(commands)
 
 
-def _tell_sweep(command: str) -> None:
-    """Say which jobs of a sweep failed, and show the matrix of its evaluations, by what stands in their folders."""
-    from metalab.cli import sweeps
+def _prepare(command: str, args: "Namespace", arguments: list[str] | None) -> str:
+    """Change the words for Hydra, as runs are found and a sweep goes on; return the primary configuration's name."""
+    from metalab.cli import run_overrides, sweep_resume
+    from metalab.cli.search.words import search_words
 
-    jobs = sweeps.jobs()
-    sweeps.forget()
-    done = [(Path(job.folder), job.words) for job in jobs if job.state == "done"]
-    if command == "eval" and len(jobs) > 1 and done:
-        from metalab.core.optional_output import optional_output
-        from metalab.tracking import sweep_table
-
-        with optional_output("matrix.csv"):
-            sweep_table.write(done, [job.words for job in jobs])
-    if failed := [f"  {job.name}: {job.message}" for job in jobs if job.state == "failed"]:
-        sys.stderr.write("\n".join([f"metalab: {len(failed)} of the sweep's jobs failed:", *failed, ""]))
+    shown = args.cfg or args.info or args.help or args.hydra_help or arguments is not None
+    rest = sweep_resume.find_rest(args.overrides) if command == "train" and arguments is None else None
+    sweep_resume.expect(None if shown else rest)
+    if rest is not None:
+        torchrun.refuse(command, rest.word)
+        args.overrides, args.multirun = rest.words, args.multirun or not shown
+    words, name = run_overrides.prepare(command, args.overrides if arguments is None else arguments, args.multirun)
+    args.overrides = [words.get(word, word) for word in args.overrides]
+    if rest is None:
+        args.overrides = search_words(list(map(str, args.overrides)), args.multirun, not shown)
+    else:
+        name, args.overrides = sweep_resume.primary(rest), [*args.overrides, *([] if shown else rest.added)]
+    args.overrides = torchrun.muted(args.overrides)
+    return name

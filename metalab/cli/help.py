@@ -1,15 +1,17 @@
 """What `metalab --help` and `metalab data --help` print, and the words that they are about."""
 
-COMMANDS = ("train", "eval", "predict", "export", "demo")  # Hydra's; data is its own
+COMMANDS = ("train", "eval", "compare", "predict", "export", "demo")  # Hydra's; data and runs are their own
 VERBS = ("list", "prepare", "check", "show", "clean")  # of metalab data
 FLAGS = ("--multirun", "--cfg", "--info", "--help", "--hydra-help", "--config-dir", "--resolve", "--package")
 
 
 USAGE = """usage: metalab train [group=option ...] [key=value ...]   train and validate, into outputs/train/
        metalab eval run=FOLDER [key=value ...]            test a trained run, into outputs/eval/
+       metalab compare run=[FOLDER,FOLDER,...]            runs on the same episodes, into outputs/compare/
        metalab predict run=FOLDER support=FOLDER images=FOLDER   classify your own images, into outputs/predict/
        metalab export run=FOLDER support=FOLDER format=onnx       the adapted net as a file, into outputs/export/
        metalab demo run=FOLDER                            the same on a page in your browser
+       metalab runs [FOLDER ...] [key=value ...] [--json]  what runs are doing: state, step, best validation
        metalab data list | prepare NAME | check NAME | show NAME [data.key=value ...] | clean [STORE ...]
        metalab --help | --version
 
@@ -23,6 +25,15 @@ metalab data check miniimagenet data.root=FOLDER           what it leaks: classe
 
 TAB completion: eval "$(metalab -sc install=bash)" in bash, and in zsh after `autoload -U compinit bashcompinit;
 compinit; bashcompinit`; metalab -sc install=fish | source in fish.
+"""
+
+RUNS_USAGE = """usage: metalab runs [FOLDER ...] [key=value ...] [--json]
+
+The runs below the folders, outputs/train where none is given, the one that was written last first: whether it is
+running, finished, stopped (resume goes on) or failed (and why), its step, best validation accuracy, age and command.
+
+metalab runs algo=maml,protonet data=omniglot task.shot=1   those with these settings
+metalab runs outputs/train/2026-11-27 --json                all of a day, for a program
 """
 
 DATA_USAGE = """usage: metalab data list                       the data sets: classes, images, licence, on disk or not

@@ -8,6 +8,8 @@ tests/cli/test_hydra_private.py holds each to the versions that pyproject.toml t
 - `SourcesRegistry`: reads YAML of a folder that the command line gives without composing it. hydra.compose needs all
   that it composes to be sound, and ConfigLoader is reached by no public name.
 - the names that Hydra gives folders of the command line in hydra.runtime.config_sources: documented nowhere.
+- `BasicSweeper`: which jobs a sweep is to have, noted before its first so that `resume=` finds those that never began;
+  only its launcher is ever told, and only of one batch.
 - the texts of its errors: neither the key that is unknown nor the options that there are is a field of an exception.
 """
 
@@ -57,3 +59,22 @@ def run(args: Namespace, parser: ArgumentParser, job: Callable[[Any], Any], fold
 def config_source(provider: str, schema: str, path: str) -> ConfigSource:
     """Return the reader of one folder of YAML that hydra.runtime.config_sources lists."""
     return SourcesRegistry.instance().resolve(schema)(provider, f"{schema}://{path}")
+
+
+def split_sweep(sweeper: Any, words: list[str]) -> list[list[str]] | None:
+    """Return the words of each job that Hydra's own sweeper makes of a command line, in its order; None: another one.
+
+    Args:
+        sweeper: hydra.sweeper of the composed configuration.
+        words: hydra.overrides.task, as they were typed.
+    """
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    if sweeper._target_ != f"{BasicSweeper.__module__}.{BasicSweeper.__name__}":
+        return None
+    params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    loader = GlobalHydra.instance().config_loader() if GlobalHydra.instance().is_initialized() else None
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides([*params, *words])
+    return [job for batch in BasicSweeper.split_arguments(overrides, None) for job in batch]

@@ -1,17 +1,22 @@
 """What each command does with a configuration that Hydra has composed, and how its mistakes are told."""
 
 import logging
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from metalab.cli import streams
+from metalab.cli import streams, torchrun
 from metalab.core.errors import UserError
+from metalab.distributed.processes import several
 
 if TYPE_CHECKING:  # --help and TAB must be quick: whatever is heavy is imported where it is used
     from omegaconf import DictConfig
+
+    from metalab.cli.sweeps import Job
 
 
 class Defect(Exception):
@@ -20,12 +25,20 @@ class Defect(Exception):
 
 def _train(cfg: "DictConfig") -> float:
     with _mistakes_told(), _parts_named():
-        from metalab.cli import run_overrides
+        from metalab.cli import job_resume, run_overrides
         from metalab.training import train
 
         out = run_overrides.out()
+        cfg = job_resume.own_config(cfg, out)
+        if several():
+            return torchrun.train(cfg, out)
         if cfg.resume is not None:
             cfg.resume = str(out)  # runs.prepare made the resumed folder the output folder
+        if cfg.train.phases is not None:
+            from metalab.cli.phases import compose_phases
+            from metalab.training import phases
+
+            return phases.run(cfg, compose_phases(cfg, out), out)
         return train.run(cfg, out)
 
 
@@ -39,14 +52,24 @@ def _evaluate(cfg: "DictConfig") -> float:
         return evaluate.run(pairs, run_overrides.out())
 
 
+def _compare(cfg: "DictConfig") -> float:
+    with _mistakes_told(), _parts_named():
+        from metalab.cli import compared, run_overrides
+
+        by_data = compared.compose_by_data(cfg)
+        from metalab.evaluation import compare  # only now: it loads torch, and there may be nothing to compare
+
+        return compare.run(by_data, run_overrides.out())
+
+
 def _predict(cfg: "DictConfig") -> float:
     with _mistakes_told(), _parts_named():
         from metalab.cli import run_overrides
 
-        folder, own = run_overrides.compose_one(cfg, "predict")
+        pairs = run_overrides.compose_members(cfg, "predict")
         from metalab.serving import predict  # only now: it loads torch
 
-        return predict.run(folder, own, run_overrides.out())
+        return predict.run(pairs, run_overrides.out())
 
 
 def _demo(cfg: "DictConfig") -> None:
@@ -71,13 +94,13 @@ def _export(cfg: "DictConfig") -> float:
     with _mistakes_told(), _parts_named():
         from metalab.cli import run_overrides
 
-        folder, own = run_overrides.compose_one(cfg, "export")
+        pairs = run_overrides.compose_members(cfg, "export")
         from metalab.serving import export  # only now: it loads torch
 
-        return export.run(folder, own, run_overrides.out())
+        return export.run(pairs, run_overrides.out())
 
 
-JOBS = {"train": _train, "eval": _evaluate, "predict": _predict, "export": _export, "demo": _demo}
+JOBS = {"train": _train, "eval": _evaluate, "compare": _compare, "predict": _predict, "export": _export, "demo": _demo}
 
 
 @contextmanager
@@ -102,7 +125,7 @@ def _mistakes_told() -> Iterator[None]:
 
     job = HydraConfig.get()
     swept = job.mode == RunMode.MULTIRUN
-    this = sweeps.Job(job.runtime.output_dir, job.job.num if swept else 0, list(job.overrides.task), "running")
+    this = sweeps.this_job()
     if swept:
         sweeps.record(this)
     streams.log_in_utf8()
@@ -112,6 +135,10 @@ def _mistakes_told() -> Iterator[None]:
         yield
         if swept:
             sweeps.record(replace(this, state="done"))
+    except (SystemExit, KeyboardInterrupt) as stop:
+        if swept:
+            sweeps.record(replace(this, **_stopped(stop, this)))
+        raise
     except Exception as error:
         error = _named(error)
         mistake = isinstance(error, (UserError, OmegaConfBaseException, PermissionError))
@@ -123,6 +150,18 @@ def _mistakes_told() -> Iterator[None]:
         logging.getLogger("metalab").error("job %s failed: %s", this.name, message, exc_info=not mistake)
         sweeps.record(replace(this, state="failed", message=message))
         raise CompactHydraException(message) from None  # the one kind that Hydra shows without a traceback
+
+
+def _stopped(stop: SystemExit | KeyboardInterrupt, job: "Job") -> dict[str, Any]:
+    """Return the state and the message of a job of a sweep that left with an exit code, or was interrupted."""
+    from metalab.cli import sweeps
+    from metalab.cli.job_end import explain
+
+    code = stop.code if isinstance(stop, SystemExit) else 128 + signal.SIGINT
+    if not isinstance(code, int):
+        return {"state": "failed", "message": str(code)}
+    plan = sweeps.current()
+    return explain(code, plan.command if plan is not None else "", Path(job.folder))
 
 
 def _named(error: Exception) -> Exception:

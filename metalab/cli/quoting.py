@@ -11,7 +11,8 @@ from hydra.errors import OverrideParseException
 from metalab.core.errors import UserError
 
 PATHS = re.compile(
-    r"\+*(data\.(members\.[^.]+\.)?(root|cache)|resume|run|train\.init|backbone\.weights|hydra\.(run|sweep)\.(sub)?dir)"
+    r"\+*(data\.(members\.[^.]+\.)?(root|cache)|resume|run|train\.(init|boost)|eval\.baseline|reg\.distill\.teacher"
+    r"|reg\.replay\.memory|backbone\.weights|hydra\.(run|sweep)\.(sub)?dir)"
 )
 PATTERNS = re.compile(r"\+*data\.(members\.[^.]+\.)?group")
 DIGITS, NESTED = 1000, 20  # of a number; of lists, groups and keys in each other
@@ -70,8 +71,19 @@ def _item(key: str, value: str) -> str:
     if _parsed(f"{key}={value}") is not None:
         return value
     if value[0] == "[" and value[-1] == "]":
-        return f"[{','.join(_item(key, item) for item in value[1:-1].split(','))}]"
+        return f"[{','.join(_item(key, item) for item in _listed(value[1:-1]))}]"
     return _quoted(value)
+
+
+def _listed(inner: str) -> list[str]:
+    """Return the items of a list: a comma parts two of them, but where a path that is there has it in its name."""
+    parts, items = inner.split(","), list[str]()
+    while parts:
+        ends = range(len(parts), 1, -1)
+        end = next((n for n in ends if os.path.exists(os.path.expanduser(",".join(parts[:n])))), 1)
+        items.append(",".join(parts[:end]))
+        parts = parts[end:]
+    return items
 
 
 def _parsed(word: str) -> Override | None:

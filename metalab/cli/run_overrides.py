@@ -12,24 +12,29 @@ from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from metalab.cli.quoting import quote_override
+from metalab.cli.run_sets import expand_runs
 from metalab.config import run_config
 from metalab.config.paths import at_home
 from metalab.config.upgrade import upgrade_config
 from metalab.core.errors import UserError
-from metalab.tracking.run_folder import find_run
+from metalab.tracking.run_folder import find_phases, find_run
 
-GROUPS = ("algo", "data", "backbone", "reg", "attack", "engine", "optim", "task", "experiment")
+GROUPS = ("algo", "data", "backbone", "reg", "attack", "engine", "optim", "task", "experiment", "search")
 MANY = ("reg", "attack")  # groups of which several options may be chosen at once
 KEY = {  # what names earlier runs, and what they must hold, one of these files
     "train": ("resume", ("last.pt", "best.pt")),  # a run that was killed in its first validation has best.pt alone
     "eval": ("run", ("best.pt",)),
+    "compare": ("run", ("best.pt",)),
     "predict": ("run", ("best.pt",)),
     "export": ("run", ("best.pt",)),
     "demo": ("run", ("best.pt",)),
 }
 TESTED = {"attack", "seed", "device", "resume", "run"}
-ANEW = {"train": {"resume"}} | dict.fromkeys(("eval", "predict", "export", "demo"), TESTED)  # never taken from them
-TRAINING = ("train", "optim", "resume", "experiment")  # what no evaluation reads
+ANEW = {"train": {"resume"}} | dict.fromkeys(
+    ("eval", "compare", "predict", "export", "demo"), TESTED
+)  # never taken from them
+TRAINING = ("train", "optim", "resume", "experiment", "search")  # what no evaluation reads
+OTHERS = ("train.init", "train.boost", "reg.distill.teacher")  # what names an earlier run beside that
 ALL, ONE = "_runs_", "_run_"  # names in Hydra's ConfigStore: all runs that are given, and one of them inside a job
 
 
@@ -59,11 +64,14 @@ def prepare(command: str, words: list[str], multirun: bool) -> tuple[dict[str, s
         if override.key_or_group in ("resume", "train.init") and "" in map(_plain, values):
             name = override.key_or_group
             raise UserError(f"{word}: which run? Type {name}=FOLDER or {name}=latest, or leave it out for a new run")
-        if override.key_or_group in (key, "train.init") and not override.is_delete():
+        if override.key_or_group in (key, *OTHERS) and not override.is_delete():
             _refuse_nested(word, values)
+            if command == "compare" and override.key_or_group == key:
+                values = [expand_runs(str(_plain(item)) for item in _listed(value)) for value in values]
             found = [
-                given_file(_plain(value), command)
-                or _located(value, holds if override.key_or_group == key else ("best.pt",))
+                given_file(_plain(value), command) or _located(value, holds)
+                if override.key_or_group == key
+                else _other_run(word, value)
                 for value in values
             ]
             replaced[word] = f"{override.get_key_element()}={','.join(map(_quoted, found))}"
@@ -112,6 +120,12 @@ def compose_run(folder: Path, command: str, typed: list[str]) -> DictConfig:
     return own
 
 
+def compose_training(folder: Path, typed: list[str]) -> DictConfig:
+    """Return the configuration of a training that was begun in a folder, under words of the command line."""
+    _register(ONE, "train", [folder], {})
+    return hydra.compose(ONE, overrides=typed)
+
+
 def words_for_other_runs() -> list[str]:
     """Return the words of this job that hold for another run than the one that it was given.
 
@@ -124,11 +138,19 @@ def words_for_other_runs() -> list[str]:
     return [word for word, each in zip(typed, overrides, strict=True) if each.key_or_group.split(".")[0] not in GROUPS]
 
 
+def compose_members(cfg: DictConfig, command: str) -> list[tuple[Path | None, DictConfig]]:
+    """Return what compose_each does, of a command that takes one run, or with ensemble=mean several as one."""
+    return compose_each(cfg, command) if cfg.ensemble is not None else [compose_one(cfg, command)]
+
+
 def compose_one(cfg: DictConfig, command: str) -> tuple[Path | None, DictConfig]:
     """Return what compose_each does, of a command that takes one run; UserError where run names several."""
     pairs = compose_each(cfg, command)
     if len(pairs) > 1:
-        raise UserError(f"{command} takes one run, and run names {len(pairs)}; one job for each is -m run=a,b")
+        raise UserError(
+            f"{command} takes one run, and run names {len(pairs)}; one job for each is -m run=a,b"
+            + (", and ensemble=mean takes them as one model" if "ensemble" in cfg else "")
+        )
     return pairs[0]
 
 
@@ -167,6 +189,13 @@ def out() -> Path:
 def words() -> list[str]:
     """Return the words of the command line that this job was made with, a sweep's values chosen."""
     return list(HydraConfig.get().overrides.task)
+
+
+def register_all(command: str, folders: list[Path]) -> None:
+    """Make the primary config ALL, which knows the keys of several runs, of which a command goes on with each."""
+    for folder in folders:
+        _refuse_links(folder)
+    _register(ALL, command, folders, {})
 
 
 def _register(name: str, command: str, folders: list[Path], own: dict[str, Any]) -> None:
@@ -223,6 +252,11 @@ def _values(override: Override) -> list[Any]:
     return list(override.sweep_iterator()) if override.is_choice_sweep() else [override.value()]
 
 
+def _listed(value: Any) -> list[Any]:
+    """Return the items of a list; of another value itself, nothing where it is null."""
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
 def _plain(value: Any) -> Any:
     return value.text if isinstance(value, QuotedString) else value
 
@@ -231,7 +265,19 @@ def _located(value: Any, holds: tuple[str, ...]) -> Any:
     """Return the value of run= or resume= with the folder of each run in its place; None stays."""
     if isinstance(value, list):
         return [_located(item, holds) for item in value]
-    return find_run(str(_plain(value)), *holds) if _plain(value) not in (None, "") else None
+    if _plain(value) in (None, ""):
+        return None
+    if holds == KEY["train"][1] and (whole := find_phases(str(_plain(value)))):
+        return whole
+    return find_run(str(_plain(value)), *holds)
+
+
+def _other_run(word: str, value: Any) -> Any:
+    """Return the folder of a run that is named beside the command's own; UserError, which names the word."""
+    try:
+        return _located(value, ("best.pt",))
+    except UserError as error:
+        raise UserError(f"{word}: {error}") from None
 
 
 def _quoted(value: Any) -> str:

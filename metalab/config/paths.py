@@ -6,7 +6,10 @@ from pathlib import Path
 
 from metalab.core.errors import UserError
 
-FOLDERS = ("run", "resume", "train.init", "hydra.run.dir", "hydra.sweep.dir")  # keys of the command line
+FOLDERS = (  # keys of the command line
+    *("run", "resume", "train.init", "train.boost", "eval.baseline", "reg.distill.teacher", "reg.replay.memory"),
+    *("hydra.run.dir", "hydra.sweep.dir"),
+)
 HOME = re.compile(r"(?:^|(?<=[\[,'\"]))~[^/,\]'\"]*(?=[/,\]'\"]|$)")  # ~ or ~name at the beginning of a value or item
 
 

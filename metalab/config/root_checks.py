@@ -16,7 +16,7 @@ def validate_root(cfg: DictConfig, also: tuple[str, ...] = ()) -> None:
     also: further keys that the command has.
     """
     known = {"algo", "data", "backbone", "reg", "attack", "engine", "optim", "task", "experiment"}
-    known |= {"train", "eval", "seed", "device", "resume", "run", *also}
+    known |= {"train", "eval", "seed", "device", "resume", "run", "ensemble", *also}
     for key in cfg:
         if key not in known:
             raise UserError(f"{key}: there is no such setting.{suggest(str(key), known)}")
@@ -27,6 +27,16 @@ def validate_root(cfg: DictConfig, also: tuple[str, ...] = ()) -> None:
             if data.get(key) is not None:
                 given_path(str(data[key]), f"data.{key}", "/path/to/a/folder")
                 data[key] = str(Path(str(data[key])).expanduser().absolute())
+        for key in ("source_root", "target_root"):  # of two data sets that are domains; several sources have a list
+            if data.get(key) is not None:
+                data[key] = _absolute(data[key], f"data.{key}")
+
+
+def _absolute(value: Any, key: str) -> Any:
+    """Return a path, or each of a list of paths, absolute; null stays."""
+    if OmegaConf.is_list(value):
+        return [_absolute(each, key) for each in value]
+    return value if value is None else str(given_path(str(value), key, "/path/to/a/folder").absolute())
 
 
 def _members(data: DictConfig) -> list[Any]:

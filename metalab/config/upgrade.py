@@ -24,6 +24,7 @@ def upgrade_config(node: Mapping[Any, Any]) -> dict[str, Any]:
     whole = rename_moved(node)
     for name, cls in ROOTS.items():
         later = {field.name: field.default for field in fields(cls) if field.default is not MISSING}
+        later |= {field.name: field.default_factory() for field in fields(cls) if field.default_factory is not MISSING}
         if is_mapping(given := whole.get(name, {})):
             whole[name] = later | dict(given)
     return whole

@@ -29,6 +29,22 @@ class ClassFamilies(NamedTuple):
     weight: Tensor  # float64 [F], above 0: how often an episode is of the family, beside the others
 
 
+class UnlabelledImages(NamedTuple):
+    """Images of another domain, the target, which training sees beside its own: there is no place for their labels."""
+
+    images: Tensor  # uint8 [M,C,H,W], of the size of the split's own, may be memory-mapped
+    image_ids: list[str]  # [M] as of Split.image_ids: what was seen unlabelled stands on the record
+    name: str  # of the domain, what people are shown
+
+
+class Resampling(NamedTuple):
+    """How often training draws its classes and images, beside the others; None: all alike, an image once a round."""
+
+    classes: Tensor | None  # float64 [K], above 0
+    items: Tensor | None  # int64 [n], what mini-batches go through, as places in the images class by class, some twice
+    weights: Tensor | None  # float64 [n], above 0: how often mini-batches draw each item (or image), with replacement
+
+
 @dataclass(frozen=True)
 class Split:
     """The classes of one split, and the images they are made of."""
@@ -46,9 +62,13 @@ class Split:
     random_turns: bool = False  # a quarter turn is drawn for each class of each episode
     families: ClassFamilies | None = None  # None: any classes may meet
     group: Tensor | None = None  # int64 [N], 0..: images of one group never stand on both sides of an episode
+    query_images: Tensor | None = None  # bool [N]: an episode's queries are of these alone, its support of the others
     fixed: FixedEpisodes | None = None  # the only episodes that a protocol allows
     by_image: bool = False  # the other splits have the same classes and other images: a classifier's, without episodes
     class_sizes: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])  # split: class: images
+    target: UnlabelledImages | None = None  # of the train split, what Batch.unlabelled of a query is drawn from
+    aliases: list[str] = field(default_factory=list[str])  # [m K] further ids of the classes, of all K for each m
+    resampling: Resampling | None = None  # of the train split, by bagging or boosting; None: nothing is weighted
     note: str = ""  # what a referee must know, "re-encoded, JPEG q75"
 
 
@@ -71,7 +91,9 @@ class Data(Protocol):
 class Batch(NamedTuple):
     x: Tensor  # [N,C,H,W] in [0,1]
     y: Tensor  # [N] in 0..way-1
-    unlabelled: Tensor  # [U,C,H,W], U = 0 where there is none (vmap refuses None)
+    # [U,C,H,W], U = 0 where there is none (vmap refuses None): of a support further images of the task's classes, of a
+    # query in training images of Split.target
+    unlabelled: Tensor
 
 
 class Episode(NamedTuple):
@@ -248,6 +270,7 @@ class AlgorithmTraits:
         None  # the settings with which it needs none, {}: as set; None: it does
     )
     exports_episode: bool = False  # adapt() is the same tensor operations for any number of supports, and no gradient
+    transductive: bool = False  # its model infers all images of one call jointly: an answer depends on the others
 
 
 @dataclass(frozen=True)

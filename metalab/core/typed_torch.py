@@ -21,6 +21,11 @@ def broadcast_tensors(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return torch.broadcast_tensors(a, b)
 
 
+def triangle(a: Tensor) -> Tensor:
+    """Return R [min(N,D),D] of A = Q R, A [N,D], Q with orthonormal columns."""
+    return torch.linalg.qr(a, mode="r").R
+
+
 def solve(a: Tensor, b: Tensor) -> Tensor:
     """Return X [N,K] with A X = B; A [N,N], B [N,K]."""
     return torch.linalg.solve(a, b)

@@ -1,3 +1,4 @@
+from .datasets.domains import Domains as Domains
 from .datasets.drawings.glyphs import Glyphs as Glyphs
 from .datasets.drawings.mnist import EMNIST as EMNIST
 from .datasets.drawings.mnist import KMNIST as KMNIST
@@ -6,6 +7,7 @@ from .datasets.drawings.mnist import FashionMNIST as FashionMNIST
 from .datasets.drawings.omniglot import Omniglot as Omniglot
 from .datasets.drawings.omniglot_challenge import OmniglotChallenge as OmniglotChallenge
 from .datasets.drawings.quickdraw import QuickDraw as QuickDraw
+from .datasets.drawings.usps import USPS as USPS
 from .datasets.folder import Folder as Folder
 from .datasets.photos.aircraft import Aircraft as Aircraft
 from .datasets.photos.cifar10 import CIFAR10 as CIFAR10

@@ -1,5 +1,6 @@
 """Plain classification, of data that splits its images: the classifier that mini-batches trained is measured."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,8 +12,10 @@ from metalab.config.schema import Eval, Task
 from metalab.core.errors import UserError
 from metalab.core.interfaces import Algorithm, Batch, Learner, Loss, Model, Split
 from metalab.data.identity.class_ids import OWN
+from metalab.data.sampling.class_order import Labels, is_among, relabelled
 from metalab.evaluation.robustness import Attacks
 
+logger = logging.getLogger("metalab")
 IMAGES = 100  # that run together
 NOTE = "each image once, by the net's own classifier: no episode and no support were involved"
 
@@ -32,7 +35,8 @@ class TrainedClassifier:
 
 def classification_protocol(task: Task, evaluation: Eval, split: Split) -> tuple[Task, Eval]:
     """Return the settings for every image of the split once, whatever was given."""
-    task = replace(task, way=len(split.ids), unlabelled=0, distractors=0, support=None)
+    sizes = {"unlabelled": 0, "distractors": 0, "support": None, "shots": None, "label_noise": 0.0}
+    task = replace(task, way=len(split.ids), **sizes)
     return task, replace(evaluation, episodes=len(split.images), batch=IMAGES)
 
 
@@ -56,6 +60,19 @@ def classifier(algo: AlgorithmSettings, split: Split, bn: str) -> Algorithm:
             "eval.bn=running"
         )
     return TrainedClassifier(len(split.ids))
+
+
+def as_labelled(split: Split, saved: Mapping[str, Any] | None) -> Split:
+    """Return a split of some or all of a run's classes in the order of its classifier's outputs, all of which compete.
+
+    Any other split, and where there is no run, is returned as it is.
+    """
+    labels = [] if saved is None else saved.get("labels", [])
+    if not split.by_image or split.ids == labels or not is_among(split.ids, labels):
+        return split
+    if len(split.ids) < len(labels):
+        logger.info(f"{len(split.ids)} of the classifier's {len(labels)} classes have images here; all compete")
+    return relabelled(split, Labels(labels, (saved or {}).get("label_names") or labels))
 
 
 def check_run(folder: str, algo: str, saved: Mapping[str, Any], split: Split, attacks: Attacks) -> None:

@@ -38,7 +38,9 @@ def classifier_report(
     score: Any = partial(precision_recall_fscore_support, true, guessed, **settings)
     columns = {"class": split.ids, **dict(zip(KEYS, (each.tolist() for each in score()), strict=True))}
     each = zip(*columns.values(), strict=True)
-    averages = {kind: dict(zip(KEYS[:3], map(float, score(average=kind)[:3]), strict=True)) for kind in AVERAGES}
+    there = {"labels": np.flatnonzero(split.count.numpy())}  # a class of the head alone has no share in a mean
+    means = {kind: score(average=kind, **there)[:3] for kind in AVERAGES}
+    averages = {kind: dict(zip(KEYS[:3], map(float, values), strict=True)) for kind, values in means.items()}
     calibrated = {"bins": calibration.BINS, **_calibration(logits, labels, 1.0)}
     if temperature is not None:
         calibrated |= {"temperature": temperature, "scaled": _calibration(logits, labels, temperature)}

@@ -15,20 +15,27 @@ from metalab.config.experiment import ExperimentConfig, read_config
 from metalab.core.errors import UserError
 from metalab.core.optional_output import optional_output
 from metalab.core.signals import warnings_survived
+from metalab.data.sampling.all_way import AllWayEpisodes
 from metalab.data.sampling.build import Source
 from metalab.engines.learn2learn import Learn2Learn
-from metalab.evaluation import classification, data_protocol, open_set, untrained
+from metalab.evaluation import classification, data_protocol, open_set, transductive, untrained
 from metalab.evaluation import robustness as robust
+from metalab.evaluation.all_way.objective import AllWayObjective, chunk_size
 from metalab.evaluation.class_reporting import ClassReporting
+from metalab.evaluation.corruptions import measured as corruptions
+from metalab.evaluation.ensemble import evaluation as ensemble_evaluation
 from metalab.evaluation.extra_metrics import Metrics, extra_metrics, extra_metrics_task
 from metalab.evaluation.measure import measure
 from metalab.evaluation.objectives import measured_objective, robust_objective
 from metalab.evaluation.setup import EvaluationSetup, build_evaluation_setup
+from metalab.evaluation.transfer.domain_report import build_domain_report
 from metalab.tracking import class_report, eval_report, time_estimate
 from metalab.tracking.class_report import ClassReport
 from metalab.tracking.run_lock import locked_run
+from metalab.tracking.run_results import write_test_result
 
 logger = logging.getLogger("metalab")
+PLACES = ("root", "source_root", "target_root", "cache", "labels")  # settings of data
 AGAIN = "episodes of the train split that are drawn apart from those of training"
 
 
@@ -38,16 +45,24 @@ def run(runs: Sequence[tuple[Path | None, DictConfig]], out: Path) -> float:
     Write the report to out, and return the mean accuracy, a fraction.
     """
     with locked_run(out), warnings_survived():
-        results = [
-            _evaluate_run(folder, _without_folds(read_config(cfg)), i == 0) for i, (folder, cfg) in enumerate(runs)
-        ]
+        configs = [(folder, without_folds(read_config(cfg))) for folder, cfg in runs]
+        if (how := configs[0][1].whole.get("ensemble")) is not None:
+            return ensemble_evaluation.run(configs, how, out, _member_record)
+        results = [_evaluate_run(folder, config, i == 0) for i, (folder, config) in enumerate(configs)]
         records, accuracies, classes = zip(*results, strict=True)
         eval_report.write(out, records, accuracies)
         class_report.write(out, records[0]["split"], classes)
     return float(np.mean([accuracy.mean() for accuracy in accuracies]))
 
 
-def _without_folds(config: ExperimentConfig) -> ExperimentConfig:
+def _member_record(t: EvaluationSetup, loss: np.ndarray) -> dict[str, Any]:
+    """Return the record of an ensemble's member."""
+    notes = _notes(t, int((~np.isfinite(loss)).sum()))
+    row = _report_fields(t) | {"loss": float(loss.mean())} | ({"note": "; ".join(notes)} if notes else {})
+    return row | ({"overlap": t.overlap} if t.overlap else {})
+
+
+def without_folds(config: ExperimentConfig) -> ExperimentConfig:
     """Return the configuration; UserError where it asks for folds, each of which is trained."""
     if config.eval.folds is not None:
         raise UserError(
@@ -62,11 +77,19 @@ def _evaluate_run(
 ) -> tuple[dict[str, Any], np.ndarray, ClassReport | None]:
     """Return a run's record, the accuracy of each episode, and the report of its classes, with pictures or without."""
     t = build_evaluation_setup(folder, config)
-    reporting = ClassReporting(t)
+    return evaluate_setup(t, ClassReporting(t), pictures)
+
+
+def evaluate_setup(
+    t: EvaluationSetup, reporting: ClassReporting, pictures: bool
+) -> tuple[dict[str, Any], np.ndarray, ClassReport | None]:
+    """Measure what has been built; return what _evaluate_run does."""
+    folder, config = t.folder, t.config
+    domains = build_domain_report(t)
     what = "images" if t.split.by_image else "episodes"
     logger.info(
         f"{folder or untrained.backbone_words(config)}: {t.evaluation.episodes} {what} of {len(t.split.ids)} "
-        f"{t.evaluation.split} classes, bn={t.bn}"
+        f"{t.evaluation.split} classes, bn={'target' if t.adapted else t.bn}"
     )
     if warning := _cost_warning(t):
         logger.warning(warning)
@@ -76,12 +99,17 @@ def _evaluate_run(
         t.test_algorithm,
         lambda algo, way: reporting.objective(measured_objective(t.algo, algo, t.bn, way, t.terms)),
     )
+    if isinstance(source, AllWayEpisodes):
+        pictures, objective = False, _all_way(t, source)
     torch.manual_seed(config.seed)  # of heads that are drawn for each task
     accuracy, loss = measure(reporting.watch(t.outcomes(objective, source, what)), t.evaluation.episodes)
     row = _report_fields(t) | {"loss": float(loss.mean()), **_extra_metrics(t)}
+    row |= {} if domains is None else {"domains": domains.record(objective, accuracy, source)}
     row |= _open_set(t)
     if t.attacks.built:
         row["attacks"] = _attacked(t, source)
+    corrupted = None if t.evaluation.corrupt is None else corruptions.measure_corruptions(t, source, accuracy)
+    row |= {} if corrupted is None else {"corruptions": corrupted.record}
     notes = _notes(t, int((~np.isfinite(loss)).sum()))
     row |= {"note": "; ".join(notes)} if notes else {}
     row |= {"overlap": t.overlap} if t.overlap else {}
@@ -89,19 +117,54 @@ def _evaluate_run(
     facts, classes = {}, None
     with optional_output("the report of the classes"):
         facts, classes = reporting.report(objective, source, accuracy, pictures)
+    if corrupted is not None and pictures:
+        classes = corrupted.with_sheet(classes)
+    if folder is not None and _is_own_test(t):
+        write_test_result(folder, accuracy, t.saved["state"]["step"])
     return row | facts, accuracy, classes
+
+
+def _all_way(t: EvaluationSetup, source: AllWayEpisodes) -> AllWayObjective:
+    """Return what is measured with all classes at once; queries that are inferred together stay together."""
+    measured = measured_objective(t.algo, t.test_algorithm, t.bn, t.task.way, t.terms)
+    joint = transductive.is_transductive(t.test_algorithm) or (t.bn == "batch" and t.normed)
+    return AllWayObjective(measured, source, None if joint else chunk_size(t.split))
+
+
+def _is_own_test(t: EvaluationSetup) -> bool:
+    """Whether this is a run's test as it was configured: the same data, task and method, as many episodes."""
+    changed = t.attacks.built or t.overlap or t.adapted or t.evaluation.bn not in (None, t.algo.bn)
+    if t.evaluation.split != "test" or changed:
+        return False
+    asked, own = ({**whole, "data": _without_places(whole["data"])} for whole in (t.config.whole, t.saved["config"]))
+    same = all(asked.get(group) == own.get(group) for group in ("algo", "backbone", "task", "data", "reg"))
+    return same and asked["eval"]["episodes"] == own["eval"]["episodes"]
+
+
+def _without_places(data: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of data without where it lies, which is another on another machine."""
+    return {key: value for key, value in data.items() if key not in PLACES}
 
 
 def _notes(t: EvaluationSetup, lost: int) -> list[str]:
     """Return what a referee must know, sorted; lost: how many episodes, or images, have no numbers as predictions."""
     trained = t.saved["data"]["note"]
-    notes = {t.note, t.split.note, t.saved["data"].get("weights", ""), classification.NOTE if t.split.by_image else ""}
+    joint = transductive.note(t.algo.name) if transductive.is_transductive(t.test_algorithm) else ""
+    notes = {
+        joint,
+        t.note,
+        t.split.note,
+        t.saved["data"].get("weights", ""),
+        classification.NOTE if t.split.by_image else "",
+    }
     notes.add(AGAIN if t.evaluation.split == "train" and not t.split.by_image else "")
     notes |= {f"trained on: {trained}"} if trained and trained != t.split.note else set()
+    notes |= {f"trained beside {unlabelled}"} if (unlabelled := t.saved["data"].get("unlabelled")) else set()
     notes |= {f"adapted to supports that {t.terms.inner_attack} attacked"} if t.terms.inner_attack else set()
     if t.attacks.built:
         notes.add(robust.batch_norm_note(t.bn, t.saved["config"]["train"].get("bn") or "batch") if t.normed else "")
         notes |= robust.support_attack_notes(t.attacks)
+    notes |= corruptions.corruption_notes(t.evaluation)
     if lost:
         of = f"{t.evaluation.episodes} {'images' if t.split.by_image else 'episodes'}"
         notes.add(f"{lost} of {of} have predictions that are no numbers, which count as wrong")
@@ -115,7 +178,8 @@ def _cost_warning(t: EvaluationSetup) -> str | None:
     for (name, _), attack in t.attacks.built.items():
         passes += attack.steps or 1
         made_of |= {f"attack.{name}.steps": attack.steps} if (attack.steps or 0) > 100 else {}
-    images = 1 if t.split.by_image else t.task.way * (t.task.shot + t.task.query)
+    passes *= 1 + corruptions.measurements(t.evaluation)
+    images = 1 if t.split.by_image else t.task.labelled + t.task.way * t.task.query
     channels, side, _ = t.saved["shape"]
     return time_estimate.long_run_warning(
         t.net, images, (channels, side), t.evaluation.episodes * passes, time_estimate.HOUR, made_of
@@ -149,7 +213,8 @@ def _open_set(t: EvaluationSetup) -> dict[str, Any]:
 
 def _report_fields(t: EvaluationSetup) -> dict[str, Any]:
     """Return what was evaluated, and how; bn is None for a net without batch norm."""
-    bn = t.bn if t.normed else None
+    bn = "target" if t.adapted else t.bn if t.normed else None
+    adapted = {"adapted": t.adapted} if t.adapted else {}
     return {
         "run": None if t.folder is None else str(t.folder),
         **data_protocol.sizes(t.task),
@@ -158,18 +223,19 @@ def _report_fields(t: EvaluationSetup) -> dict[str, Any]:
         "trained_on": None if t.folder is None else t.saved["config"]["data"]["_target_"].rpartition(".")[2].lower(),
         "algo": t.config.algo["name"],
         "bn": bn,
-        "transductive": bn == "batch",
+        "transductive": bn == "batch" or transductive.is_transductive(t.test_algorithm),
+        **adapted,
         "seed": t.config.seed,
         "train_seed": None if t.folder is None else t.saved["config"]["seed"],
         "step": t.saved["state"]["step"],
-        "checkpoint": untrained.backbone_words(t.config) if t.folder is None else str(t.folder / "best.pt"),
+        "checkpoint": untrained.backbone_words(t.config) if t.folder is None else str(t.folder / t.checkpoint),
     }
 
 
 def _extra_metrics(t: EvaluationSetup) -> Metrics:
     """Return what the algorithm's further objective shows; nothing where it names none or the data gives episodes."""
     algo = t.algo
-    if algo.besides is None or t.split.fixed is not None or not t.task.fixed:
+    if t.task.draws is not None or algo.besides is None or t.split.fixed is not None or not t.task.fixed:
         return {}
     other = objective(algo.besides, t.test_algorithm, algo.steps, algo.loss, algo.loss, t.bn)
     source = t.source(extra_metrics_task(t.task, algo, t.split))

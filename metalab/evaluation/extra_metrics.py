@@ -15,9 +15,10 @@ Metrics = dict[str, dict[str, dict[str, float]]]  # group, name -> accuracy, ci9
 
 
 def extra_metrics_task(task: Task, algo: AlgorithmSettings, split: Split) -> Task:
-    """Return the task of the further objective: the way of the test, shots and queries as in training."""
-    sizes = resolve_training_task(replace(task, train_way=task.way), algo, len(split.ids), int(split.count.min()))
-    return replace(task, shot=sizes.train_shot or task.shot, query=sizes.train_query or task.query)
+    """Return the task of the further objective: the way of the test, shots and queries as in training, true labels."""
+    clean = replace(task, train_way=task.way, shots=None, label_noise=0.0, train_label_noise=0.0)
+    sizes = resolve_training_task(clean, algo, len(split.ids), int(split.count.min()))
+    return replace(clean, shot=sizes.train_shot or task.shot, query=sizes.train_query or task.query)
 
 
 def extra_metrics(run: Callable[[Episode], TaskResult], source: EpisodeSource, episodes: int) -> Metrics:

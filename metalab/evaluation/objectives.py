@@ -38,8 +38,8 @@ def _of_way(model: Model, way: int) -> Model:
         if made.shape[-1] != way:
             raise UserError(
                 f"the head was learned for {made.shape[-1]} classes and the task has {way}; give "
-                f"task.way={made.shape[-1]} and task.train_way the same, or train an algorithm that takes any way: "
-                "protonet, or maml with algo.head_init=zero, random, prototype or knn"
+                f"task.way={made.shape[-1]} and task.train_way the same (and no task=all_way), or train an algorithm "
+                "that takes any way: protonet, or maml with algo.head_init=zero, random, prototype or knn"
             )
         return made
 

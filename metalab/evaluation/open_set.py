@@ -66,6 +66,17 @@ def open_set_task(task: Task, unknown: int) -> Task:
         raise UserError(
             f"eval.unknown={unknown}: expected tasks of a fixed way without unlabelled images: type task=fixed"
         )
+    if task.query_balance is not None:
+        raise UserError(
+            f"eval.unknown={unknown} with task.query_balance={task.query_balance}: an episode may have no query of its "
+            "own classes left, or none of others: type task.query_balance=null"
+        )
+    for key, value in (("shots", task.shots), ("label_noise", task.label_noise or None)):
+        if value is not None:
+            raise UserError(
+                f"eval.unknown={unknown} with task.{key}={value}: the support of the classes that are added is taken "
+                f"away, and would take labels or shots along: type task.{key}={'null' if key == 'shots' else 0}"
+            )
     return replace(task, way=task.way + unknown)
 
 

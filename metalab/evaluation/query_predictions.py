@@ -11,6 +11,7 @@ from metalab.algorithms.objectives.query_loss import QueryLoss
 from metalab.config.schema import Task
 from metalab.core.interfaces import Batch, Episode, Learner, Model, TaskResult
 from metalab.data.sampling.build import Source
+from metalab.data.sampling.episode_indices import EpisodeIndices
 
 NONE = -1  # the class of a prediction that is no number
 
@@ -68,6 +69,12 @@ class QueryClasses:
     predicted: np.ndarray  # int64 [Q], likewise, or NONE
 
 
+def query_labels(draw: EpisodeIndices, task: Task, queries: int) -> Tensor:
+    """Return int64 [T,queries], the labels of the queries of a meta-batch whose indices these are."""
+    end = draw.label.shape[1] - (task.way + task.distractors) * task.unlabelled  # support, queries, unlabelled
+    return draw.label[:, end - queries : end]
+
+
 def query_classes(source: Source, task: Task, predictions: list[Tensor], episodes: int) -> QueryClasses:
     """Return the classes of the queries of the first episodes, by drawing the indices of the meta-batches again.
 
@@ -77,8 +84,7 @@ def query_classes(source: Source, task: Task, predictions: list[Tensor], episode
     seen = 0
     for step, labels in enumerate(predictions):
         draw, answers = source.indices(step), labels.cpu()
-        end = draw.label.shape[1] - (task.way + task.distractors) * task.unlabelled  # support, queries, unlabelled
-        label = draw.label[:, end - answers.shape[1] : end]
+        label = query_labels(draw, task, answers.shape[1])
         classes = draw.classes.expand(len(label), -1)
         number = torch.arange(seen, seen + len(label))[:, None].expand_as(label)
         taken = torch.where(answers < 0, NONE, classes.gather(1, answers.clamp(min=0)))

@@ -1,6 +1,7 @@
 """What an evaluation of a run is made of: its net, rebuilt, the episodes, the attacks."""
 
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,18 @@ from metalab.core.errors import UserError
 from metalab.core.interfaces import (
     Algorithm,
     Backbone,
+    Data,
     Engine,
     Episode,
+    EpisodeSource,
     Objective,
     PretrainedBackbone,
     Split,
     TaskResult,
+    UnlabelledImages,
 )
+from metalab.data.corruptions.build import check_corruptions
+from metalab.data.datasets.domains import Domains, load_split
 from metalab.data.identity.class_ids import fingerprint
 from metalab.data.sampling.build import Source, episode_source
 from metalab.data.sampling.episode_size import EVALUATED
@@ -32,18 +38,20 @@ from metalab.data.storage.resize import resize_split
 from metalab.engines.auto import Workload, checkpoints, conv4_filters
 from metalab.engines.build import select_engine
 from metalab.engines.per_image import PerImageEngine
-from metalab.evaluation import checkpoint_transfer, classification, data_protocol
+from metalab.evaluation import checkpoint_transfer, classification, data_protocol, transductive
 from metalab.evaluation import robustness as robust
+from metalab.evaluation.all_way import protocol as all_way
 from metalab.evaluation.feature_store import embed_split, sees_features_alone
 from metalab.evaluation.leakage import refuse_trained_on
 from metalab.evaluation.measure import outcome, outcomes
+from metalab.evaluation.transfer import target_adaptation
 from metalab.evaluation.untrained import refuse_classifier, settings_without_training, untrained_checkpoint
 from metalab.models.build import build_net, image_shape, refuse_larger
 from metalab.models.layers import Normalize, has_batch_norm
 from metalab.models.meta_net import Net
 from metalab.regularizers import Hooks
 from metalab.regularizers.base import identity_loss
-from metalab.regularizers.build import build_regularizers
+from metalab.regularizers.build import build_regularizers, refuse_other_loss
 from metalab.tracking import checkpoint_schema
 from metalab.tracking.progress import counted
 
@@ -61,28 +69,64 @@ def load_net(config: ExperimentConfig, backbone: Backbone, saved: dict[str, Any]
     """
     channels, size, _ = saved["shape"]
     algo, train_algorithm = build_algorithm(config.algo, saved["train_way"], test=False)
-    drop = build_regularizers(config.reg, algo.steps).drop or nn.Sequential()
-    refuse_larger(backbone, train_algorithm, drop, (channels, size), saved["net"])
-    net = build_net(backbone, train_algorithm, drop, Normalize([0.0] * channels, [1.0] * channels), size)
+    terms = build_regularizers(config.reg, algo.steps)
+    drop, more = terms.drop or nn.Sequential(), terms.kept_parts
+    refuse_larger(backbone, train_algorithm, drop, (channels, size), saved["net"], more)
+    net = build_net(backbone, train_algorithm, drop, Normalize([0.0] * channels, [1.0] * channels), size, more)
     if checkpoint_transfer.transfer_weights(net, algo, saved):
         train = _trained_on(config, saved)
-        checkpoint_transfer.estimate_feature_mean(net, resize_split(train, channels, size), config.eval.bn or algo.bn)
+        bn = "running" if target_adaptation.asked_for(config.eval) else config.eval.bn or algo.bn
+        checkpoint_transfer.estimate_feature_mean(net, resize_split(train, channels, size), bn)
     return net
+
+
+def measure_statistics(net: nn.Module, config: ExperimentConfig, saved: dict[str, Any], bn: str) -> None:
+    """Measure what an algorithm needs to know of each training class, as the net is now; nothing where it needs none.
+
+    Raises:
+        UserError: where the training images are not at hand, or eval.bn would make other features of the test's.
+    """
+    if (base := checkpoint_transfer.base_statistics(net)) is None:
+        return
+    if bn != "running" and has_batch_norm(net):
+        raise UserError(
+            f"eval.bn={bn}: algo={config.algo['name']} compares features with those of the training classes, which are "
+            "of the stored batch-norm statistics: type eval.bn=running"
+        )
+    channels, size, _ = saved["shape"]
+    train = resize_split(_trained_on(config, saved), channels, size)
+    checkpoint_transfer.measure_base_statistics(net, base, train)
 
 
 def _trained_on(config: ExperimentConfig, saved: dict[str, Any]) -> Split:
     """Return the run's own training split, whatever data it is tested on; UserError where it is not at hand."""
-    node = dict(saved["config"]["data"])
-    if node["_target_"] == config.data["_target_"]:  # it may have moved since
-        node |= {key: config.data[key] for key in ("root", "cache") if key in config.data}
-    needs = f"algo={config.algo['name']} takes the mean feature of the images that the run was trained on"
-    try:
-        split = build(node, "data").load("train")
-    except UserError as error:
-        raise UserError(f"{needs}, which are not at hand: {error}") from error
-    if fingerprint(split) != saved["data"]["train"]:
-        raise UserError(f"{needs}, and there are others in their place now: give the data.root of the training")
-    return split
+    own, domain = saved["config"]["data"], saved["config"]["task"].get("query_domain")
+    needs = f"algo={config.algo['name']} takes feature statistics of the images that the run was trained on"
+    moved = where_it_lies(own, config.data)
+    for node in [own, *([moved] if moved != own else [])]:
+        try:
+            split = load_split(build(node, "data"), "train", domain)
+        except UserError as error:
+            why = f"which are not at hand: {error}"
+            continue
+        if fingerprint(split) == saved["data"]["train"]:
+            return split
+        why = "and there are others in their place now: give the data.root of the training"
+    raise UserError(f"{needs}, {why}")
+
+
+def where_it_lies(node: dict[str, Any], here: dict[str, Any]) -> dict[str, Any]:
+    """Return a run's settings of data with the folders that an evaluation gives, as the images may have moved since.
+
+    node: the run's. here: the evaluation's, whose folders are taken where they are of the same data set and domains.
+    """
+    if node["_target_"] != here["_target_"]:
+        return dict(node)
+    if "source" in node and (node["root"] is None) != (here["root"] is None):  # domains of one folder, and data sets
+        return dict(node)
+    same = [key for key in ("source", "target") if node.get(key) == here.get(key)]
+    moved = ("root", "cache", "labels", *(f"{key}_root" for key in same))
+    return node | {key: here[key] for key in moved if key in here}
 
 
 @dataclass(frozen=True)
@@ -100,12 +144,16 @@ class EvaluationSetup:
     attacks: robust.Attacks
     terms: Hooks
     net: nn.Module
+    trained: nn.Module  # the net before it was adapted to a target domain
     normed: bool  # whether the net has a batch norm, whose mode is then part of the result
     engine: Engine
     split: Split  # with images as the net takes them, or their features
     images: Split  # the same with images
     overlap: list[str]  # classes that were trained on
+    data: Data  # whose split it is
     note: str = ""  # what a referee must know of the settings
+    adapted: str = ""  # how the net was adapted to a target domain before it was measured, in words
+    checkpoint: str = "best.pt"  # its file in the folder
 
     @property
     def tasks(self) -> int:
@@ -119,17 +167,18 @@ class EvaluationSetup:
 
     def source(self, task: Task) -> Source:
         """Return the episodes of a task's size."""
-        return self._source(task, self.split)
+        return self.source_of(task, self.split)
 
     def image_source(self, task: Task) -> Source:
         """Return the same episodes with images, where what is measured are their features."""
-        return self._source(task, self.images)
+        return self.source_of(task, self.images)
 
-    def _source(self, task: Task, split: Split) -> Source:
+    def source_of(self, task: Task, split: Split) -> Source:
+        """Return the episodes of a task's size of another split, drawn as these are."""
         device = resolve_device(self.config.device)
         return episode_source(task, split, self.tasks, self.config.seed, EVALUATED[self.evaluation.split], device)
 
-    def outcomes(self, objective: Objective, source: Source, what: str) -> Iterator[TaskResult]:
+    def outcomes(self, objective: Objective, source: EpisodeSource, what: str) -> Iterator[TaskResult]:
         """Run an objective on all episodes of a source, and show how many are done."""
         episodes = self.evaluation.episodes
         return counted(outcomes(self.counting, objective, self.net, source, episodes, self.bn), what, episodes)
@@ -139,49 +188,62 @@ class EvaluationSetup:
         return outcome(self.counting, objective, self.net, episodes, self.bn)
 
 
-def build_evaluation_setup(folder: Path | None, config: ExperimentConfig) -> EvaluationSetup:
+def build_evaluation_setup(
+    folder: Path | None, config: ExperimentConfig, checkpoint: str = "best.pt"
+) -> EvaluationSetup:
     """Check and build what an evaluation of a run is made of, before any of it is measured.
 
     Args:
         folder: of the run, with its best.pt; None: nothing was trained, the backbone has weights from elsewhere.
         config: the run's settings with what the command line changed.
+        checkpoint: its file in the folder.
 
     Raises:
         UserError: for a damaged checkpoint, parts that do not go together, and classes or images that were trained on.
     """
-    saved = None if folder is None else checkpoint_schema.load_checked(folder / "best.pt")
+    saved = None if folder is None else checkpoint_schema.load_checked(folder / checkpoint)
     config, note = settings_without_training(config) if saved is None else (config, "")
     task, evaluation = config.task, config.eval
+    check_corruptions(evaluation, config.attack, config.data.get("protocol") == "images")
     device = resolve_device(config.device)
     keep_freed_memory(device.type)
     backbone = build(config.backbone, "backbone")
     config = resolve_preparation(config, backbone, saved)
-    split = build(config.data, "data").load(evaluation.split)
+    data = build(config.data, "data")
+    split = classification.as_labelled(load_split(data, evaluation.split, task.query_domain), saved)
     task, evaluation = data_protocol.apply_data_protocol(task, evaluation, split)
     algo, test_algorithm = build_algorithm(config.algo, task.way, test=True)
     if saved is None:
         refuse_classifier(split)
         saved = untrained_checkpoint(config, backbone, *image_shape(split))
-    bn = evaluation.bn or algo.bn
+    adapts = target_adaptation.asked_for(evaluation)
+    bn = "running" if adapts else evaluation.bn or algo.bn
+    target = target_adaptation.target_images(data, adapts) if adapts else None
     attacks = robust.build_attacks(config.attack, evaluation.eps)
     robust.refuse_transductive(attacks, bn)
     robust.refuse_boundary(attacks)
     if split.by_image:
         classification.check_run(str(folder), algo.name, saved, split, attacks)
         test_algorithm = classification.classifier(algo, split, bn)
+    all_way.refuse_evaluation(task, data, attacks, evaluation)
+    transductive.refuse_evaluation(test_algorithm, algo.name, bn, attacks, evaluation.unknown)
     terms = build_regularizers(config.reg, algo.steps)
+    refuse_other_loss(config.reg, algo)
     robust.refuse_random(attacks, test_algorithm, terms)
     net = load_net(config, backbone, saved).to(device)
     shared = refuse_trained_on(split, saved["classes"], evaluation, folder)
     channels, size, _ = saved["shape"]
     images = split = resize_split(split, channels, size)
-    passed = task.way * (task.shot + task.query)
-    tasks, filters = min(evaluation.batch, evaluation.episodes), conv4_filters(backbone)
-    work = Workload(device.type, None, size, tasks, passed, algo.steps, filters, checkpointing=checkpoints(backbone))
-    engine = select_engine(build(config.engine, "engine"), work)
+    trained, adapted = _adapted(net, target, evaluation, split, config.seed)
+    if not split.by_image:
+        for each in [net, *([trained] if trained is not net else [])]:
+            measure_statistics(each, config, saved, bn)
+    engine = _engine(config, backbone, algo, task, evaluation, size)
     normed = has_batch_norm(net)
     if (
-        _wants_features(evaluation, backbone, evaluation.episodes * passed >= len(split.images))
+        not (adapted or isinstance(data, Domains))  # more images are measured than the split's
+        and _wants_features(evaluation, backbone, evaluation.episodes * _images(task) >= len(split.images))
+        and evaluation.corrupt is None
         and images_stay_as_they_are(split, attacks, terms)
         and sees_features_alone(test_algorithm, net, bn)
     ):
@@ -198,13 +260,45 @@ def build_evaluation_setup(folder: Path | None, config: ExperimentConfig) -> Eva
         attacks=attacks,
         terms=terms,
         net=net,
+        trained=trained,
         normed=normed,
         engine=engine,
         split=split,
         images=images,
         overlap=shared,
+        data=data,
         note=note,
+        adapted=adapted,
+        checkpoint=checkpoint,
     )
+
+
+def _images(task: Task) -> int:
+    """Return how many images an episode has."""
+    return task.labelled + task.way * task.query
+
+
+def _engine(
+    config: ExperimentConfig, backbone: Backbone, algo: AlgorithmSettings, task: Task, evaluation: Eval, size: int
+) -> Engine:
+    """Build the engine; engine=auto goes by what the evaluation passes through the net at once."""
+    kind, tasks = resolve_device(config.device).type, min(evaluation.batch, evaluation.episodes)
+    filters, again = conv4_filters(backbone), checkpoints(backbone)
+    work = Workload(kind, None, size, tasks, _images(task), algo.steps, filters, checkpointing=again)
+    chosen = select_engine(build(config.engine, "engine"), work)
+    return chosen if task.draws is None else all_way.one_by_one(chosen)
+
+
+def _adapted(
+    net: Net, target: UnlabelledImages | None, evaluation: Eval, split: Split, seed: int
+) -> tuple[nn.Module, str]:
+    """Adapt the net to a target's images, if any; return it as it was trained, and what was done, in words."""
+    if target is None:
+        return net, ""
+    trained = deepcopy(net)
+    channels, size, _ = split.images.shape[1:]
+    target = target_adaptation.resized(target, channels, size)
+    return trained, target_adaptation.adapt_to_target(net.eval(), target, evaluation, split.by_image, seed)
 
 
 def _wants_features(evaluation: Eval, backbone: Backbone, pays: bool) -> bool:

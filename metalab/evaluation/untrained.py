@@ -14,7 +14,10 @@ from metalab.models.build import build_net, load_pretrained, weights_note
 from metalab.models.layers import Normalize
 
 logger = logging.getLogger("metalab")
-WITHOUT = "protonet, simpleshot, matching, baseline, baselinepp, finetune, feature_extraction, r2d2 or metaoptnet"
+WITHOUT = (
+    "protonet, simpleshot, matching, baseline, baselinepp, finetune, feature_extraction, r2d2 or metaoptnet, or one "
+    "that infers the queries together, as algo=tim"
+)
 
 
 def settings_without_training(config: ExperimentConfig) -> tuple[ExperimentConfig, str]:
@@ -27,8 +30,9 @@ def settings_without_training(config: ExperimentConfig) -> tuple[ExperimentConfi
     instead = algorithm_traits(algorithm).without_training
     if instead is None:
         raise UserError(
-            f"run=null trains nothing, and algo={settings.name} as it is set learns parts of its own in training: take "
-            f"one that needs none, algo={WITHOUT}, or train it: metalab train algo={settings.name}"
+            f"run=null trains nothing, and algo={settings.name} as it is set learns parts of its own in training, or "
+            f"needs the classes that it saw: take one that needs none, algo={WITHOUT}, or train it: metalab train "
+            f"algo={settings.name}"
         )
     differs = [f"algo.{key}={value} in the place of {config.algo[key]}" for key, value in instead.items()]
     note = f"{', '.join(differs)}: nothing was trained" if differs else ""

@@ -1,7 +1,7 @@
 """From the backbone's node to the net that is meta-learned."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,17 @@ def build_body(backbone: Backbone, channels: int, size: int) -> tuple[nn.Module,
     return net.train(), features
 
 
-def build_net(backbone: Backbone, algorithm: Algorithm, drop: nn.Module, normalize: Normalize, size: int) -> Net:
+PartsFactory = Callable[[int], dict[str, nn.Module]]  # from the length of the flattened features
+
+
+def build_net(
+    backbone: Backbone,
+    algorithm: Algorithm,
+    drop: nn.Module,
+    normalize: Normalize,
+    size: int,
+    more: PartsFactory | None = None,
+) -> Net:
     """Build the net that is meta-learned.
 
     Args:
@@ -29,6 +39,7 @@ def build_net(backbone: Backbone, algorithm: Algorithm, drop: nn.Module, normali
         drop: what stands behind the body in training; an empty Sequential: nothing.
         normalize: of images in [0,1]; weights from elsewhere have one of their own, which is taken in its place.
         size: height and width of the images.
+        more: makes what training has beside these, the regularizers' own parts; None: nothing.
 
     Returns:
         The net, with random weights.
@@ -39,7 +50,7 @@ def build_net(backbone: Backbone, algorithm: Algorithm, drop: nn.Module, normali
     inside, features = build_body(backbone, normalize.mean.numel(), size)
     if isinstance(backbone, PretrainedBackbone) and (own := backbone.normalization()) is not None:
         normalize = own
-    return Net(normalize, inside, drop, algorithm.parts(inside, features))
+    return Net(normalize, inside, drop, algorithm.parts(inside, features) | (more(features) if more else {}))
 
 
 def refuse_larger(
@@ -48,6 +59,7 @@ def refuse_larger(
     drop: nn.Module,
     sides: tuple[int, int],
     held: Mapping[str, Tensor],
+    more: PartsFactory | None = None,
 ) -> None:
     """Raise UserError, before any memory is taken, where the settings make a net far larger than a checkpoint's.
 
@@ -57,7 +69,7 @@ def refuse_larger(
     has, asked = sum(each.numel() for each in held.values()), math.inf
     try:
         with torch.device("meta"):
-            made = build_net(backbone, algorithm, drop, Normalize([0.0] * channels, [1.0] * channels), size)
+            made = build_net(backbone, algorithm, drop, Normalize([0.0] * channels, [1.0] * channels), size, more)
         asked = sum(each.numel() for each in made.state_dict().values())
     except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         if "overflow" not in str(error):  # else it has more bytes than can be counted

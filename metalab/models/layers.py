@@ -12,6 +12,7 @@ from metalab.models.batch_norm_autograd import normalized
 from metalab.models.batch_norm_pool_autograd import pooled
 from metalab.models.conv_autograd import convert_conv
 
+Seen = list[list[tuple[Tensor, Tensor]]]  # in one pass: of each norm the mean and variance [D] of each of its batches
 _first: ContextVar[tuple[int, int | None] | None] = ContextVar("first", default=None)
 _running: ContextVar[bool] = ContextVar("running", default=False)
 
@@ -131,29 +132,34 @@ def convert(module: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def estimate_running(net: nn.Module, passes: list[Callable[[], object]]) -> None:
+def estimate_running(
+    net: nn.Module, passes: list[Callable[[], object]], gather: Callable[[list[Seen]], list[Seen]] = list
+) -> None:
     """Set the running statistics of every BatchStatNorm and Centre to the mean over passes of its batches'.
 
     Each pass calls the net on one batch or more; the plain average over batches is what torch.optim.swa_utils.update_bn
     computes with momentum None. Variances are unbiased there and here.
     """
     norms = [m for m in net.modules() if isinstance(m, BatchStatNorm | FeatureCentering)]
-    seen: dict[int, list[tuple[Tensor, Tensor]]] = {id(m): [] for m in norms}
+    seen: list[Seen] = []
+    place = {id(m): i for i, m in enumerate(norms)}
 
     def collect(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         mean, var = batch_statistics(inputs[0])
         count = inputs[0].numel() // inputs[0].shape[1]
-        seen[id(module)].append((mean, var * count / max(count - 1, 1)))
+        seen[-1][place[id(module)]].append((mean, var * count / max(count - 1, 1)))
 
     handles = [m.register_forward_pre_hook(collect) for m in norms]
     try:
         for run in passes:
+            seen.append([[] for _ in norms])
             run()
     finally:
         for handle in handles:
             handle.remove()
-    for m in norms:
-        means, variances = zip(*seen[id(m)], strict=True)
+    seen = gather(seen)
+    for i, m in enumerate(norms):
+        means, variances = zip(*(pair for of_norm in seen for pair in of_norm[i]), strict=True)
         m.running_mean.copy_(torch.stack(means).mean(0))
         if isinstance(m, BatchStatNorm):
             m.running_var.copy_(torch.stack(variances).mean(0))

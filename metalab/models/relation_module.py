@@ -1,4 +1,4 @@
-"""The relation module of Relation networks: two feature maps, joined, to how much they belong together."""
+"""Small networks behind feature maps: how much two belong together (Relation networks), how wide one is (TPN)."""
 
 import math
 
@@ -29,3 +29,25 @@ class Relation(nn.Module):
 
     def forward(self, pairs: Tensor) -> Tensor:
         return self.net(pairs)
+
+
+class Scale(nn.Module):
+    """Two convolution blocks, two linear layers (Liu et al. 2019, appendix A): feature maps [N,D,h,h] to scales [N,1].
+
+    As their code (models.py:53-88): the second block has one channel, and each pools with a border of 1, so that a map
+    of 5x5 ends at 2x2. A scale starts near 1.
+    """
+
+    def __init__(self, channels: int, side: int) -> None:
+        super().__init__()
+        blocks = [ConvBlock(channels, outputs, 1, False) for outputs in (channels, 1)]
+        self.blocks, self.pool = nn.ModuleList(blocks), nn.MaxPool2d(2, padding=1)
+        left = (side // 2 + 1) // 2 + 1  # (h + 2 - 2) // 2 + 1, twice
+        last = nn.Linear(8, 1)
+        nn.init.ones_(last.bias)  # near 0 every image would be far from all others, and nothing had a gradient
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(left**2, 8), nn.ReLU(), last)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        for block in self.blocks:
+            maps = self.pool(block(maps))
+        return self.net(maps)

@@ -42,8 +42,13 @@ def mixed(pair: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Callable[[
 
 def share_of(alpha: float, like: Tensor) -> Tensor:
     """Draw one number of Beta(alpha, alpha) in the type and place of `like`."""
-    place = (torch.rand_like(like[0, 0, 0, :1]) * POINTS).long().clamp(max=POINTS - 1)
-    return table(alpha, like.dtype, like.device).gather(0, place)[0]  # under vmap a number of its own is no index
+    return beta_numbers(alpha, like[0, 0, 0, :1])[0]  # under vmap a number of its own is no index
+
+
+def beta_numbers(alpha: float, like: Tensor) -> Tensor:
+    """Draw numbers [N] of Beta(alpha, alpha) in the type and place of `like` [N]."""
+    place = (torch.rand_like(like) * POINTS).long().clamp(max=POINTS - 1)
+    return table(alpha, like.dtype, like.device).gather(0, place)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from metalab.algorithms.objectives.build import at_way
 from metalab.algorithms.objectives.prediction import PREDICTIONS
 from metalab.core.errors import UserError
-from metalab.core.interfaces import Algorithm, Batch, Learner, Loss, Model
+from metalab.core.interfaces import Algorithm, Batch, Learner, Loss, Model, algorithm_traits
 from metalab.engines.learn2learn import TaskLearner, laid_out
 from metalab.evaluation.feature_store import sees_features_alone
 from metalab.models.layers import running_statistics
@@ -30,6 +30,7 @@ class Classifier:
     embed: Callable[[Tensor], Tensor]  # uint8 [N,C,H,W] -> what `predict` takes, on the device
     traceable: Predict | None = None  # images float32 [N,C,H,W] in [0,1] -> logits [N,K], in one pass; None: no net
     model: Model | None = None  # what the algorithm made: a learner where it adapted weights
+    jointly: bool = False  # an image's logits depend on those that are classified with it, all of which belong together
 
     def logits(self, images: Tensor) -> Tensor:
         """Return the logits [N,K], on the CPU, of images uint8 [N,C,H,W]."""
@@ -60,6 +61,11 @@ class Adaptation:
     def frozen(self) -> bool:
         """Whether each image is seen through its features alone, which are then computed once."""
         return self.inner is identity_loss and sees_features_alone(self.algorithm, self.net, self.bn)
+
+    @property
+    def jointly(self) -> bool:
+        """Whether all images of one call are inferred together."""
+        return algorithm_traits(self.algorithm).transductive
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
@@ -116,14 +122,15 @@ class Adaptation:
 
         @torch.no_grad()
         def predict(x: Tensor) -> Tensor:
-            made = torch.cat([self.predicted(model, support.x, some) for some in x.split(self.batch)])
+            parts = [x] if self.jointly else x.split(self.batch)
+            made = torch.cat([self.predicted(model, support.x, some) for some in parts])
             _refuse_other_way(made, len(names))
             return made
 
         def traceable(images: Tensor) -> Tensor:
             return self.predicted(model, support.x, self.seen(images))
 
-        return Classifier(names, predict, self.embed, traceable=traceable, model=model)
+        return Classifier(names, predict, self.embed, traceable=traceable, model=model, jointly=self.jointly)
 
     def learner(self) -> Learner:
         """Return the net as it is before it adapts; of a frozen one, what stands behind the features."""

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,19 @@ from metalab.config.schema import Predict
 from metalab.config.validate import check_type
 from metalab.core.disk import disk_errors
 from metalab.core.errors import UserError
+from metalab.serving.ensemble import load_model, refuse_parts_of_ensemble
 from metalab.serving.export_formats import FORMATS, Compute, Format, check_installed, quiet
 from metalab.serving.exportable import Exportable, What, adapted, episode, features
 from metalab.serving.images import read_support
-from metalab.serving.loading import LoadedRun, load_run
+from metalab.serving.joint import refuse_one_by_one
+from metalab.serving.loading import LoadedRun
 from metalab.serving.practice import Practice, build_practice
 from metalab.tracking.run_lock import locked_run
 
 logger = logging.getLogger("metalab")
 KEYS = ("support", "what", "format")  # of the root, beside those of every command
 SUPPORT = Predict(strict=False, reject=None, calibrate=True, batch=100)  # how a support becomes a classifier
+JOINT = "an exported classifier takes any images (what=features exports the net)"
 LARGEST = 1e-4  # difference between a file's outputs and ours, of the largest of ours where that is above 1
 
 
@@ -37,12 +41,12 @@ class Export:
     format: Format
 
 
-def run(folder: Path | None, cfg: DictConfig, out: Path) -> float:
+def run(runs: Sequence[tuple[Path | None, DictConfig]], out: Path) -> float:
     """Export what a configuration says to out, and check the file.
 
     Args:
-        folder: of the run; None: a pretrained backbone, and no run.
-        cfg: the configuration of the command.
+        runs: the folder of a run (None: a pretrained backbone, and no run), and the configuration of the command for
+            it; several are the members of an ensemble.
         out: the folder for model.onnx, model.pt2 or model.safetensors, and model.json.
 
     Returns:
@@ -51,14 +55,18 @@ def run(folder: Path | None, cfg: DictConfig, out: Path) -> float:
     Raises:
         UserError: for settings that do not fit, before anything is written, and for a file that computes another thing.
     """
-    config = read_config(cfg, KEYS)
+    configs = [(folder, read_config(cfg, KEYS)) for folder, cfg in runs]
+    config = configs[0][1]
     asked = Export(*(check_type(config.whole[name], hint, name) for name, hint in (("what", What), ("format", Format))))
     check_installed(asked.format)
     if config.device not in ("cpu", "auto"):
         raise UserError(f"device={config.device}: a net is exported on the processor, type device=cpu")
     given = None if config.whole["support"] is None else str(config.whole["support"])
     with locked_run(out), torch.no_grad():
-        loaded = load_run(folder, replace(config, device="cpu"), SUPPORT.batch)
+        loaded = load_model([(folder, replace(own, device="cpu")) for folder, own in configs], SUPPORT.batch)
+        refuse_parts_of_ensemble(loaded, asked.what, asked.format)
+        if asked.what == "adapted" and given is not None:
+            refuse_one_by_one(loaded.adaptation, loaded.algo_name, JOINT)
         practice = build_practice(loaded, given, SUPPORT, config.seed) if asked.what == "adapted" else None
         what = _exportable(loaded, practice, given, asked)
         facts = _facts(loaded, practice, what, asked)
@@ -73,6 +81,8 @@ def run(folder: Path | None, cfg: DictConfig, out: Path) -> float:
 
 
 def _exportable(run: LoadedRun, practice: Practice | None, given: str | None, asked: Export) -> Exportable:
+    if asked.what == "episode":
+        refuse_one_by_one(run.adaptation, run.algo_name, JOINT)
     if practice is not None:
         made = adapted(run, run.adaptation if practice.support else run.trained_adaptation()[0], practice)
         if asked.format == "safetensors" and made.weights is None:
@@ -136,7 +146,7 @@ def _facts(run: LoadedRun, practice: Practice | None, what: Exportable, asked: E
     return {
         "metalab": __version__,
         "what": asked.what,
-        "run": run.words,
+        "run": run.folder.name if run.folder is not None and run.folder.is_absolute() else run.words,
         "algo": run.algo_name,
         "bn": what.bn,
         "classes": None if practice is None else practice.classifier.names,

@@ -17,7 +17,8 @@ from metalab.core.interfaces import Algorithm, Split
 from metalab.data.formats.image_decode import decode
 from metalab.data.storage.resize import resize_split
 from metalab.evaluation.classification import TrainedClassifier
-from metalab.evaluation.setup import load_net
+from metalab.evaluation.setup import load_net, measure_statistics
+from metalab.evaluation.transductive import refuse_support_pass
 from metalab.evaluation.untrained import backbone_words, settings_without_training, untrained_checkpoint
 from metalab.models.meta_net import Net
 from metalab.regularizers.build import build_regularizers
@@ -103,13 +104,14 @@ def _plain(adaptation: Adaptation) -> tuple[Any, ...]:
     return adaptation.loss, adaptation.inner, "running", adaptation.device, adaptation.batch
 
 
-def load_run(folder: Path | None, config: ExperimentConfig, batch: int) -> LoadedRun:
+def load_run(folder: Path | None, config: ExperimentConfig, batch: int, checkpoint: str = "best.pt") -> LoadedRun:
     """Load a run's net, or a pretrained backbone where there is no run.
 
     Args:
         folder: of the run, with its best.pt; None: the backbone has weights from elsewhere, and nothing is trained.
         config: the run's settings with what the command line changed.
         batch: images that go through the net at once.
+        checkpoint: its file in the folder.
 
     Raises:
         UserError: for a damaged checkpoint, or settings that do not go together.
@@ -123,15 +125,22 @@ def load_run(folder: Path | None, config: ExperimentConfig, batch: int) -> Loade
         notes += [note] if note else []
         saved = untrained_checkpoint(config, backbone, config.data.get("channels", 3), config.data.get("size", SIZE))
     else:
-        saved = checkpoint_schema.load_checked(folder / "best.pt")
+        saved = checkpoint_schema.load_checked(folder / checkpoint)
     notes += [weights] if (weights := saved["data"].get("weights", "")) else []
     algo, algorithm = build_algorithm(config.algo, config.task.way, test=True)
     terms = build_regularizers(config.reg, algo.steps)
+    if config.eval.bn == "target" or config.eval.tent is not None:
+        raise UserError(
+            "eval.bn=target and eval.tent adapt a net to a target domain for metalab eval, and not for other images: "
+            "leave them out"
+        )
     bn = config.eval.bn or ("running" if algo.bn == "running" else "support")
+    refuse_support_pass(algorithm, algo.name, bn)
     if bn == "batch":
         notes.append("eval.bn=batch: each prediction depends on the images that are classified with it")
     if terms.inner_attack:
         notes.append(f"adapted to supports that {terms.inner_attack} attacked")
     net = cast(Net, load_net(config, backbone, saved).to(device))
+    measure_statistics(net, config, saved, bn)
     adaptation = Adaptation(net, algorithm, algo.steps, algo.loss, terms.inner, bn, device, batch)
     return LoadedRun(folder, config, saved, algo.name, adaptation, notes)

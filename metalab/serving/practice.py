@@ -12,6 +12,7 @@ from metalab.core.text import first_names
 from metalab.serving.classifier import Classifier
 from metalab.serving.expectation import Expectation, LeftOut, expectation, leave_out, support_temperature
 from metalab.serving.images import Decode, Support, read_support, report_unread
+from metalab.serving.joint import refuse_reject
 from metalab.serving.loading import LoadedRun
 from metalab.serving.rejection import Threshold, largest_logit, least_scores, scores_of_known, some_images, threshold
 
@@ -78,10 +79,14 @@ def build_practice(run: LoadedRun, given: str | None, asked: Predict, seed: int)
 
 def practice_of(run: LoadedRun, support: Support, asked: Predict, seed: int) -> Practice:
     """Return the classifier of a support that has been read; see build_practice."""
+    refuse_reject(run.adaptation, run.algo_name, asked)
     inputs = run.adaptation.embed(support.images)
-    left_out = leave_out(run.adaptation, inputs, support.labels, support.names)
+    left_out = None
+    if not run.adaptation.jointly:  # else the left-out images of one fold would be inferred as if they were a query set
+        left_out = leave_out(run.adaptation, inputs, support.labels, support.names)
     classifier = run.adaptation.adapt(inputs, support.labels, support.names)
-    notes = [*run.notes, *_notes(support, left_out)]
+    first = [] if run.adaptation.jointly else _alone(left_out)
+    notes = [*run.notes, *first, *_copies(support)]
     limit, marked = _threshold(run, support, classifier, left_out, asked.reject, seed, notes)
     return Practice(
         run=run,
@@ -95,13 +100,16 @@ def practice_of(run: LoadedRun, support: Support, asked: Predict, seed: int) -> 
     )
 
 
-def _notes(support: Support, left_out: LeftOut | None) -> list[str]:
-    """Say what of a support makes its estimate worse than it looks."""
-    found = []
+def _alone(left_out: LeftOut | None) -> list[str]:
+    """Say what an estimate from a support leaves out."""
     if left_out is None:
-        found.append("with one image a class no accuracy can be estimated: give two or more of each")
-    elif left_out.alone:
-        found.append(f"{left_out.alone} of the classes have one image, and are not in the estimate")
+        return ["with one image a class no accuracy can be estimated: give two or more of each"]
+    return [f"{left_out.alone} of the classes have one image, and are not in the estimate"] if left_out.alone else []
+
+
+def _copies(support: Support) -> list[str]:
+    """Say which images a support holds twice, which makes an estimate from it too high."""
+    found = []
     seen: dict[str, str] = {}
     twice = []
     for digest, file in zip(support.digests, support.files, strict=True):

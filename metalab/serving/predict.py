@@ -1,7 +1,7 @@
 """`metalab predict`: classify a person's own images by a support of theirs, or by what a run was trained on."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -16,8 +16,9 @@ from metalab.config.schema import Predict
 from metalab.core.errors import UserError
 from metalab.core.text import first_names
 from metalab.serving import prediction_report
+from metalab.serving.ensemble import load_model
 from metalab.serving.images import NamedImage, decoded, list_images, report_unread
-from metalab.serving.loading import load_run
+from metalab.serving.joint import joint_note, refuse_few
 from metalab.serving.onnx_file import practice_of_file
 from metalab.serving.practice import Practice, build_practice
 from metalab.tracking.run_lock import locked_run
@@ -37,12 +38,12 @@ class Prediction(NamedTuple):
     pixels: np.ndarray | None  # uint8 [C,H,W], of those that are shown
 
 
-def run(folder: Path | None, cfg: DictConfig, out: Path) -> float:
+def run(runs: Sequence[tuple[Path | None, DictConfig]], out: Path) -> float:
     """Classify images as a configuration says, and write what was found to out.
 
     Args:
-        folder: of the run, or a file that metalab export wrote; None: a pretrained backbone, and no run.
-        cfg: the configuration of the command.
+        runs: the folder of a run, or a file that metalab export wrote (None: a pretrained backbone, and no run), and
+            the configuration of the command for it; several are the members of an ensemble.
         out: the folder for predictions.csv, predictions.png and predict.json.
 
     Returns:
@@ -51,7 +52,8 @@ def run(folder: Path | None, cfg: DictConfig, out: Path) -> float:
     Raises:
         UserError: for settings, folders or images that do not fit, before anything is written.
     """
-    config = read_config(cfg, KEYS)
+    configs = [(folder, read_config(cfg, KEYS)) for folder, cfg in runs]
+    folder, config = configs[0]
     asked = settings(Predict, config.whole["predict"], "predict")
     given, images = config.whole["support"], config.whole["images"]
     if images is None:
@@ -60,15 +62,20 @@ def run(folder: Path | None, cfg: DictConfig, out: Path) -> float:
     with locked_run(out):
         support = None if given is None else str(given)
         if folder is not None and folder.is_file():
+            if config.whole["ensemble"] is not None:
+                raise UserError(f"ensemble={config.whole['ensemble']}: {folder} is one model already: leave it out")
             practice = practice_of_file(folder, support, asked)
         else:
-            practice = build_practice(load_run(folder, config, asked.batch), support, asked, config.seed)
+            practice = build_practice(load_model(configs, asked.batch), support, asked, config.seed)
         unread: dict[str, str] = {}
         images_read = decoded(root, files, practice.run.decode)
-        predictions = list(_classify(practice, images_read, asked.batch, len(files), unread))
+        batch = len(files) if practice.classifier.jointly else asked.batch
+        predictions = list(_classify(practice, images_read, batch, len(files), unread))
         report_unread(unread, asked.strict, f"{len(files)} images")
         if not predictions:
             raise UserError(f"images={images}: none of the {len(files)} images can be read")
+        if practice.classifier.jointly:
+            practice.notes.append(joint_note(practice.run.algo_name, len(predictions)))
         prediction_report.write(out, practice, predictions, unread)
     return practice.expected.accuracy if practice.expected is not None else float("nan")
 
@@ -86,6 +93,7 @@ def _classify(
         done += len(some)
         if not kept:
             continue
+        refuse_few(practice.classifier, practice.run.algo_name, len(kept))
         copies += [image.file for _, image in kept if image.digest in own]
         logits = practice.classifier.logits(torch.from_numpy(np.stack([image.pixels for _, image in kept])))  # type: ignore[arg-type]
         shares = (logits / practice.temperature).softmax(1)

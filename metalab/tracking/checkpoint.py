@@ -37,7 +37,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 def clear(folder: Path) -> None:
     """Remove what a process that was killed while it saved has left behind; no other may be saving there."""
-    for name in ("best.pt", "last.pt"):
+    for name in ("best*.pt", "last.pt", "snapshot*.pt"):
         for file in folder.glob(f".{name}.*.tmp"):
             file.unlink(missing_ok=True)
 

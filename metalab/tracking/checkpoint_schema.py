@@ -177,6 +177,10 @@ def _row(value: Any) -> bool:
     return _tensor(value) and value.is_floating_point() and value.dim() == 1 and 4 <= len(value) <= 5
 
 
+def _kept(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2 and _score(value[0]) and _whole(value[1])
+
+
 def _random(value: Any) -> bool:
     """Whether a tensor is a state that torch's generator of the CPU takes."""
     if not _bytes(value) or value.shape != torch.get_rng_state().shape:
@@ -233,6 +237,7 @@ EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "state.stale": (_whole, "a whole number, 0 or more"),
     "state.seconds": (lambda value: _number(value) and value >= 0, "a number, 0 or more"),
     "state.busy": (lambda value: _number(value) and value >= 0, "a number, 0 or more"),
+    "state.kept": (_list_of(_kept), "a list of values and steps"),
     "state.window": (_list_of(_row), "a list of tensors of shape [4] or [5]"),
     "random": (_group, "a group"),
     "random.cpu": (_random, "a state of torch's generator"),
@@ -249,10 +254,12 @@ EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "train_way": (lambda value: _whole(value) and 1 <= value <= 10**6, "a whole number of classes"),
     "labels": (_list_of(_text), "a list of class ids"),
     "label_names": (_list_of(_text), "a list of names of classes"),
+    "head_classes": (_list_of(_text), "a list of class ids"),
     "shape": (_shape, "channels, height and width of square images, up to 4096 pixels"),
     "data": (_group, "a group"),
     "data.note": (_text, "text"),
     "data.train": (_text, "text"),
     "data.val": (_text, "text"),
 }
-LATER = ("engine", "engine._target_", "labels", "label_names")  # what the first versions did not write
+# what the first versions did not write
+LATER = ("engine", "engine._target_", "labels", "label_names", "head_classes", "state.kept")

@@ -48,10 +48,10 @@ def episode_sheet(episodes: Sequence[SheetEpisode], title: str) -> np.ndarray:
             sheet[y : y + len(panel), x : x + panel.shape[1]] = panel
             words += [(x + left, y + top, text, colour, size) for left, top, text, colour, size in said]
             y += len(panel)
-    return _written(sheet, words)
+    return written(sheet, words)
 
 
-def _written(sheet: np.ndarray, words: Sequence[Word]) -> np.ndarray:
+def written(sheet: np.ndarray, words: Sequence[Word]) -> np.ndarray:
     """Return the sheet with the words upon it, in the font that matplotlib brings along."""
     from matplotlib import get_data_path  # here, for --help does without it
 

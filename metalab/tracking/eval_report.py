@@ -17,11 +17,15 @@ from rich.text import Text
 from metalab.core.disk import disk_errors
 from metalab.core.optional_output import optional_output
 from metalab.core.statistics import mean_ci95, sample_sd, t95
+from metalab.tracking import domain_text
 from metalab.tracking import robustness_report as robustness
+from metalab.tracking.corruptions import report as corruptions
 
 FACTS = ("way", "shot", "query", "split", "data", "algo", "bn", "transductive", "seed", "checkpoint")  # of every run
 PLAIN = ("task", "data", "algorithm")  # what is clear without its label
+OF_ENSEMBLE = ("ensemble", "members", "weights", "best_member")  # what ensemble_report shows
 OF_CLASSES = ("hardest_classes", "classes", "averages", "calibration")  # what class_report has in full
+DOMAINS = "domains"  # what domain_text says
 
 
 def write(
@@ -57,6 +61,7 @@ def write(
         "episodes.csv": lambda: _write_episodes(out / "episodes.csv", accuracies),
         "TensorBoard's event file": lambda: _write_scalars(out, records),
         "robustness.csv and its picture": lambda: robustness.write(out, counted),
+        "corruptions.csv and its picture": lambda: corruptions.write(out, counted),
         "the table": lambda: (console or Console(highlight=False)).print(table(records)),
     }.items():
         with optional_output(name):
@@ -103,12 +108,22 @@ def _alike(records: Sequence[Mapping[str, Any]]) -> bool:
     return len({record["algo"] for record in records}) == 1
 
 
+def queries(record: Mapping[str, Any]) -> str:
+    """Say how many queries an episode has of each class, or in all where that is drawn, and which labels are wrong."""
+    if "accuracy_of_each" in record:  # of all classes at once
+        return f"all other {record['queries']} images as queries"
+    noise = f", {record['label_noise']:.0%} wrong labels in the support" if record.get("label_noise") else ""
+    if record.get("query_balance") is None:
+        return f"{record['query']} queries a class{noise}"
+    return f"{record['way'] * record['query']} queries in all, classes by Dirichlet({record['dirichlet']:g}){noise}"
+
+
 def _row(record: Mapping[str, Any]) -> dict[str, str]:
     """Say one record in words, by label, in the order in which people read it."""
     row = {
         "accuracy": _percent(record["accuracy"], record["ci95"]),
         "interval": _interval(record),
-        "task": f"{record['way']}-way {record['shot']}-shot, {record['query']} queries a class",
+        "task": f"{record['way']}-way {record['shot']}-shot, {queries(record)}",
         "data": f"{record['data']}, {record['split']} split",
         "algorithm": f"{record['algo']}",
         "batch norm": f"{record['bn'] or 'none'}, {'transductive' if record['transductive'] else 'not transductive'}",
@@ -118,12 +133,15 @@ def _row(record: Mapping[str, Any]) -> dict[str, str]:
     if unknown := record.get("unknown"):
         area = _percent(unknown["auroc"], unknown["ci95"])
         row["none of these"] = f"AUROC {area}, against queries of {unknown['classes']} classes outside of each episode"
-    told = {*FACTS, *OF_CLASSES, "accuracy", "ci95", "episodes", "attacks", "unknown"}
+    told = {*FACTS, *OF_CLASSES, *OF_ENSEMBLE, DOMAINS, corruptions.KEY, "query_balance", "dirichlet", "label_noise"}
+    told |= {"accuracy", "ci95", "episodes", "attacks", "unknown", "queries"}
     told.add("run")  # its folder is that of its checkpoint
     if record["episodes"] is None:
         row["task"] = f"plain classification, {record['way']} classes"
     row |= _classes(record)
+    row |= domain_text.domain_rows(record[DOMAINS]) if DOMAINS in record else {}
     row |= dict(_attacked(attack) for attack in record.get("attacks", ()))
+    row |= corruptions.rows(record)
     return row | {
         key.replace("_", " "): _words(value) for key, value in record.items() if key not in told and value is not None
     }
@@ -159,7 +177,8 @@ def counted(record: Mapping[str, Any]) -> int:
 
 def over(record: Mapping[str, Any]) -> str:
     """Say what the mean and its interval are over."""
-    return f"{counted(record)} {'images' if record['episodes'] is None else 'episodes'}"
+    what = "images" if record["episodes"] is None else "draws" if "accuracy_of_each" in record else "episodes"
+    return f"{counted(record)} {what}"
 
 
 def _attacked(attack: Mapping[str, Any]) -> tuple[str, str]:
@@ -225,7 +244,10 @@ def _write_scalars(out: Path, records: Sequence[Mapping[str, Any]]) -> None:
         for index, record in enumerate(records):
             writer.add_scalar(f"{record['split']}/accuracy", record["accuracy"], index)
             writer.add_scalar(f"{record['split']}/ci95", record["ci95"], index)
-            groups = [(n, value) for n, value in record.items() if isinstance(value, Mapping) and n not in OF_CLASSES]
+            for name, value in domain_text.domain_scalars(record[DOMAINS]).items() if DOMAINS in record else ():
+                writer.add_scalar(f"{record['split']}/{name}", value, index)
+            elsewhere = (*OF_CLASSES, DOMAINS, corruptions.KEY)
+            groups = [(n, value) for n, value in record.items() if isinstance(value, Mapping) and n not in elsewhere]
             for name, share in ((f"{group}/{n}", share) for group, shares in groups for n, share in shares.items()):
                 if isinstance(share, Mapping):
                     writer.add_scalar(f"{record['split']}/{name}", share["accuracy"], index)

@@ -1,13 +1,16 @@
 """Draw what people look at: an episode with its predictions, and accuracy after each inner step."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import matplotlib.style
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -154,6 +157,15 @@ def pixels(figure: Figure) -> np.ndarray:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+@PLAIN
+def svg(figure: Figure) -> str:
+    """Return a picture as SVG; the same picture is the same text."""
+    file = io.StringIO()
+    with rc_context({"svg.hashsalt": "metalab"}):
+        FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None, "Creator": None})
+    return file.getvalue()
 
 
 @PLAIN

@@ -1,6 +1,5 @@
 """Say what made a run: command, versions, processor, git commit, size and time; no host's or user's name."""
 
-import importlib.metadata
 import json
 import os
 import platform
@@ -14,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 from metalab import __version__
 from metalab.core.disk import disk_errors
 from metalab.core.errors import UserError
+from metalab.distributed.processes import Processes, processes
 
 if TYPE_CHECKING:
     import torch
 
 COMMAND = "METALAB_COMMAND"  # the words that were typed, for the jobs of a sweep that run in other processes
+ENDS = ("finished", "failed", "boost", "pruned")  # what is there where it has happened
 PACKAGES = ("torchvision", "numpy", "hydra-core", "learn2learn")
 
 
@@ -26,13 +27,16 @@ def describe(parameters: int, device: "str | torch.device" = "cpu") -> dict[str,
     """Return what makes a run that starts now, with a net of so many parameters, on cpu, cuda or cuda:N."""
     import torch
 
+    count = processes().count
     return {
-        "command": command(json.loads(os.environ.get(COMMAND, "null")) or sys.argv),
+        "command": started_by(processes()) + command(json.loads(os.environ.get(COMMAND, "null")) or sys.argv),
         "started": now(),
         "parameters": parameters,
         "versions": versions(),
         "processor": processor(),
         "threads": torch.get_num_threads(),
+        **({"processes": count} if count > 1 else {}),
+        "device": str(device),
         "gpu": torch.cuda.get_device_name(device) if str(device).startswith("cuda") else None,
         "git": git(Path(__file__).resolve().parents[2]),
     }
@@ -41,19 +45,26 @@ def describe(parameters: int, device: "str | torch.device" = "cpu") -> dict[str,
 def write(out: Path, **more: Any) -> dict[str, Any]:
     """Add to out/run.json, and return all that it holds.
 
-    A key that is there is replaced (`finished`, `seconds`), but `resumes` is a list, and grows. UserError: the file is
-    there and is not JSON as a run writes it.
+    A key that is there is replaced (`finished`, `seconds`), or, where it becomes None, taken away, but `resumes` is a
+    list, and grows. UserError: the file is there and is not JSON as a run writes it.
     """
     path = out / "run.json"
-    record = _read(path) if path.exists() else {}
+    record = read(out)
     if "resumes" in more:
         more["resumes"] = [*record.get("resumes", []), *more["resumes"]]
     record |= more
+    record = {key: value for key, value in record.items() if value is not None or key not in more or key not in ENDS}
     new = out / ".run.json.new"
     with disk_errors(path):
         new.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         os.replace(new, path)
     return record
+
+
+def read(out: Path) -> dict[str, Any]:
+    """Return what out/run.json holds, nothing where there is none; UserError where it is not as a run writes it."""
+    path = out / "run.json"
+    return _read(path) if path.exists() else {}
 
 
 def versions() -> dict[str, str | None]:
@@ -77,6 +88,12 @@ def command(argv: list[str]) -> str:
     except RuntimeError:  # a container's user may have none
         return line
     return line.replace(str(home), "~") if len(home.parts) > 1 else line
+
+
+def started_by(own: Processes) -> str:
+    """Return what stands before the command of a training in several processes; nothing where there is one."""
+    nodes = own.count // own.local_count
+    return "" if own.count == 1 else f"torchrun --nnodes={nodes} --nproc-per-node={own.local_count} -m metalab: "
 
 
 def processor() -> str:
@@ -111,6 +128,8 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def _version(package: str) -> str | None:
+    import importlib.metadata  # a third of the time that --help takes
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from metalab.core.disk import disk_errors
 from metalab.core.errors import UserError
+from metalab.distributed.processes import is_main
 from metalab.tracking.provenance import now
 
 logger = logging.getLogger("metalab")
@@ -50,16 +51,32 @@ class RefuseBusyFolder(Callback):
     """Refuse a run's folder before Hydra writes its own files there: in conf/train.yaml, hydra.callbacks."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        if not is_main():
+            return  # rank 0 of its training looks, and has the folder
         from metalab.tracking.run_folder import refuse_existing_run  # it loads torch
 
         out = Path(config.hydra.run.dir)
         try:
-            if (out / LOCK).exists():
-                _locked(out).release()
+            refuse_busy(out)
             if config.get("resume") is None and config.get("run") is None:
                 refuse_existing_run(out)
         except UserError as error:
             sys.exit(f"metalab: {error}")  # what is no SystemExit Hydra makes a warning of
+
+
+def refuse_busy(out: Path) -> None:
+    """Raise UserError, with the process and its host, where another process writes a run's folder."""
+    if (out / LOCK).exists():
+        _locked(out).release()
+
+
+def is_locked(out: Path) -> bool:
+    """Whether a process of this machine holds the lock of a run's folder."""
+    try:
+        refuse_busy(out)
+    except (UserError, OSError):  # it may be another user's, whose file nobody else opens
+        return True
+    return False
 
 
 def _locked(out: Path) -> FileLock:
@@ -73,7 +90,7 @@ def _locked(out: Path) -> FileLock:
 
 def _take(out: Path) -> None:
     """Write down who holds the lock, and say where that was a process that ended without giving it back."""
-    before = _holder(out)
+    before = holder_of(out)
     if before is not None:
         logger.info(f"{out} was left by {_named(before)}, which is gone: its lock is taken over")
     this = {"pid": os.getpid(), "host": socket.gethostname(), "since": now()}
@@ -81,7 +98,7 @@ def _take(out: Path) -> None:
 
 
 def _refusal(out: Path) -> str:
-    holder = _holder(out)
+    holder = holder_of(out)
     who = _named(holder) if holder is not None else "another process"
     return (
         f"{out} is being written by {who}. Wait for it or stop it; to run another beside it, leave out resume= and "
@@ -89,7 +106,7 @@ def _refusal(out: Path) -> str:
     )
 
 
-def _holder(out: Path) -> dict[str, Any] | None:
+def holder_of(out: Path) -> dict[str, Any] | None:
     """Return what the folder's holder wrote down; None where there is none, or it was cut short."""
     with suppress(OSError, ValueError):
         found = json.loads((out / HOLDER).read_text(encoding="utf-8"))

@@ -17,6 +17,7 @@ class State:
     stale: int = 0  # validations since
     seconds: float = 0.0  # of work so far, in this process and the ones before
     busy: float = 0.0  # seconds of the steps in the window
+    kept: list[tuple[float, int]] = field(default_factory=list)  # best first: value and step, where several are kept
     window: list[Tensor] = field(default_factory=list)  # what was not logged yet
 
     def saved(self) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from torch import nn
 from metalab.algorithms.build import AlgorithmSettings
 from metalab.config.experiment import ExperimentConfig
 from metalab.config.schema import Task, Train
+from metalab.config.validate import format_value
 from metalab.core.errors import UserError
-from metalab.core.interfaces import Algorithm, Engine, algorithm_traits
+from metalab.core.interfaces import Algorithm, Engine, Split, algorithm_traits
 from metalab.engines.auto import AutoEngine
 from metalab.engines.learn2learn import Learn2Learn
 from metalab.engines.vectorized import Vectorized
@@ -32,6 +33,19 @@ def refuse_evaluations(config: ExperimentConfig) -> None:
             f"attack=[{','.join(map(str, chosen))}]: attacks are for metalab eval run=... attack=...; to train on "
             "attacked images type reg=adv_pgd or reg=adv_fgsm"
         )
+    if config.task.draws is not None:
+        raise UserError(
+            f"task=all_way (task.draws={config.task.draws}) is for metalab eval run=RUN task=all_way: train with "
+            "task=fixed"
+        )
+    asked = {"bn": config.eval.bn if config.eval.bn == "target" else None}
+    asked |= {"tent": config.eval.tent, "baseline": config.eval.baseline}
+    asked["corrupt"] = None if config.eval.corrupt is None else format_value(config.eval.corrupt)
+    for key, value in asked.items():
+        if value is not None:
+            raise UserError(
+                f"eval.{key}={value} is for metalab eval run=... eval.{key}={value}: leave it out of training"
+            )
     if config.run is not None:
         raise UserError(
             f"run={config.run}: a run is evaluated by metalab eval; to go on with it type resume=RUN, to start a new "
@@ -43,7 +57,29 @@ def check_compatibility(task: Task, train: Train, algo: AlgorithmSettings, terms
     """Raise UserError where these parts do not go together; say what of them would be drawn in vain."""
     check_variable(task, train, algo)
     check_head(terms, algorithm)
+    check_learned_inner(terms, algo, algorithm)
     tell_unlabelled(task, algo.name, algorithm)
+    tell_equal(task, terms)
+
+
+def check_replay(terms: Hooks, algo: AlgorithmSettings, train: Split) -> None:
+    """Raise UserError where remembered images would have no place in a training."""
+    if terms.replay is None or terms.replay.memory is None:
+        return
+    if algo.mini_batch is not None and not train.by_image:
+        raise UserError(
+            f"reg.replay: algo={algo.name} trains a classifier of this data's training classes alone, which is thrown "
+            "away at the test: those of earlier data have no place in it. Type data.protocol=images where the data has "
+            "it, an algorithm that trains on episodes, or leave replay out of reg"
+        )
+    if terms.target:
+        raise UserError(f"reg.{terms.target} reads a target domain, which remembered images do not have: leave out one")
+    if train.query_images is not None:
+        raise UserError(
+            "reg.replay does not know task.query_domain: type task.query_domain=null, or leave replay out of reg"
+        )
+    if train.group is not None:
+        raise UserError("reg.replay does not know data.group: type data.group=null, or leave replay out of reg")
 
 
 def check_variable(task: Task, train: Train, algo: AlgorithmSettings) -> None:
@@ -69,6 +105,22 @@ def check_head(terms: Hooks, algorithm: Algorithm) -> None:
         raise UserError(
             f"algo.head_init={start} and an attack on the support in training: {why[start]}; type another "
             "algo.head_init, or the attack's on=query"
+        )
+
+
+def check_learned_inner(terms: Hooks, algo: AlgorithmSettings, algorithm: Algorithm) -> None:
+    """Raise UserError where no meta-gradient reaches the parameters of a learned loss of the inner steps."""
+    if not terms.learned_inner:
+        return
+    if getattr(algorithm, "first_order", False):
+        raise UserError(
+            f"{terms.learned_inner} is learned through the inner steps, and algo.first_order=true makes their "
+            "gradients constants: type algo.first_order=false"
+        )
+    if algo.objective_traits.solves:
+        raise UserError(
+            f"{terms.learned_inner} is learned through the inner steps, and algo={algo.name} differentiates none of "
+            "them: type an algorithm that does, as algo=maml"
         )
 
 
@@ -130,6 +182,15 @@ def tell_unlabelled(task: Task, name: str, algorithm: Algorithm) -> None:
     if unlabelled == "needed" and not task.unlabelled:
         logger.info(
             f"algo={name} is set to learn from unlabelled images, and has none; task.unlabelled=5 draws 5 a class"
+        )
+
+
+def tell_equal(task: Task, terms: Hooks) -> None:
+    """Say where a regularizer is for unequal supports, and training has none."""
+    if terms.unequal and task.fixed:
+        logger.info(
+            f"reg.{terms.unequal}: training episodes have as many images of each class, where it does nothing; it acts "
+            "where their numbers differ, as at a test with task.shots, in metalab predict or with task=variable"
         )
 
 

@@ -14,7 +14,7 @@ from metalab.core.errors import UserError
 from metalab.evaluation import evaluate
 from metalab.tracking import folds_report
 from metalab.tracking.run_lock import locked_run
-from metalab.training import train
+from metalab.training.subruns import train_or_go_on
 
 logger = logging.getLogger("metalab")
 
@@ -38,10 +38,7 @@ def run(cfg: DictConfig, config: ExperimentConfig, out: Path) -> float:
     with locked_run(out):
         for k, (folder, fold) in enumerate(runs):
             logger.info(f"fold {k}, one of 0 to {folds - 1}: {folder}")
-            if any((folder / name).exists() for name in ("last.pt", "best.pt")):
-                fold = deepcopy(fold)
-                fold.resume = str(folder)
-            best.append(train.run(fold, folder))
+            best.append(train_or_go_on(fold, folder))
         evaluate.run(runs, out / "eval")
         records = json.loads((out / "eval" / "eval.json").read_text(encoding="utf-8"))["runs"]
         folds_report.write(out, records, best)

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from metalab.core.errors import UserError
 from metalab.core.interfaces import Engine, EpisodeSource, Objective
-from metalab.core.signals import WARNINGS, deferred_signals
+from metalab.core.signals import WARNINGS, Caught, deferred_signals
+from metalab.distributed.agreement import agreed
 from metalab.tracking.training_state import State
+from metalab.training.kept_checkpoints import checkpoint_name
 
 RESCUE = "The checkpoints from before are kept; try a lower optim.lr or algo.lr, or optim.clip_norm=10"
 
@@ -29,6 +31,9 @@ class Plan:
     monitor: Literal["accuracy", "loss"]
     patience: int | None
     on_warning: Literal["save", "leave"] = "save"  # at SIGUSR1 or SIGUSR2
+    snapshots: tuple[int, ...] = ()  # finished meta-steps at which a snapshot is kept
+    keep_best: int = 1  # how many of the best checkpoints are kept
+    prune: Callable[[State], str | None] = lambda state: None  # says after a validation why the run is hopeless
 
     def better(self, values: dict[str, float], best: float | None) -> bool:
         """Whether the monitored value is better than the best so far; nan, which a loss may be, is the worst."""
@@ -36,6 +41,11 @@ class Plan:
         if best is None or math.isnan(new):
             return best is None
         return math.isnan(best) or (new > best if self.monitor == "accuracy" else new < best)
+
+    def place(self, values: dict[str, float], state: State) -> int | None:
+        """Return where the checkpoint of these values stands among the best ones, 0 the best; None: it is not kept."""
+        place = next((i for i, (best, _) in enumerate(state.kept) if self.better(values, best)), len(state.kept))
+        return place if place < self.keep_best else None
 
 
 class Reporter(Protocol):
@@ -65,8 +75,9 @@ def fit(
 ) -> None:
     """Train from state.step to plan.steps, or until time, patience or a signal ends it; state is where it stands.
 
-    validate returns accuracy, ci95 and loss; save("best" | "last", state) writes a checkpoint. Raises UserError where
-    a loss or a weight is not finite, and SystemExit with 128 + the signal's number when a signal is obeyed.
+    validate returns accuracy, ci95 and loss; save(NAME, state) writes a checkpoint: best, best2, ..., last, snapshot1,
+    .... Raises UserError where a loss or a weight is not finite, and SystemExit with 128 + the signal's number when a
+    signal is obeyed.
     """
     began = time.perf_counter() - state.seconds
     with deferred_signals() as caught:
@@ -74,8 +85,9 @@ def fit(
             started = time.perf_counter()
             lr = _step(net, objective, engine, source, outer, plan, state)
             state.seconds = time.perf_counter() - began
-            end, (stop, warned) = stop_reason(plan, state), _told(caught, plan)  # what comes later is of the next step
+            end, stop, warned = agreed(stop_reason(plan, state), *_told(caught, plan))  # what comes later: next step
             look, log = (end is not None or state.step % n == 0 for n in (plan.val_every, plan.log_every))
+            look = look or state.step in plan.snapshots
             rows = _checked(state) if look or log or stop or warned else None  # the one synchronisation of a log
             state.busy += time.perf_counter() - started
             if rows is not None and log:
@@ -83,7 +95,7 @@ def fit(
             if look:
                 _validate(net, validate, save, report, plan, state)
                 state.seconds = time.perf_counter() - began
-                end = end or stop_reason(plan, state)
+                end, *_ = agreed(end or stop_reason(plan, state) or plan.prune(state))
             elif stop or warned:
                 _check_weights(net, state.step)
             if look or stop or warned:
@@ -91,11 +103,19 @@ def fit(
             if end is not None:
                 report.say(end)
                 break
-            if stop:
-                report.say(f"stopped by {stop.name} after step {state.step}; last.pt is saved, resume goes on")
-                raise SystemExit(128 + stop)
-            if warned:
-                report.say(f"{warned.name} after step {state.step}: last.pt is saved, the training goes on")
+            _obey(stop, warned, caught, report, state)
+
+
+def _obey(stop: Signals | None, warned: Signals | None, caught: Caught, report: Reporter, state: State) -> None:
+    """Leave with the code of the signal that stops the run, or go on; what handled a warning before hears of it."""
+    if stop and stop.name in WARNINGS:
+        caught.pass_on(stop)
+    if stop:
+        report.say(f"stopped by {stop.name} after step {state.step}; last.pt is saved, resume goes on")
+        raise SystemExit(128 + stop)
+    if warned:
+        report.say(f"{warned.name} after step {state.step}: last.pt is saved, the training goes on")
+        caught.pass_on(warned)  # as a cluster's, which requeues what is saved now
 
 
 def _told(caught: list[Signals], plan: Plan) -> tuple[Signals | None, Signals | None]:
@@ -183,11 +203,20 @@ def _validate(
     plan: Plan,
     state: State,
 ) -> None:
-    """Validate, and save best.pt where it is one."""
+    """Validate, and save best.pt, or another of the best, where it is one, and the snapshot of this step, if any."""
     values = validate()
     _check_weights(net, state.step)  # after it has written the running statistics
-    report.log({f"val/{name}": value for name, value in values.items()}, state.step)
+    better = plan.better(values, state.best)
     state.stale += 1
-    if plan.better(values, state.best):
+    if better:
         state.best, state.best_accuracy, state.stale = values[plan.monitor], values["accuracy"], 0
+    shown = values | {"best_accuracy": state.best_accuracy or 0.0}  # whose last value TensorBoard's HParams table has
+    report.log({f"val/{name}": value for name, value in shown.items()}, state.step)
+    if better and plan.keep_best == 1:
         save("best", state)
+    if plan.keep_best > 1 and (place := plan.place(values, state)) is not None:
+        state.kept.insert(place, (values[plan.monitor], state.step))
+        del state.kept[plan.keep_best :]
+        save(checkpoint_name(place), state)
+    if state.step in plan.snapshots:
+        save(f"snapshot{plan.snapshots.index(state.step) + 1}", state)

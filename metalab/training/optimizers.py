@@ -61,6 +61,40 @@ class LRSchedule:
 
 
 @dataclass(frozen=True)
+class CyclicCosine(LRSchedule):
+    """Cosine with restarts: `cycles` times from 1 to `final`, each over ceil(steps / cycles) meta-steps.
+
+    That of snapshot ensembles (Huang et al. 2017, eq. 2).
+    """
+
+    cycles: int = 1
+
+    def at(self, step: int, steps: int) -> float:
+        length = -(-steps // self.cycles)
+        return super().at(step % length, length)
+
+    def ends(self, steps: int) -> tuple[int, ...]:
+        """Return how many meta-steps are finished at the end of each cycle; UserError where one would have none."""
+        length = -(-steps // self.cycles)
+        if length * (self.cycles - 1) >= steps:
+            raise UserError(
+                f"train.snapshots={self.cycles}: train.steps={steps} are too few for so many cycles of {length} steps "
+                f"each: type a smaller number, or train.steps={self.cycles * length}"
+            )
+        return tuple(min(length * cycle, steps) for cycle in range(1, self.cycles + 1))
+
+
+def cyclic(rate: LRSchedule, cycles: int) -> CyclicCosine:
+    """Return a schedule's cosine with restarts; UserError where optim asks for another."""
+    if rate.schedule not in ("constant", "cosine"):
+        raise UserError(
+            f"train.snapshots={cycles} has a cosine schedule with restarts, and optim.schedule={rate.schedule} is "
+            "another: type optim.schedule=cosine"
+        )
+    return CyclicCosine(**{**vars(rate), "schedule": "cosine"}, cycles=cycles)
+
+
+@dataclass(frozen=True)
 class Clip:
     """Limits on the meta-gradient: each element to ±value, its norm; null: none.
 

@@ -19,7 +19,8 @@ from metalab.tracking.run_folder import checkpoint_in
 from metalab.training.optimizers import LRSchedule
 
 MAY_CHANGE = ("train.steps", "train.minutes", "train.patience", "train.on_warning", "device", "data.root")
-MAY_CHANGE += ("data.cache", "engine.graphs")
+MAY_CHANGE += ("data.labels", "data.source_root", "data.target_root", "data.cache", "engine.graphs")
+MAY_CHANGE += ("reg.distill.teacher", "train.prune_after", "train.prune_warmup")
 Builder = Callable[[list[Tensor]], Optimizer]
 logger = logging.getLogger("metalab")
 PERMITS = ("data.allow_copies", "data.allow_same_names")  # may change, too: no image and no episode is another
@@ -47,6 +48,12 @@ def load_resumable(config: ExperimentConfig, out: Path) -> dict[str, Any]:
     if steps <= step and "train.steps" in changed:
         raise UserError(
             f"train.steps={steps}, but {out} has done {step} steps already; give more, as train.steps={2 * step}"
+        )
+    if "train.steps" in changed and new.get("train.snapshots") is not None:
+        raise UserError(
+            f"train.steps={steps} with train.snapshots={new['train.snapshots']}: the cycles of {out} are of "
+            f"{old['train.steps']} steps in all, its snapshots at their ends: leave out train.steps, or start a new "
+            f"run from its weights, train.init={out}"
         )
     listed = ", ".join(f"{k}={format_value(new.get(k))} (was {format_value(old.get(k))})" for k in sorted(changed))
     logger.info(f"resumes {out} after step {step} of {steps}" + (f"; changed: {listed}" if changed else ""))
@@ -80,7 +87,7 @@ def restore(saved: dict[str, Any], path: Path, net: nn.Module, optimizer: Optimi
 
 def refuse_other_data(saved: dict[str, str], now: dict[str, str]) -> None:
     """Raise UserError where a split holds other images or classes than it did when the run was saved."""
-    changed = [name for name, print_ in now.items() if saved[name] != print_]
+    changed = [name for name, print_ in now.items() if saved.get(name, print_) != print_]  # older runs have no target
     if changed:
         raise UserError(
             f"the {' and '.join(changed)} images are not those that the run was trained with: files or classes were "

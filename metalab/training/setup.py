@@ -9,34 +9,47 @@ from typing import Any
 import torch
 
 from metalab.algorithms.build import AlgorithmSettings, build_algorithm
-from metalab.algorithms.objectives.build import at_way, by_way, objective
+from metalab.algorithms.objectives.build import at_way, by_way, objective, training_loss
 from metalab.algorithms.training_task import mini_batch_task, resolve_training_task
 from metalab.config.experiment import ExperimentConfig
 from metalab.config.image_preparation import resolve_preparation
 from metalab.config.instantiate import build, parts_of, settings
 from metalab.config.schema import Eval, Task, Train
-from metalab.core.device import resolve_device
 from metalab.core.errors import UserError
-from metalab.core.interfaces import Algorithm, Backbone, Engine, Loss, Objective, Split
+from metalab.core.interfaces import Algorithm, Backbone, Engine, EpisodeSource, Loss, Objective, Split
 from metalab.data.class_lists import SPLITS
+from metalab.data.datasets.domains import load_split
 from metalab.data.sampling.augment import Augment
+from metalab.data.sampling.bootstrap import bootstrapped
 from metalab.data.sampling.build import Source, episode_source
 from metalab.data.sampling.class_families import most_classes
+from metalab.data.sampling.class_order import Labels, relabelled, union
 from metalab.data.sampling.episode_size import EpisodeSize, too_small
 from metalab.data.sampling.gather import move_if_it_fits
 from metalab.data.sampling.mini_batches import MiniBatches
+from metalab.data.sampling.replay import ReplayedBatches, ReplayedEpisodes, remembered_images
+from metalab.data.sampling.target_images import ALL
 from metalab.data.sampling.variable_sampler import LEAST
+from metalab.distributed.device import own_device
 from metalab.engines.auto import AutoEngine, Workload, checkpoints, conv4_filters
 from metalab.engines.build import select_engine
 from metalab.engines.cuda_graph import CUDAGraphEngine
 from metalab.engines.per_image import PerImageEngine
 from metalab.engines.vectorized import Vectorized
-from metalab.evaluation import classification, data_protocol
+from metalab.evaluation import classification, data_protocol, transductive
 from metalab.evaluation.objectives import measured_objective
 from metalab.regularizers import Hooks, ObjectiveContext, Penalized
 from metalab.regularizers.build import build_regularizers
-from metalab.training.compatibility import check_compatibility, check_precision, refuse_evaluations, takes_graphs
-from metalab.training.optimizers import Clip, LRSchedule
+from metalab.training.compatibility import (
+    check_compatibility,
+    check_precision,
+    check_replay,
+    refuse_evaluations,
+    takes_graphs,
+)
+from metalab.training.optimizers import Clip, CyclicCosine, LRSchedule, cyclic
+from metalab.training.samme import Boost
+from metalab.training.teacher import LoadedTeacher, load_teacher
 
 logger = logging.getLogger("metalab")
 
@@ -63,6 +76,10 @@ class TrainingSetup:
     clip: Clip
     data: dict[str, Split]
     device: torch.device
+    whole: Split  # the training split before train.bootstrap drew from it
+    teacher: LoadedTeacher | None = None  # of reg=distill
+    boost: Boost | None = None  # what train.boost came to
+    memory: Split | None = None  # what reg=replay draws from
 
     @property
     def bn(self) -> str:
@@ -100,32 +117,49 @@ class TrainingSetup:
         kind, name = self.device.type, self.algo.name
         return Workload(kind, name, size, batch, images, steps, filters, checkpointing=again)
 
-    def training(self, stream: str, tasks: int) -> Source:
-        """Return training episodes; each stream draws others. UserError where the classes or images are too few."""
+    def training(self, stream: str, tasks: int, part: slice = ALL) -> EpisodeSource:
+        """Return training episodes; each stream draws others. UserError where the classes or images are too few.
+
+        part: which of a step's episodes are made, where other processes make the others.
+        """
+        train, memory, replay = self.data["train"], self.memory, self.terms.replay
+        if memory is None or replay is None:
+            return self._drawn(train, tasks, stream, part=part)
+        again = f"{stream}/replay"
         if self.algo.mini_batch is not None:
-            data, images = self.data["train"], self.algo.mini_batch
-            return MiniBatches(data, images, tasks, self.seed, stream, self.device, self._augment(stream))
+            old = remembered_images(self.algo.mini_batch, replay.share)
+            return ReplayedBatches(
+                self._drawn(train, tasks, stream, self.algo.mini_batch - old, part),
+                self._drawn(memory, tasks, again, old, part),
+            )
+        return ReplayedEpisodes(self._drawn(train, 1, stream), self._drawn(memory, 1, again), tasks, replay.share, part)
+
+    def _drawn(self, split: Split, tasks: int, stream: str, images: int | None = None, part: slice = ALL) -> Source:
+        """Return mini-batches of so many images of a training split, or its episodes."""
+        if self.algo.mini_batch is not None:
+            count = images or self.algo.mini_batch
+            return MiniBatches(split, count, tasks, self.seed, stream, self.device, self._augment(stream), part)
         t = self.task
         way, shot, query = t.train_way or t.way, t.train_shot or t.shot, t.train_query or t.query
-        return self._episodes("train", way, shot, query, tasks, stream)
+        sized = replace(t, way=way, shot=shot, query=query, shots=None, label_noise=t.train_label_noise)
+        return self._episodes(sized, split, tasks, stream, part)
 
     def validation(self) -> Source:
         """Return the episodes of every validation; UserError where the classes or images are too few."""
-        t, tasks = self.task, min(self.eval.batch, self.train.val_episodes)
-        return self._episodes("val", t.way, t.shot, t.query, tasks, "val")
+        tasks = min(self.eval.batch, self.train.val_episodes)
+        return self._episodes(self.task, self.data["val"], tasks, "val")
 
-    def _episodes(self, split: str, way: int, shot: int, query: int, tasks: int, stream: str) -> Source:
-        sized = replace(self.task, way=way, shot=shot, query=query)
-        return episode_source(sized, self.data[split], tasks, self.seed, stream, self.device, self._augment(stream))
+    def _episodes(self, task: Task, split: Split, tasks: int, stream: str, part: slice = ALL) -> Source:
+        return episode_source(task, split, tasks, self.seed, stream, self.device, self._augment(stream), part)
 
     def _augment(self, stream: str) -> Augment | None:
         """Return what is done to the images that are trained on; statistics and validation see them as they are."""
-        return self.terms.augment if stream == "train" else None
+        return self.terms.augment if stream.partition("/")[0] == "train" else None
 
     def objective(self) -> Objective:
         """Return what a meta-step differentiates."""
         algo, bn = self.algo, self.train.bn or "batch"
-        inner, outer = self.terms.inner(algo.loss), self.terms.outer(algo.loss)
+        inner, outer = self.terms.inner(algo.loss), self.terms.outer(training_loss(algo.loss, self.train_algorithm))
 
         def made(algorithm: Algorithm, way: int) -> Objective:
             def make(loss: Loss) -> Objective:
@@ -147,20 +181,23 @@ class TrainingSetup:
         return by_way(self.task, self.test_algorithm, make)
 
 
-def build_training_setup(config: ExperimentConfig, engine: Mapping[str, Any] | None = None) -> TrainingSetup:
+def build_training_setup(
+    config: ExperimentConfig, engine: Mapping[str, Any] | None = None, kept: Labels | None = None
+) -> TrainingSetup:
     """Check every name, type and size of a configuration and build what needs no net, before any work is done.
 
     Args:
         config: what is asked for.
         engine: the node of the engine that a resumed run had taken; None: as the configuration says.
+        kept: the classes of the classifier that this one goes on with, which stay in its head; None: there is none.
 
     Raises:
         UserError: for a part that cannot be built, data that is not there, or parts that do not go together.
     """
     refuse_evaluations(config)
     task, train, evaluation = config.task, config.train, config.eval
-    device = resolve_device(config.device)
-    optimizer, rate, clip = _outer(config.optim)
+    device = own_device(config.device)
+    optimizer, rate, clip = _outer(config.optim, train)
     # graphs may change in a resumed run, as no result does
     graphs = {key: value for key, value in config.engine.items() if key == "graphs" and key in (engine or {})}
     runs = build(config.engine if engine is None else {**engine, **graphs}, "engine")
@@ -169,19 +206,24 @@ def build_training_setup(config: ExperimentConfig, engine: Mapping[str, Any] | N
     terms = build_regularizers(config.reg, algo.steps, algo)
     backbone = build(config.backbone, "backbone")
     config = resolve_preparation(config, backbone)
-    source = build(config.data, "data")
-    data = {name: on_device(source.load(name), device) for name in ("train", "val")}
+    whole, data = _training_data(config, algo, terms, kept)
+    data = {name: on_device(split, device) for name, split in data.items()}
     task = _sized(task, algo, data["train"])
     if data["train"].by_image:
         test_algorithm = classification.classifier(algo, data["train"], evaluation.bn or algo.bn)
         task, evaluation = data_protocol.apply_data_protocol(task, evaluation, data["val"])
         train = replace(train, val_episodes=evaluation.episodes)
-    elif trouble := too_small(data["train"].class_sizes, _wanted(task, algo), data["train"].families is not None):
-        if config.resume is None:
-            raise UserError(trouble)
-        logger.warning(trouble)  # an older version let it begin, and its training can be ended
+    else:
+        _refuse_too_few(data["train"], task, algo, config.resume is not None)
+    transductive.refuse_support_pass(test_algorithm, algo.name, evaluation.bn or algo.bn)
+    if algo.mini_batch is None:
+        transductive.refuse_support_pass(train_algorithm, algo.name, train.bn or "batch", "train.bn")
     train_algorithm = at_way(train_algorithm, task.train_way or task.way)
+    teacher = None if terms.teacher is None else load_teacher(terms.teacher, data["train"], task, algo, device)
+    if teacher is not None:
+        terms = build_regularizers(config.reg, algo.steps, algo, teacher)
     check_compatibility(task, train, algo, terms, train_algorithm)
+    check_replay(terms, algo, data["train"])
     graphs_asked = isinstance(runs, AutoEngine | Vectorized) and runs.graphs is True
     runs = _with_graphs(runs, device, task, algo, train_algorithm)
     check_precision(runs, algo, train_algorithm)
@@ -204,8 +246,69 @@ def build_training_setup(config: ExperimentConfig, engine: Mapping[str, Any] | N
         clip=clip,
         data=data,
         device=device,
+        teacher=teacher,
+        whole=whole,
     )
     return replace(made, engine=select_engine(runs, made.work()))
+
+
+def _training_data(
+    config: ExperimentConfig, algo: AlgorithmSettings, terms: Hooks, kept: Labels | None
+) -> tuple[Split, dict[str, Split]]:
+    """Return the training images as they lie, and train and val as this training sees them.
+
+    Bagging draws from the training images, a target's are there where a regularizer reads them, and a classifier that
+    goes on keeps its classes.
+    """
+    source, task, train = build(config.data, "data"), config.task, config.train
+    data = {name: load_split(source, name, task.query_domain) for name in ("train", "val")}
+    whole = data["train"]
+    data["train"] = _with_target(_bootstrapped(whole, train, algo, config.seed), terms, task, algo)
+    if kept is None or not whole.by_image:
+        return whole, data
+    data = {name: relabelled(split, union(kept, data["train"])) for name, split in data.items()}
+    if train.boost and data["train"].ids != whole.ids:
+        raise UserError(
+            "train.boost weights the images of this data's own classes, and the classifier that this one goes on with "
+            "has others, or in another order: leave out train.boost, or train.keep_classes=true (in train.phases a "
+            "phase keeps those before it)"
+        )
+    return whole, data
+
+
+def snapshot_steps(r: TrainingSetup) -> tuple[int, ...]:
+    """Return how many meta-steps are finished where a snapshot is kept."""
+    return r.rate.ends(r.train.steps) if isinstance(r.rate, CyclicCosine) else ()
+
+
+def _bootstrapped(split: Split, train: Train, algo: AlgorithmSettings, seed: int) -> Split:
+    """Return what train.bootstrap draws of the training split."""
+    if not train.bootstrap:
+        return split
+    kind = ("images" if split.by_image else "classes") if train.bootstrap is True else train.bootstrap
+    return bootstrapped(split, kind, algo.mini_batch is not None, seed)
+
+
+def _with_target(train: Split, terms: Hooks, task: Task, algo: AlgorithmSettings) -> Split:
+    """Return the training images, without the target's where nothing reads these; UserError where they are missing."""
+    if not terms.target:
+        return replace(train, target=None)
+    if train.target is None:
+        raise UserError(
+            f"reg.{terms.target} learns from unlabelled images of a target domain, and this data has none: type "
+            "data=domains data.source=... data.target=..., or leave it out of reg"
+        )
+    if not task.fixed and algo.mini_batch is None:
+        raise UserError(f"reg.{terms.target} draws target images beside episodes of one size: type task=fixed")
+    return train
+
+
+def _refuse_too_few(train: Split, task: Task, algo: AlgorithmSettings, resumes: bool) -> None:
+    """Raise UserError where a split has too few classes or images for its episodes; a run that goes on is told."""
+    if trouble := too_small(train.class_sizes, _wanted(task, algo), train.families is not None):
+        if not resumes:
+            raise UserError(trouble)
+        logger.warning(trouble)  # an older version let it begin, and its training can be ended
 
 
 def _wanted(task: Task, algo: AlgorithmSettings) -> dict[str, EpisodeSize]:
@@ -213,7 +316,7 @@ def _wanted(task: Task, algo: AlgorithmSettings) -> dict[str, EpisodeSize]:
     if not task.fixed:  # each class needs one image on either side, and the way is drawn
         return {split: EpisodeSize(LEAST, 1, 1) for split in SPLITS}
     beside = (task.unlabelled, task.distractors)
-    test = EpisodeSize(task.way, task.shot, task.query, *beside)
+    test = EpisodeSize(task.way, max(task.shots or [task.shot]), task.query, *beside)
     way, shot, query = task.train_way or task.way, task.train_shot or task.shot, task.train_query or task.query
     train = {"train": EpisodeSize(way, shot, query, *beside)} if algo.mini_batch is None else {}
     return {**train, "val": test, "test": test}
@@ -225,10 +328,14 @@ def _with_graphs(engine: Any, device: torch.device, task: Task, algo: AlgorithmS
     return replace(engine, graphs=graphs) if isinstance(engine, AutoEngine | Vectorized) else engine
 
 
-def _outer(node: Mapping[str, Any]) -> tuple[Any, LRSchedule, Clip]:
-    """Build the outer optimizer, its rate and its clipping from the group optim."""
+def _outer(node: Mapping[str, Any], train: Train) -> tuple[Any, LRSchedule, Clip]:
+    """Build the outer optimizer, its rate (in cycles for snapshots) and its clipping from the group optim."""
     rate, clip, rest = parts_of(node, LRSchedule, Clip)
-    return build(rest, "optim"), settings(LRSchedule, rate, "optim"), settings(Clip, clip, "optim")
+    schedule = settings(LRSchedule, rate, "optim")
+    if train.snapshots is not None:
+        schedule = cyclic(schedule, train.snapshots)
+        schedule.ends(train.steps)  # UserError for too few steps
+    return build(rest, "optim"), schedule, settings(Clip, clip, "optim")
 
 
 def _sized(task: Task, algo: AlgorithmSettings, train: Split) -> Task:
@@ -242,4 +349,5 @@ def _sized(task: Task, algo: AlgorithmSettings, train: Split) -> Task:
 
 def on_device(split: Split, device: torch.device) -> Split:
     """Move a split's images once, for all the episode sources that share them."""
-    return replace(split, images=move_if_it_fits(split.images, device))
+    target = split.target and split.target._replace(images=move_if_it_fits(split.target.images, device))
+    return replace(split, images=move_if_it_fits(split.images, device), target=target)

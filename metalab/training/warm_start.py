@@ -1,28 +1,50 @@
 """A new training from the weights of an earlier run."""
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from metalab.config.schema import Train
 from metalab.config.validate import format_value
 from metalab.core.errors import UserError
 from metalab.core.interfaces import Split
 from metalab.data.identity import class_ids
+from metalab.data.sampling.class_order import Labels
 from metalab.tracking import checkpoint_schema
 from metalab.tracking.run_folder import find_run
 
 logger = logging.getLogger("metalab")
 
 
-def warm_start(net: nn.Module, run: str) -> tuple[set[str], dict[str, str]]:
+def kept_labels(train: Train, saved: Mapping[str, Any] | None) -> Labels | None:
+    """Return the classes that stay in the head with train.keep_classes=true, none of a run on episodes; None: without.
+
+    saved: the checkpoint that is resumed, which has them already; None: a new run, whose train.init has them.
+    """
+    if not train.keep_classes:
+        return None
+    if saved is None and train.init is None:
+        raise UserError("train.keep_classes=true keeps the classes of another run's classifier: type train.init=RUN")
+    if saved is None:
+        saved = checkpoint_schema.load_checked(find_run(str(train.init)) / "best.pt")
+    return Labels(saved.get("labels", []), saved.get("label_names", []))
+
+
+def warm_start(net: nn.Module, run: str, kept: int = 0) -> tuple[set[str], dict[str, str]]:
     """Load the weights of a run's best checkpoint into net; return the ids it carries, and what it says of its data.
 
     The body must fit; a part of the algorithm's that is not there, or has another shape, starts afresh and is named.
+    kept: how many classes of that run's head stay; where this one has more, the others' rows start afresh.
     """
     folder = find_run(run)
     saved = checkpoint_schema.load_checked(folder / "best.pt")
     own, given = net.state_dict(), saved["net"]
     fits = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
+    grown = {k: _with_rows(own[k], v) for k, v in given.items() if kept and k in own and _grows(k, own[k], v, kept)}
+    fits |= grown
     misfits = [k for k in {**own, **given} if k.startswith("body.") and k not in fits]
     if misfits:
         raise UserError(
@@ -34,10 +56,42 @@ def warm_start(net: nn.Module, run: str) -> tuple[set[str], dict[str, str]]:
     afresh, unused = ({k.partition(".")[0] for k in keys if k not in fits} for keys in (own, given))
     logger.info(
         f"starts from {folder} after its step {saved['state']['step']}"
+        + (f"; its {kept} classes stay in the head" if grown else "")
         + (f"; afresh: {', '.join(sorted(afresh))}" if afresh else "")
         + (f"; not taken: {', '.join(sorted(unused - afresh))}" if unused - afresh else "")
     )
     return set(saved["classes"]), saved["data"]
+
+
+def unlabelled_note(what: str, held: Mapping[str, Any]) -> str:
+    """Return what a referee must know of a run that saw a target's images, in what the results of another come from.
+
+    what: that other run's relation to it, "begun from a run". held: what the run says of its data.
+    """
+    return f"{what} trained beside {held['unlabelled']}" if held.get("unlabelled") else ""
+
+
+def _grows(name: str, own: Tensor, given: Tensor, kept: int) -> bool:
+    """Whether a tensor of the head has a row a class, and now more of them."""
+    rows = name.startswith("head.") and own.dim() > 0 and given.shape[:1] == (kept,)
+    return rows and len(own) > kept and own.shape[1:] == given.shape[1:]
+
+
+def _with_rows(own: Tensor, given: Tensor) -> Tensor:
+    return torch.cat([given, own[len(given) :]])
+
+
+def refuse_leaked_images(val: Split, known: set[str], source: str) -> None:
+    """Raise UserError where validation images were trained on by the warm start, whose classes may be the same.
+
+    As for refuse_leaked_validation, images that it saw without their labels are among these.
+    """
+    if shared := [file for file, seen in zip(val.files, class_ids.seen_images(val, known), strict=False) if seen]:
+        raise UserError(
+            f"{source} was trained on {len(shared)} of the {len(val.images)} validation images, {shared[0]} the first. "
+            "Give the split that it was trained with"
+        )
+    _refuse_unlabelled(val, known, source)
 
 
 def refuse_leaked_validation(val: Split, known: set[str], source: str) -> None:
@@ -48,4 +102,14 @@ def refuse_leaked_validation(val: Split, known: set[str], source: str) -> None:
         raise UserError(
             f"{source} was trained on {len(shared)} of the {len(set(val.ids))} validation classes: "
             f"{', '.join(shared[:5])}{more}. Give the split that it was trained with"
+        )
+    _refuse_unlabelled(val, known, source)
+
+
+def _refuse_unlabelled(val: Split, known: set[str], source: str) -> None:
+    unlabelled = class_ids.seen_unlabelled(val, known)
+    if shared := [file for file, seen in zip(val.files, unlabelled, strict=False) if seen]:
+        raise UserError(
+            f"{source} saw {len(shared)} of the {len(val.images)} validation images without their labels, as a "
+            f"target's, {shared[0]} the first: they would choose best.pt. Validate on another domain"
         )

@@ -39,11 +39,24 @@ QUICK = {  # what makes seconds of it; an algorithm without an entry trains as i
     "boil": [*GRADIENT, "train.steps=40", "algo.steps=1"],
     "imaml": [*GRADIENT, "algo.lr=0.5", "algo.lam=0.5", "algo.steps=3", "algo.test_steps=3", "algo.cg_steps=1"],
     "simpleshot": BATCHES,
+    "bdcspn": BATCHES,
+    "laplacianshot": BATCHES,
+    "soft_kmeans": BATCHES,
+    "ptmap": [*BATCHES, "algo.sinkhorn=50"],
+    "tim": [*BATCHES, "algo.iterations=100", "algo.lr=0.001"],
+    "alpha_tim": [*BATCHES, "algo.iterations=100", "algo.lr=0.001"],
+    "tpn": ["optim.lr=0.01", "train.steps=150", "train.meta_batch=4"],
     "autoencoder": BATCHES,
     "covamnet": ["optim.lr=0.01", "train.steps=120"],
+    "deepbdc": ["optim.lr=0.01", "train.steps=150"],
     "baseline": [*BATCHES, "algo.epochs=10"],
     "baselinepp": [*BATCHES, "algo.epochs=10"],
+    "negative_margin": [*BATCHES, "algo.epochs=10"],
     "feature_extraction": BATCHES,
+    "rfs": BATCHES,
+    "linear_probe": BATCHES,
+    "cosine_probe": BATCHES,
+    "distribution_calibration": BATCHES,
     "finetune": [*BATCHES, "algo.test_steps=5", "algo.lr=0.001", "algo.head_init=prototype"],
     "metacurvature": [*GRADIENT, "train.steps=40"],
     "mamlpp": [*GRADIENT, "train.steps=30", "algo.steps=2", "algo.test_steps=2"],
@@ -155,7 +168,7 @@ def test_a_value_out_of_range_is_refused(words, message, small, tmp_path):
         train.run(small(*words), tmp_path)
 
 
-FAMILIES = ("gradient_based", "memory_based", "metric_based", "solver_based", "transfer_learning")
+FAMILIES = ("gradient_based", "memory_based", "metric_based", "solver_based", "transductive", "transfer_learning")
 HOME = Path(inspect.getfile(maml)).parents[1]
 
 

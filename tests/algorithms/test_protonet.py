@@ -7,6 +7,7 @@ import torch
 from easyfsl.methods import PrototypicalNetworks
 from torch import nn
 
+from metalab.algorithms.metric_based import protonet
 from metalab.algorithms.metric_based.protonet import ProtoNet
 from metalab.algorithms.objectives.losses import binary_cross_entropy
 from metalab.algorithms.objectives.prediction import cross_entropy, predict_transductive
@@ -84,8 +85,8 @@ def test_both_engines_agree_with_unlabelled_images(loss):
 
 def test_unlabelled_images_of_the_sampler_arrive(small, tmp_path, monkeypatch):
     seen = []
-    real = ProtoNet._refined
-    monkeypatch.setattr(ProtoNet, "_refined", lambda self, *given: (seen.append(len(given[3])), real(self, *given))[1])
+    real = protonet.refined_means
+    monkeypatch.setattr(protonet, "refined_means", lambda *given: (seen.append(len(given[3])), real(*given))[1])
     train.run(small("algo=protonet", "task.unlabelled=2", "train.steps=1", "train.val_every=1"), tmp_path)
     assert seen
     assert set(seen) == {2 * 5}

@@ -101,9 +101,9 @@ def test_the_centre_is_of_the_runs_training_images_whatever_it_is_tested_on(smal
     saved = checkpoint.load(run / "best.pt")
     saved["data"]["train"] = "of other images"
     with pytest.raises(
-        UserError, match=r"^algo=simpleshot takes the mean feature .* and there are others in their pla"
+        UserError, match=r"^algo=simpleshot takes feature statistics .* and there are others in their pla"
     ):
         net_in(cfg, saved)
     saved["config"]["data"] = {"_target_": "metalab.data.Folder"}
-    with pytest.raises(UserError, match=r"^algo=simpleshot takes the mean feature .*, which are not at hand: "):
+    with pytest.raises(UserError, match=r"^algo=simpleshot takes feature statistics .*, which are not at hand: "):
         net_in(cfg, saved)

@@ -78,9 +78,9 @@ def test_oracles_agree_on_some_episodes(name, net, tiny):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*PAIRS, *FURTHER])
-def test_oracles_agree_within_a_point_over_200_episodes(name, net, tiny):
+def test_oracles_agree_within_a_point_over_100_episodes(name, net, tiny):
     source = EpisodeSampler(tiny["test"], 5, 1, 7, 1, 0, "test", CPU)
-    judge(compare(net, source, 200, *{**PAIRS, **FURTHER}[name]), name, 1.0)
+    judge(compare(net, source, 100, *{**PAIRS, **FURTHER}[name]), name, 1.0)
 
 
 @pytest.mark.slow
@@ -90,12 +90,12 @@ def test_oracles_agree_on_a_net_adapted_by_mamls_steps(name, net, tiny):
     adapted = MAML(5, 0.01, False, "prototype")
     with_head = Net(net.normalize, net.body, nn.Sequential(), adapted.parts(net.body, 8)).eval()  # type: ignore[arg-type]
     source = EpisodeSampler(tiny["test"], 5, 1, 7, 1, 0, "test", CPU)
-    judge(compare(with_head, source, 200, *{**PAIRS, **FURTHER}[name], algorithm=adapted), name, 1.0)
+    judge(compare(with_head, source, 100, *{**PAIRS, **FURTHER}[name], algorithm=adapted), name, 1.0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("eps", [0.3, 0.8])
-def test_square_under_l2_finds_what_torchattacks_finds_over_40_episodes(eps, net, tiny):
+def test_square_under_l2_finds_what_torchattacks_finds_over_25_episodes(eps, net, tiny):
     """They draw other windows; theirs asks once more than n_queries, and keeps off the last row and column."""
 
     def oracle(model: Model, query: Batch) -> Tensor:
@@ -105,7 +105,7 @@ def test_square_under_l2_finds_what_torchattacks_finds_over_40_episodes(eps, net
         return model(x).argmax(1) == query.y
 
     source = EpisodeSampler(tiny["test"], 5, 1, 7, 1, 0, "test", CPU)
-    end, tried, theirs = compare(net, source, 40, Square(eps, "l2", 200, 0.8), oracle)
-    clean, *_ = compare(net, source, 40, Square(0.0, "l2", 1, 0.8), lambda model, query: query.y == query.y)
+    end, tried, theirs = compare(net, source, 25, Square(eps, "l2", 200, 0.8), oracle)
+    clean, *_ = compare(net, source, 25, Square(0.0, "l2", 1, 0.8), lambda model, query: query.y == query.y)
     assert all(10 < kept < clean - 10 for kept in (end, tried, theirs))
     assert abs(tried - theirs) <= 3.0, (end, tried, theirs)

@@ -21,7 +21,7 @@ def completed(bench: Bench, line: str, shell: str = "bash") -> list[str]:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("metalab ", ["train", "eval", "predict", "export", "demo", "data"]),
+        ("metalab ", ["train", "eval", "compare", "predict", "export", "demo", "runs", "data"]),
         ("metalab e", ["eval", "export"]),
         (".venv/bin/metalab train alg", ["algo.", "algo="]),
         ("metalab train task=5", ["task=5way5shot"]),
@@ -29,7 +29,7 @@ def completed(bench: Bench, line: str, shell: str = "bash") -> list[str]:
         ("metalab train algo=maml  algo.test_s", ["algo.test_steps="]),
         ("metalab eval eval.epis", ["eval.episodes="]),
         ("metalab train --mul", ["--multirun"]),
-        ("metalab eval run=nowhere task.sh", ["task.shot="]),
+        ("metalab eval run=nowhere task.sh", ["task.shot=", "task.shots="]),
         ("metalab nonsense alg", []),
     ],
 )

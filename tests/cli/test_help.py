@@ -28,7 +28,7 @@ def test_help_and_version(bench):
 def test_unknown_command_shows_usage(bench):
     code, out, err = bench("tain", "algo=maml")
     assert (code, out) == (2, "")
-    known = f"{', '.join(COMMANDS)} or data"
+    known = f"{', '.join((*COMMANDS, 'runs'))} or data"
     assert err.startswith(f"metalab: unknown command 'tain', expected {known}\n\nusage: metalab train")
 
 
@@ -85,7 +85,7 @@ def test_help_lists_groups_options_and_settings(bench, command):
     code, out, _ = bench(command, "--help")
     assert code == 0
     assert out.startswith(f"metalab {command} [group=option ...]")
-    assert "\ntask: 20way1shot, 20way5shot, 5way5shot, fixed, variable\n" in out
+    assert "\ntask: 20way1shot, 20way5shot, 5way5shot, all_way, fixed, variable\n" in out
     optims = sorted(path.stem for path in (ROOT / "conf" / "optim").glob("*.yaml"))
     assert f"\noptim: {', '.join(optims)}\n" in out
     assert "  val_every: 100\n" in out

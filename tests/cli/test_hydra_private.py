@@ -14,6 +14,7 @@ from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.errors import ConfigCompositionException, MissingConfigException
+from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
@@ -40,6 +41,23 @@ def test_signatures():
     assert all(each.default is not each.empty for each in whole[5:])
     assert not inspect.signature(utils.get_args_parser).parameters
     assert list(inspect.signature(SourcesRegistry.resolve).parameters) == ["self", "scheme"]
+
+
+def test_a_sweep_is_split_as_hydra_does_it():
+    basic = OmegaConf.create({"_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"})
+    words = ["seed=1,2", "task=5way5shot", "reg=l2,[l2,dropout]"]
+    assert hydra_private.split_sweep(basic, words) == [
+        ["seed=1", "task=5way5shot", "reg=l2"],
+        ["seed=1", "task=5way5shot", "reg=[l2,dropout]"],
+        ["seed=2", "task=5way5shot", "reg=l2"],
+        ["seed=2", "task=5way5shot", "reg=[l2,dropout]"],
+    ]
+    with_params = OmegaConf.create({**basic, "params": {"seed": "3,4"}})
+    assert hydra_private.split_sweep(with_params, ["task=5way5shot"]) == [
+        ["seed=3", "task=5way5shot"],
+        ["seed=4", "task=5way5shot"],
+    ]
+    assert hydra_private.split_sweep(OmegaConf.create({"_target_": "another.Sweeper"}), words) is None
 
 
 def test_flags_are_read():

@@ -96,8 +96,16 @@ def test_failed_jobs_of_a_sweep_are_named_and_the_rest_go_on(bench):
 
 def test_ctrl_c_stops_a_sweep(bench):
     bench.fail = lambda cfg: SystemExit(130)
-    assert bench("train", "-m", "seed=1,2,3")[0] == 130
+    code, _, err = bench("train", "-m", "seed=1,2,3", "hydra.sweep.dir=swept")
+    assert code == 130
     assert len(bench.trained) == 1
+    assert err == (
+        "metalab: 3 of the sweep's jobs came to no end:\n"
+        "  #0 seed=1: stopped by SIGINT\n"
+        "  #1 seed=2: never began\n"
+        "  #2 seed=3: never began\n"
+        "metalab: metalab train resume=swept goes on with what is not finished\n"
+    )
 
 
 def test_sweep_runs_every_combination(bench):

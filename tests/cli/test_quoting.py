@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from metalab.cli.quoting import quote_override
+from metalab.config.paths import at_home
 from tests.cli.bench import ROOT
 
 PATHS = ["/x/plä", "/x/été (1)", "/x/(a)", "/x/a=b", "/x/it's", "/x/a{1}", "~/x", "/x/a#b", "/x/a,b=c", '/x/"q" é\\']
@@ -80,3 +81,23 @@ def test_the_documented_pattern_runs_as_a_shell_hands_it_over(command_line, benc
         assert code == 0, said
         assert Path(tmp_path, "ü.png").is_file()
     assert len(words) == 1
+
+
+@pytest.mark.parametrize("key", ["reg.distill.teacher", "reg.replay.memory", "eval.baseline"])
+def test_every_key_that_takes_a_run_or_its_file_takes_any_path(key, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    for path in ("runs/a=1,b=2", "runs/my run (1)"):
+        assert quote_override(f"{key}={path}", False) == f"{key}='{path}'"
+    assert quote_override(at_home(f"{key}=~/a=1"), False) == f"{key}='/home/me/a=1'"
+
+
+def test_a_comma_in_a_list_is_of_the_path_where_there_is_such_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs/a=1,b=2", "runs/c=3,d=4", "e"):
+        (tmp_path / name).mkdir(parents=True)
+    for key, value, expected in (
+        ("train.boost", "[runs/a=1,b=2]", "['runs/a=1,b=2']"),
+        ("run", "[e,runs/a=1,b=2,runs/c=3,d=4]", "[e,'runs/a=1,b=2','runs/c=3,d=4']"),
+        ("run", "[runs/a=1,e]", "['runs/a=1',e]"),
+    ):
+        assert quote_override(f"{key}={value}", False) == f"{key}={expected}"

@@ -35,8 +35,9 @@ def targets(node: DictConfig, where: str = "") -> Iterator[tuple[str, str]]:
 
 def test_every_file_belongs_to_a_known_group():
     assert {group for group, _ in OPTIONS} <= set(GROUPS)
-    commands = {"train.yaml", "eval.yaml", "predict.yaml", "export.yaml", "demo.yaml"}
-    assert {path.name for path in FILES if len(path.parts) == 1} == {*commands, "schedule_and_clip.yaml"}
+    commands = {"train.yaml", "eval.yaml", "predict.yaml", "export.yaml", "compare.yaml", "demo.yaml"}
+    shared = {"schedule_and_clip.yaml", "search_base.yaml"}
+    assert {path.name for path in FILES if len(path.parts) == 1} == {*commands, *shared}
     assert {option for group, option in OPTIONS if group == "task"} >= {
         "fixed",
         "5way5shot",
@@ -50,6 +51,9 @@ def test_every_option_composes_and_names_what_exists(group, option):
     cfg = composed(f"{group}={option}")
     if group == "experiment":
         assert composed(f"experiment={option}", "train.steps=1").train.steps == 1
+    elif group == "search":
+        assert (cfg.algo.name, cfg.train.prune_after) == (option, 5)
+        check_space(option, cfg)
     elif option == "none":
         assert set(cfg[group]) == (
             {"eps", "norm", "on", "support"} if group == "attack" else set()
@@ -58,6 +62,16 @@ def test_every_option_composes_and_names_what_exists(group, option):
         assert len(cfg[group]) > 0
     for target, where in targets(cfg):
         locate(target, where)
+
+
+def check_space(method: str, cfg: DictConfig) -> None:
+    """Hold a search to keys that its method has, and their rates to a log scale."""
+    space = OmegaConf.load(conf_dir() / f"search/{method}.yaml").hydra.sweeper.params
+    assert len(space) >= 2
+    for key, values in space.items():
+        assert OmegaConf.select(cfg, key, default=...) is not ..., key
+        if key.endswith(".lr") and method != "reptile":  # whose outer rate is a share
+            assert values.startswith("tag(log, interval("), key
 
 
 QUICK = ("aq", "omniglot_siamese")  # of the experiments: one with several regularizers, one that begins with another
@@ -90,7 +104,7 @@ def test_demo_has_the_settings_of_predict_and_its_own():
 
 def test_eval_knows_all_that_train_knows():
     train, evaluation = composed(), composed(name="eval")
-    assert set(evaluation) - set(train) == {"run"}
+    assert set(evaluation) - set(train) == {"run", "ensemble"}
     assert all(evaluation[key] == train[key] for key in train)
 
 
@@ -176,6 +190,21 @@ AS_THEIR_CODES: dict[str, dict[str, object]] = {  # what was called a paper's an
     "rmaml": {"algo.lr": 0.01, "algo.first_order": True, "train.steps": 15000},
     "adml": {"algo.lr": 0.01},
     "omniglot_boil": {"algo.lr": 0.5},
+    "rfs_distill": {
+        "algo.C": 1.0,
+        "algo.mini_batch": 64,
+        "train.steps": 100 * 64 * 600 // 64,
+        "train.generations": 2,
+        "optim.lr": 0.05,
+        "optim.nesterov": False,
+        "optim.weight_decay": 5e-4,
+        "optim.milestones": [60 * 600, 80 * 600],
+        "reg.distill.weight": 0.5,
+        "reg.distill.temperature": 4.0,
+        "reg.augment.crop": 8,
+        "reg.augment.jitter": 0.4,
+        "backbone.mean": True,
+    },
 }
 
 

@@ -188,7 +188,7 @@ def test_it_is_refused_without_a_gpu(engine, small, tmp_path):
 
 
 def test_episodes_of_many_sizes_are_refused(small, tmp_path, monkeypatch):
-    monkeypatch.setattr("metalab.training.setup.resolve_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr("metalab.training.setup.own_device", lambda _: torch.device("cuda"))
     monkeypatch.setattr("metalab.training.setup.on_device", lambda split, _: split)
     words = ("task=variable", "algo=protonet", "engine=vectorized", "engine.graphs=true")
     with pytest.raises(UserError, match=r"^engine\.graphs=true: a graph has one shape, and with task=variable each"):
@@ -236,13 +236,13 @@ def test_out_of_memory_while_a_graph_is_recorded_gives_nothing_back(monkeypatch)
     ],
 )
 def test_on_a_gpu_they_are_taken_wherever_they_can_be(words, taken, small, monkeypatch):
-    monkeypatch.setattr("metalab.training.setup.resolve_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr("metalab.training.setup.own_device", lambda _: torch.device("cuda"))
     monkeypatch.setattr("metalab.training.setup.on_device", lambda split, _: split)
     assert isinstance(training_setup(small(*words)).stepping, CUDAGraphEngine) == taken
 
 
 def test_they_are_refused_where_a_meta_step_leaves_the_device(small, monkeypatch):
-    monkeypatch.setattr("metalab.training.setup.resolve_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr("metalab.training.setup.own_device", lambda _: torch.device("cuda"))
     monkeypatch.setattr("metalab.training.setup.on_device", lambda split, _: split)
     with pytest.raises(UserError, match=r"^engine\.graphs=true: algo=metaoptnet solves on the processor"):
         training_setup(small("algo=metaoptnet", "engine.graphs=true"))

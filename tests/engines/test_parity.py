@@ -48,13 +48,16 @@ def recipes(small: Callable[..., DictConfig], algo: str, size: int) -> list[Trai
     words += [
         f"algo.{key}={most}" for key, most in (("lr", 0.05), ("steps", 2), ("cg_steps", 2)) if own.get(key, 0) > most
     ]
+    words += ["algo.dropout=0"] if "dropout" in own else []  # each engine draws its own
     orders = [[f"algo.first_order={value}"] for value in ("false", "true")] if "first_order" in own else [[]]
     return [training_setup(small(*words, *order)) for order in orders]
 
 
 def net_of(r: TrainingSetup, backbone: dict, size: int) -> Net:
     torch.manual_seed(0)
-    net = build_net(made_backbone(backbone), r.train_algorithm, nn.Sequential(), Normalize([0.3], [0.5]), size).double()
+    made, parts = made_backbone(backbone), r.terms.parts
+    net = build_net(made, r.train_algorithm, nn.Sequential(), Normalize([0.3], [0.5]), size, parts).double()
+    r.terms.attach(net)
     with torch.no_grad():  # away from the start, where gains are 1 and shifts 0
         for name, p in net.named_parameters():
             if name.startswith(("body.", "head.")):

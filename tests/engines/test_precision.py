@@ -72,12 +72,15 @@ def test_bfloat16_keeps_the_meta_gradients_direction_where_it_is_not_refused(alg
             given = [p.grad.flatten() for n, p in net.named_parameters() if p.grad is not None and ".0.bias" not in n]
             gradients.append(torch.cat(given))
         cosine = torch.cosine_similarity(*gradients, dim=0).item()
-        assert cosine < 0.95 if algorithm_traits(r.train_algorithm).adapts_body else cosine > 0.97, cosine
+        most = (
+            0.98 if algo == "proto_maml" else 0.95
+        )  # the former is refused as MAML is: its first-order variant is finer
+        assert cosine < most if algorithm_traits(r.train_algorithm).adapts_body else cosine > 0.97, cosine
 
 
 @pytest.mark.parametrize("algo", COARSE)
 def test_bfloat16_is_refused_where_inner_steps_go_through_the_body(algo, small, tmp_path, monkeypatch):
-    monkeypatch.setattr("metalab.training.setup.resolve_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr("metalab.training.setup.own_device", lambda _: torch.device("cuda"))
     monkeypatch.setattr("metalab.training.setup.on_device", lambda split, _: split)
     with pytest.raises(UserError, match=rf"^engine\.precision=bf16: algo={algo} takes inner steps through the body"):
         train.run(small(f"algo={algo}", "engine.precision=bf16"), tmp_path)

@@ -9,16 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
 from metalab.config.instantiate import build
 from metalab.core.errors import UserError
 from metalab.core.interfaces import Split
 from metalab.data.sampling.sequential import SequentialImages
-from metalab.evaluation import evaluate
+from metalab.evaluation import compare, evaluate
 from metalab.evaluation.calibration import fit_temperature
 from metalab.models.layers import running_statistics
-from metalab.tracking import checkpoint, figures
+from metalab.tracking import checkpoint, compare_report, figures
 from metalab.training import train
 from tests.configs import net_in
 from tests.data.few_classes import idx
@@ -158,6 +159,22 @@ def test_validation_is_of_all_images_held_out_and_the_picture_is_of_them(made, r
     assert not (run / "adaptation.png").exists()
 
 
+def test_corruptions_are_measured_image_by_image(made, run, tmp_path):
+    evaluate.run([(run, made("eval.corrupt=contrast", "eval.severities=[2,3]"))], tmp_path)
+    test = build(made().data, "data").load("test").images.float() / 255
+    net, mean = net_in(made(), checkpoint.load(run / "best.pt")).eval(), test.mean((-2, -1), keepdim=True)
+    y = torch.arange(10).repeat_interleave(TESTED)
+    for severity, share in (("2", 0.5), ("3", 0.4)):
+        with torch.no_grad(), running_statistics():
+            right = (net("logits", mean + share * (test - mean)).argmax(1) == y).double()
+        found = record(tmp_path)["corruptions"]["kinds"]["contrast"][severity]
+        assert found["accuracy"] == pytest.approx(right.mean().item(), abs=1e-12)
+        assert found["ci95"] == pytest.approx(T130 * right.std().item() / (10 * TESTED) ** 0.5, rel=1e-6)
+    both = made("eval.corrupt=contrast", "eval.corrupt_on=both")
+    with pytest.raises(UserError, match=r"eval\.corrupt_on=both: with data\.protocol=images there is no support"):
+        evaluate.run([(run, both)], tmp_path / "no")
+
+
 def test_from_the_command_line_with_attacks_image_by_image(command_line, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     titles, real = [], figures.robustness_curve
@@ -217,7 +234,7 @@ def test_every_classifier_on_mini_batches_is_measured_by_its_head(made, tmp_path
     [
         (("data.protocol=classes",), "mnist", r"was trained on 10 of the 10 classes of the test split: mnist:0, "),
         (("eval.split=train",), "mnist", r"was trained on 10 of the 10 classes of the train split"),
-        (("eval.split=val", "data.seed=1"), "mnist", r"was trained on 10 of the 10 classes of the val split"),
+        (("eval.split=val", "data.seed=1"), "mnist", r"was trained on \d+ of the \d+ images of the val split"),
         ((), "kmnist", r"run has no classifier of kmnist:o and the other 9 classes, for it was not trained on them"),
         (
             ("algo=simpleshot",),
@@ -293,3 +310,52 @@ def test_it_is_no_member_of_a_union_and_its_report_compares_images(command_line,
     code, said = command_line("data", "prepare", "union", *members, *inside)
     assert code == 1
     assert re.search(r"one splits images and not classes.* type data\.members\.one\.protocol=classes", said)
+
+
+@pytest.fixture(scope="module")
+def two(made, home, run) -> tuple[Path, Path]:
+    """That classifier and one that was trained for fewer steps from another seed."""
+    train.run(made("seed=1", "train.steps=10", "train.val_every=10"), home / "second")
+    return run, home / "second"
+
+
+def probabilities(cfg, folder: Path) -> torch.Tensor:
+    """Return what a run's net says of every test image, [N,K], without metalab's evaluation."""
+    net = net_in(cfg, checkpoint.load(folder / "best.pt")).eval()
+    with torch.no_grad(), running_statistics():
+        return net("logits", build(cfg.data, "data").load("test").images.float() / 255).softmax(1)
+
+
+def test_an_ensemble_of_classifiers_has_the_mean_of_their_probabilities(made, two, tmp_path):
+    evaluate.run([(folder, made("+ensemble=mean", "eval.report=false")) for folder in two], tmp_path)
+    held, y = record(tmp_path), torch.arange(10).repeat_interleave(TESTED)
+    each = [probabilities(made(), folder) for folder in two]
+    right = ((each[0] + each[1]).argmax(1) == y).double()
+    alone = [(p.argmax(1) == y).double() for p in each]
+    assert held["accuracy"] == pytest.approx(right.mean().item(), abs=1e-12)
+    assert (held["episodes"], held["images"]) == (None, 130)
+    for member, own_right in zip(held["members"], alone, strict=True):
+        assert member["accuracy"] == pytest.approx(own_right.mean().item(), abs=1e-12)
+        assert member["difference"] == pytest.approx((right - own_right).mean().item(), abs=1e-12)
+    assert alone[0].mean() != alone[1].mean()
+
+
+def test_classifiers_are_compared_image_by_image(made, two, tmp_path, monkeypatch):
+    monkeypatch.setattr(compare_report, "_write_page", lambda path, comparison: None)  # drawing takes longer
+    for folder, words in zip(two, ((), ("seed=1", "train.steps=10", "train.val_every=10")), strict=True):
+        OmegaConf.save(made(*words), folder / "config.yaml", resolve=True)
+    pairs = []
+    for folder in two:
+        cfg = made()
+        OmegaConf.set_struct(cfg, False)
+        cfg.compare = {"data": None, "alpha": 0.05, "pictures": 0}
+        pairs.append((folder, cfg))
+    compare.run({"": pairs}, tmp_path)
+    y = torch.arange(10).repeat_interleave(TESTED)
+    each = [(probabilities(made(), folder).argmax(1) == y).double() for folder in two]
+    with (tmp_path / "compare_episodes.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 130
+    held = json.loads((tmp_path / "compare.json").read_text(encoding="utf-8"))
+    accuracies = sorted(row["mean"] for row in held["data"][0]["rows"])
+    assert accuracies == pytest.approx(sorted(right.mean().item() for right in each), abs=1e-12)

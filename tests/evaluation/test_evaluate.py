@@ -6,6 +6,8 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -314,3 +316,26 @@ def test_predictions_that_are_no_numbers_are_wrong_and_counted(small, runs, tmp_
     record = json.loads((tmp_path / "eval" / "eval.json").read_text())
     assert (record["accuracy"], record["attacks"][0]["accuracy"], record["loss"]) == (0, 0, None)
     assert "6 of 6 episodes have predictions that are no numbers" in record["note"]
+
+
+@pytest.mark.parametrize(
+    ("group", "value"), [("reg", {}), ("eval", {"episodes": 10}), ("task", {"way": 3}), ("attack", {"eps": 4.0})]
+)
+def test_only_the_test_as_it_was_configured_is_written_as_the_runs_own(group, value):
+    own = {"algo": {}, "backbone": {}, "task": {"way": 5}, "data": {"root": "here"}, "reg": {"l2": {"weight": 0.1}}}
+    own |= {"eval": {"episodes": 600, "split": "test"}, "attack": {"eps": 8.0}}
+
+    def judged(asked: dict) -> bool:
+        t: Any = SimpleNamespace(
+            attacks=SimpleNamespace(built={}),
+            overlap=[],
+            adapted="",
+            algo=SimpleNamespace(bn="batch"),
+            evaluation=SimpleNamespace(bn=None, split="test"),
+            config=SimpleNamespace(whole=asked),
+            saved={"config": own},
+        )
+        return evaluate._is_own_test(t)
+
+    assert judged({**own, "data": {"root": "elsewhere"}})
+    assert judged({**own, group: value}) == (group == "attack")  # of which none is named

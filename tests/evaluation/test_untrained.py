@@ -102,6 +102,15 @@ def test_results_on_kept_features_are_those_on_images(typed):
     assert "algo.transform=l2n in the place of cl2n" in kept["note"]
 
 
+def test_corrupted_images_are_looked_at_and_no_kept_features(typed):
+    words = ("algo=simpleshot", "task.shot=3", "eval.corrupt=[contrast,pixelate]", "eval.severities=[5]")
+    found, said = typed(*words)
+    assert "Preparing" not in said
+    without, _ = typed(*words, "eval.embed=false")
+    assert found == without
+    assert found["corruptions"]["mean"]["accuracy"] != found["accuracy"]
+
+
 @pytest.mark.parametrize("algo", ["baseline", "feature_extraction", "r2d2", "matching", "baselinepp"])
 def test_every_method_without_training_takes_features(typed, algo):
     more = ["algo.epochs=3"] if algo.startswith("baseline") else []

@@ -110,6 +110,6 @@ def test_a_head_for_another_way_is_told_on_the_cpu_and_before_any_index_is_out_o
         Learn2Learn().evaluate(measured_objective(how, tested, "batch", 5, Hooks()), net, episodes)
     assert str(error.value) == (
         f"the head was learned for {train_way} classes and the task has 5; give task.way={train_way} and "
-        "task.train_way the same, or train an algorithm that takes any way: protonet, or maml with "
-        "algo.head_init=zero, random, prototype or knn"
+        "task.train_way the same (and no task=all_way), or train an algorithm that takes any way: protonet, or maml "
+        "with algo.head_init=zero, random, prototype or knn"
     )

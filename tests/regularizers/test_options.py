@@ -20,12 +20,21 @@ from tests.configs import training_setup
 OPTIONS = sorted(path.stem for path in (conf_dir() / "reg").glob("*.yaml") if path.stem != "none")
 
 ONE_STEP = ("train.steps=1", "train.val_every=1", "train.val_episodes=2", "train.meta_batch=2", "task.query=2")
+CLASSIFIER = ("algo=baseline", "algo.mini_batch=6", "task.train_way=null")
 
 
 @pytest.mark.slow
 def test_every_option_trains_on_the_vectorized_engine(small, tmp_path):
+    train.run(small("engine=vectorized", *ONE_STEP), tmp_path / "teacher")
+    own = {
+        "distill": [f"reg.distill.teacher={tmp_path / 'teacher'}"],
+        "learned_loss": ["algo=maml"],
+        "class_balanced": ["algo=maml"],
+    }
     for option in OPTIONS:
-        train.run(small(f"reg={option}", "engine=vectorized", *ONE_STEP), tmp_path / option)
+        words = (f"reg={option}", *own.get(option, []), "engine=vectorized", *ONE_STEP)
+        words += CLASSIFIER if option in ("entropy_target", "pseudo_labels") else ()
+        train.run(small(*words), tmp_path / option)
 
 
 def built(words: list[str], small, steps: int, algo: str | None = None):

@@ -33,7 +33,7 @@ def built(small, algo: str, *words: str):
 @pytest.mark.parametrize(
     ("algo", "words", "message"),
     [
-        ("relation", ["reg=label_smoothing"], "reg.label_smoothing smooths the targets of a cross-entropy, and algo."),
+        ("relation", ["reg=label_smoothing"], "reg.label_smoothing changes the terms of a cross-entropy, and algo."),
         (
             "maml",
             [
@@ -42,7 +42,7 @@ def built(small, algo: str, *words: str):
                 "reg.label_smoothing.inner=0.5",
                 "algo.episode_loss=metalab.algorithms.objectives.binary_cross_entropy",
             ],
-            "reg.label_smoothing smooths the targets of a cross-entropy, and algo.",
+            "reg.label_smoothing changes the terms of a cross-entropy, and algo.",
         ),
         (
             "reptile",
@@ -159,7 +159,8 @@ def test_the_order_of_the_list_changes_nothing(case):
 def test_l2_is_over_all_weights_and_no_learned_rate():
     names = ["body.0.weight", "head.bias", "relation.net.0", "controller.state.weight", "heads.bias", "alike.weight"]
     others = ["rates.body/0", "curvature.x", "ridge.log_lam", "svm.scale", "sharpness.log", "memory.rows"]
-    assert {name.partition(".")[0] + "." for name in others} == set(NO_WEIGHTS)
+    others += ["reg_loss.margin", "reg_regressor.weight"]
+    assert {n[:4] if n.startswith("reg_") else n.partition(".")[0] + "." for n in others} == set(NO_WEIGHTS)
     assert weights([*names, *others]) == names
     values = {name: torch.full((2,), float(i + 1)) for i, name in enumerate([*names, *others])}
     assert half_square(values).item() == sum((i + 1) ** 2 for i in range(6))

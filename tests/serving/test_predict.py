@@ -154,6 +154,11 @@ def test_images_of_other_classes_are_marked(typed, run_of, folders, tmp_path):
         (("run=null", "support=support", "images=images"), "which run?"),
         (("run=null", "backbone=conv4", "support=support", "images=images"), "this one has random weights"),
         (("run=[RUN,RUN]", "support=support", "images=images"), "is given twice"),
+        (
+            ("run=RUN", "support=support", "images=images", "eval.bn=target"),
+            "adapt a net to a target domain for metalab",
+        ),
+        (("run=RUN", "support=support", "images=images", "eval.tent=3"), "adapt a net to a target domain for metalab"),
         (("run=RUN", "support=support", "images=images", "train.steps=3"), "metalab predict trains nothing"),
     ],
 )

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from metalab.core.errors import UserError
-from metalab.core.interfaces import Split
+from metalab.core.interfaces import Split, UnlabelledImages
 from metalab.engines.learn2learn import Learn2Learn
 
 CLASSES = {"train": 40, "val": 12, "test": 12}
@@ -24,6 +24,7 @@ class Tiny:
     channels: int
     seed: int  # of the patterns; the same seed gives the same classes
     absent: str  # the split that cannot be loaded; "": all can
+    target: int = 0  # unlabelled images beside the training split: inverted, of its own classes; 0: none
 
     def load(self, split: str) -> Split:
         if split == self.absent:
@@ -40,7 +41,13 @@ class Tiny:
             count=torch.full((classes,), self.images),
             ids=[f"tiny:{name}" for name in names],
             names=names,
+            target=self._inverted(codes, draw) if self.target and split == "train" else None,
         )
+
+    def _inverted(self, codes: np.ndarray, draw: np.random.Generator) -> UnlabelledImages:
+        images = 255 - np.stack([self._image(codes[i % len(codes)], draw) for i in range(self.target)])
+        stacked = torch.from_numpy(np.repeat(images[:, None], self.channels, 1))
+        return UnlabelledImages(stacked, [f"image:inverted{i}" for i in range(self.target)], "inverted")
 
     def _image(self, code: int, draw: np.random.Generator) -> np.ndarray:
         bits = (code >> np.arange(9) & 1).reshape(3, 3)

@@ -8,15 +8,20 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_parts import Tiny  # type: ignore[import-not-found]  # conftest.py puts tests/tiny_data on the path
 
+from metalab.config.experiment import read_config
 from metalab.core.errors import UserError
-from metalab.tracking import checkpoint
-from metalab.training import train
+from metalab.core.interfaces import Split, UnlabelledImages
+from metalab.tracking import checkpoint, checkpoint_schema
+from metalab.training import resume, train
+from metalab.training.resume import refuse_other_data
 from tests.data.folder import tree
 
 LONG = ("train.steps=16", "train.val_every=6", "train.log_every=4", "engine=doomed")
@@ -185,7 +190,8 @@ def test_what_would_be_another_run_is_refused_by_name(small, tmp_path):
         train.run(small("optim.lr=0.5", "seed=3", "train.init=x", f"resume={tmp_path}"), tmp_path)
     assert str(error.value) == (
         "resume goes on with the same run and takes only train.steps, train.minutes, train.patience, "
-        "train.on_warning, device, data.root, data.cache, engine.graphs; not "
+        "train.on_warning, device, data.root, data.labels, data.source_root, data.target_root, data.cache, "
+        "engine.graphs, reg.distill.teacher, train.prune_after, train.prune_warmup; not "
         "optim.lr=0.5 (the run has 0.001), seed=3 (the run has 0), train.init=x (the run has null). "
         f"For a new run from its weights type train.init={tmp_path}"
     )
@@ -251,3 +257,31 @@ def test_a_run_on_images_that_were_moved_goes_on(small, tmp_path):
         train.run(small(*again, f"data.root={tmp_path / 'here'}"), tmp_path / "run")
     train.run(small(*again, f"data.root={tmp_path / 'there'}"), tmp_path / "run")
     assert checkpoint.load(tmp_path / "run" / "last.pt")["state"]["step"] == 6
+
+
+def test_another_target_is_other_data_and_an_older_run_says_nothing_of_it():
+    def prints(ids: list[str] | None) -> dict[str, str]:
+        target = None if ids is None else UnlabelledImages(torch.zeros(len(ids), 1, 2, 2), ids, "ink")
+        one = torch.tensor([1])
+        split = Split(torch.zeros(1, 1, 2, 2), one - 1, one, ["a"], ["a"], target=target)
+        r: Any = SimpleNamespace(data={"train": split}, whole=split)
+        return train.fingerprint(r)
+
+    refuse_other_data(prints(["1", "2"]), prints(["1", "2"]))
+    refuse_other_data(prints(None), prints(["1", "2"]))  # an older run
+    for other in (["1", "3"], ["1"], ["2", "1"]):
+        with pytest.raises(UserError, match=r"^the target images are not those that the run was trained with"):
+            refuse_other_data(prints(["1", "2"]), prints(other))
+
+
+def test_domains_that_were_moved_are_the_same_run(small, tmp_path, monkeypatch):
+    words = ("data=domains", "data.source=mnist", "data.target=usps", "train.steps=9")
+    was = read_config(small(*words, "data.source_root=/a", "data.target_root=/b"))
+    saved = {"config": was.whole, "state": {"step": 3}}
+    monkeypatch.setattr(checkpoint_schema, "load_checked", lambda _: saved)
+    monkeypatch.setattr(resume, "checkpoint_in", lambda out: out / "last.pt")
+    now = read_config(small(*words, "data.source_root=/c", "data.target_root=/d", f"resume={tmp_path}"))
+    assert resume.load_resumable(now, tmp_path) is saved
+    other = read_config(small(*words, "data.seed=1", f"resume={tmp_path}"))
+    with pytest.raises(UserError, match=r"not data\.seed=1"):
+        resume.load_resumable(other, tmp_path)

@@ -13,7 +13,7 @@ from metalab.training import train
 from tests.configs import net_in
 
 TRAIN_TAGS = {"train/loss", "train/accuracy", "train/grad_norm", "train/lr", "time/step_ms"}
-VAL_TAGS = {"val/accuracy", "val/ci95", "val/loss"}
+VAL_TAGS = {"val/accuracy", "val/best_accuracy", "val/ci95", "val/loss"}
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,7 @@ def test_the_checkpoint_is_self_contained(trained, small):
         "train_way",
         "label_names",
         "labels",
+        "head_classes",
         "shape",
         "data",
         "versions",

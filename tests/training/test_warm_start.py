@@ -2,13 +2,18 @@
 
 import logging
 import re
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from metalab.core.errors import UserError
+from metalab.core.interfaces import Split
 from metalab.tracking import checkpoint
-from metalab.training import train
+from metalab.training import phases, train
+from metalab.training.warm_start import refuse_leaked_images, refuse_leaked_validation
 
 
 def test_a_warm_start_takes_weights_and_class_ids(small, tmp_path, caplog):
@@ -59,3 +64,29 @@ def test_a_warm_start_from_validation_classes_is_refused(small, tmp_path):
     ):
         train.run(small(f"train.init={tmp_path / 'a'}", "data.seed=172"), tmp_path / "b")
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("by_image", [True, False])
+def test_validation_images_that_a_run_saw_without_labels_are_refused(by_image):
+    two = torch.tensor([2, 2])
+    images, files = [f"image:{i}" for i in range(4)], [f"sketch/{i}.png" for i in range(4)]
+    val = Split(torch.zeros(4, 1, 2, 2), two.cumsum(0) - two, two, ["folder:named:a", "folder:named:b"], ["a", "b"])
+    val = replace(val, files=files, image_ids=images, by_image=by_image)
+    known = {"unlabelled:image:1", "unlabelled:image:2", "unlabelled:image:9"}
+    for refuse in (refuse_leaked_images, refuse_leaked_validation):
+        refuse(val, {"unlabelled:image:9"}, "train.init=x")
+        with pytest.raises(
+            UserError, match=r"^train\.init=x saw 2 of the 4 validation images .* sketch/1\.png the first"
+        ):
+            refuse(val, known, "train.init=x")
+
+
+def test_phases_tell_before_any_training_of_validation_images_that_an_earlier_one_saw():
+    one = torch.tensor([1])
+    val = Split(torch.zeros(1, 1, 2, 2), one - 1, one, ["folder:named:a"], ["a"], ["sketch/1.png"], ["image:1"])
+    r: Any = SimpleNamespace(data={"val": replace(val, by_image=True)})
+    phases._refuse_known(r, {"folder:named:a", "image:2"})
+    with pytest.raises(UserError, match=r"^an earlier phase saw 1 of the 1 validation images without their labels"):
+        phases._refuse_known(r, {"unlabelled:image:1"})
+    with pytest.raises(UserError, match=r"^an earlier phase was trained on 1 of the 1 validation images"):
+        phases._refuse_known(r, {"image:1"})

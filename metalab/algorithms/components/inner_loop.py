@@ -26,7 +26,7 @@ def without_norms(parameters: Mapping[str, Tensor]) -> list[str]:
     return [n for n in parameters if f"{n.rpartition('.')[0]}." not in norms]
 
 
-NO_WEIGHTS = ("rates.", "curvature.", "ridge.", "svm.", "sharpness.", "memory.")  # learned, but not to be small
+NO_WEIGHTS = ("rates.", "curvature.", "ridge.", "svm.", "sharpness.", "memory.", "reg_")  # learned, but not to be small
 
 
 def weights(names: Iterable[str]) -> list[str]:

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from metalab.algorithms.components.distances import class_means, members, squared_distances
+from metalab.algorithms.components.distances import squared_distances
+from metalab.algorithms.components.medians import class_centers
+from metalab.algorithms.components.soft_kmeans import refined_means
 from metalab.algorithms.components.temperature import temperature, temperature_parts
 from metalab.config.validate import check_positive
 from metalab.core.errors import UserError
@@ -20,13 +22,15 @@ class ProtoNet:
     refine: steps of soft k-means in which the unlabelled images of the episode (task.unlabelled), each by its share of
     each class, move the prototypes (Ren et al. 2018, eq. 3 and 4; theirs is 1 step). Without such images it does
     nothing. temperature: distances are divided by it; learned_temperature: it is meta-learned and starts there (the
-    metric scaling of Oreshkin et al. 2018, sec. 3.2).
+    metric scaling of Oreshkin et al. 2018, sec. 3.2). prototype: the mean of a class's features, or their spatial
+    median, which wrong labels in the support move less (Liang et al. 2022); refining begins there.
     """
 
     way: int
     refine: int = 1
     temperature: float = 1.0
     learned_temperature: bool = False
+    prototype: Literal["mean", "median"] = "mean"
 
     def __post_init__(self) -> None:
         check_positive("algo.temperature", self.temperature)
@@ -43,16 +47,9 @@ class ProtoNet:
 
     def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
         known = learner.features(support.x).flatten(1)
-        prototypes = class_means(known, support.y, self.way)
+        prototypes = class_centers(known, support.y, self.way, self.prototype == "median")
         if support.unlabelled.shape[0] and self.refine:
-            prototypes = self._refined(prototypes, known, support, learner.features(support.unlabelled).flatten(1))
+            others = learner.features(support.unlabelled).flatten(1)
+            prototypes = refined_means(prototypes, known, support.y, others, self.refine)
         scale = temperature(learner, self.temperature, self.learned_temperature)
         yield lambda x: -squared_distances(learner.features(x).flatten(1), prototypes) / scale
-
-    def _refined(self, prototypes: Tensor, known: Tensor, support: Batch, others: Tensor) -> Tensor:
-        images, labelled = torch.cat([known, others]), members(support.y, self.way).to(known.dtype)
-        for _ in range(self.refine):
-            shares = (-squared_distances(others, prototypes)).softmax(1)  # [U,K]
-            weights = torch.cat([labelled, shares])
-            prototypes = (weights / weights.sum(0)).T @ images
-        return prototypes

@@ -1,3 +1,4 @@
+from .auxiliary import AuxiliaryLoss as AuxiliaryLoss
 from .classification import ClassificationLoss as ClassificationLoss
 from .implicit_gradient import ImplicitGradient as ImplicitGradient
 from .losses import (

@@ -2,13 +2,27 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from metalab.algorithms.objectives.prediction import PREDICTIONS
 from metalab.algorithms.objectives.variable_way import PerWayObjective
 from metalab.config.instantiate import locate
 from metalab.config.schema import Task
 from metalab.core.interfaces import Algorithm, Loss, Objective
+
+
+@runtime_checkable
+class LossAlgorithm(Protocol):
+    """An algorithm that changes the loss of training, as by a margin; that of the test stays."""
+
+    def training_loss(self, loss: Loss) -> Loss:
+        """Return the loss of the images that are trained on, from the one that algo.episode_loss names."""
+        ...
+
+
+def training_loss(loss: Loss, algorithm: Algorithm) -> Loss:
+    """Return the loss of the images that are trained on, before regularizers change it."""
+    return algorithm.training_loss(loss) if isinstance(algorithm, LossAlgorithm) else loss
 
 
 def objective(path: str, algorithm: Algorithm, steps: int, inner: Loss, outer: Loss, bn: str) -> Any:

@@ -5,6 +5,7 @@ from typing import cast
 
 from torch import Tensor
 
+from metalab.algorithms.components.wrapped_learner import WrappedLearner
 from metalab.core.interfaces import Learner
 
 # learner, loss, names, first_order, as of Learner.grad -> the gradient by name
@@ -16,31 +17,17 @@ def with_gradient(learner: Learner, gradient: Gradient) -> Learner:
     return cast(Learner, WithGradient(learner, gradient))
 
 
-class WithGradient:
+class WithGradient(WrappedLearner):
     """What with_gradient returns: all but `grad` is the learner's own."""
 
     def __init__(self, learner: Learner, gradient: Gradient) -> None:
-        self.learner, self.gradient = learner, gradient
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.learner(x)
-
-    def features(self, x: Tensor) -> Tensor:
-        return self.learner.features(x)
-
-    def part(self, name: str, *args: Tensor) -> Tensor:
-        return self.learner.part(name, *args)
-
-    def parameters(self) -> dict[str, Tensor]:
-        return self.learner.parameters()
-
-    def buffers(self) -> dict[str, Tensor]:
-        return self.learner.buffers()
+        super().__init__(learner)
+        self.gradient = gradient
 
     def grad(
         self, loss: Callable[[Learner], Tensor], names: list[str] | None = None, first_order: bool = False
     ) -> dict[str, Tensor]:
         return self.gradient(self.learner, loss, names, first_order)
 
-    def replace(self, tensors: dict[str, Tensor]) -> "WithGradient":
-        return WithGradient(self.learner.replace(tensors), self.gradient)
+    def replace(self, tensors: dict[str, Tensor]) -> Learner:
+        return with_gradient(self.learner.replace(tensors), self.gradient)

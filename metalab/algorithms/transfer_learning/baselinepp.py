@@ -1,32 +1,21 @@
-"""Baseline++: Chen, Liu, Kira, Wang, Huang 2019, sec. 3.2: Baseline with cosine similarities as logits."""
+"""Baseline++: Chen, Liu, Kira, Wang, Huang 2019, sec. 3.2: Baseline with cosine similarities as logits.
+
+With a margin below 0 in training it is negative margin (Liu, Cao, Lin, Li, Zhang, Long, Hu 2020).
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metalab.algorithms.components.distances import class_means
-from metalab.algorithms.components.heads import SGD, Head, fit_head
+from metalab.algorithms.components.cosine_head import Cosine, fitted_cosines
+from metalab.algorithms.components.distances import members
+from metalab.algorithms.components.heads import SGD
 from metalab.config.validate import check_positive
+from metalab.core.errors import UserError
 from metalab.core.interfaces import AlgorithmTraits, Batch, Learner, Loss, Model
-
-
-class Cosine(nn.Module):
-    """Logits scale * gain_k * cos(w_k, f), with a learned gain a class, as their code's weight norm has it."""
-
-    def __init__(self, features: int, way: int, scale: float) -> None:
-        super().__init__()
-        self.weight, self.gain, self.scale = (
-            nn.Parameter(torch.randn(way, features)),
-            nn.Parameter(torch.ones(way)),
-            scale,
-        )
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.scale * cosine({"weight": self.weight, "gain": self.gain}, features)
 
 
 @dataclass(frozen=True)
@@ -35,6 +24,11 @@ class BaselinePP:
 
     The task's head starts at the class means, for a cosine has no zero to start at.
     epochs, batch, lr, momentum, dampening, weight_decay: of the task's head.
+
+    margin: in training the logit of an image's own class is scale (cos - margin), those of the others scale cos (Liu
+    et al.'s lib/metric.py:41-55): above 0 it drives classes apart and images of a class together, below 0 it lets them
+    mix, and the features say more of other classes. gain: whether each class's cosine has a learned factor, as
+    Baseline++'s has and negative margin's has not.
     """
 
     way: int
@@ -45,31 +39,34 @@ class BaselinePP:
     momentum: float
     dampening: float
     weight_decay: float
+    margin: float = 0.0
+    gain: bool = True
 
     traits: ClassVar = AlgorithmTraits(without_training={}, frozen_body=True)
 
     def __post_init__(self) -> None:
         for key, value in {"scale": self.scale, "epochs": self.epochs, "batch": self.batch}.items():
             check_positive(f"algo.{key}", value)
+        if not -2 < self.margin < 2:
+            raise UserError(f"algo.margin={self.margin:g}: expected a difference of cosines, above -2 and below 2")
         self._sgd()
 
     def _sgd(self) -> SGD:
         return SGD(self.lr, self.momentum, self.dampening, self.weight_decay)
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
-        return {"head": Cosine(features, self.way, self.scale)}
+        return {"head": Cosine(features, self.way, self.scale, self.gain)}
+
+    def training_loss(self, loss: Loss) -> Loss:
+        def with_margin(model: Model, batch: Batch) -> Tensor:
+            def lowered(x: Tensor) -> Tensor:
+                logits = model(x)
+                own = members(batch.y, logits.shape[1])
+                return torch.where(own, logits - self.scale * self.margin, logits)
+
+            return loss(lowered, batch)
+
+        return with_margin if self.margin else loss
 
     def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
-        features = F.normalize(learner.features(support.x).flatten(1), dim=1)
-        start = {"weight": class_means(features, support.y, self.way), "gain": features.new_ones(self.way)}
-
-        def logits(head: Head, at: Tensor) -> Tensor:
-            return self.scale * cosine(head, at)
-
-        head = fit_head(logits, start, features, support.y, self.epochs, self.batch, self._sgd())
-        yield lambda x: logits(head, learner.features(x).flatten(1))
-
-
-def cosine(head: Head, features: Tensor) -> Tensor:
-    """Return the gain times the cosine [N,K] of features [N,D] and each class's weight."""
-    return head["gain"] * (F.normalize(features, dim=1) @ F.normalize(head["weight"], dim=1).T)
+        yield fitted_cosines(learner, support, self.way, self.scale, self.epochs, self.batch, self._sgd(), self.gain)

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metalab.algorithms.components.cosine_regression import cosine_regression
 from metalab.algorithms.components.heads import linear_head
+from metalab.algorithms.components.logistic_regression import chosen_c, logistic_regression
 from metalab.config.validate import check_positive
 from metalab.core.interfaces import AlgorithmTraits, Batch, Learner, Loss, Model
 
@@ -18,17 +20,24 @@ class FeatureExtraction:
     """Train body and head on all training classes; for a task, fit a logistic regression to the unit features.
 
     C: weight of the data against |W|^2 / 2, as in scikit-learn, whose solver does not run under vmap nor on a GPU;
-    iterations: of Nesterov's accelerated gradient, with the step that always descends.
+    null: the one of a grid under which images of the support are predicted best from the others, for which no
+    validation data are asked (of one image a class there is nothing to choose by, and C is 1). iterations: of
+    Nesterov's accelerated gradient, with the step that always descends. scale: in the place of a logistic regression
+    fit scaled cosines of the features and weights of length 1, with C against the weights' distance to the class means.
     """
 
     way: int
-    C: float
+    C: float | None
     iterations: int
+    scale: float | None = None
 
     traits: ClassVar = AlgorithmTraits(without_training={}, frozen_body=True)
 
     def __post_init__(self) -> None:
-        check_positive("algo.C", self.C)
+        if self.C is not None:
+            check_positive("algo.C", self.C)
+        if self.scale is not None:
+            check_positive("algo.scale", self.scale)
         check_positive("algo.iterations", self.iterations)
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
@@ -38,20 +47,8 @@ class FeatureExtraction:
         def units(x: Tensor) -> Tensor:
             return F.normalize(learner.features(x).flatten(1), dim=1)
 
-        weight, bias = logistic_regression(units(support.x), support.y, self.way, self.C, self.iterations)
+        known = units(support.x)
+        fit = logistic_regression if self.scale is None else partial(cosine_regression, scale=self.scale)
+        c = chosen_c(known, support.y, self.way, self.iterations, fit) if self.C is None else self.C
+        weight, bias = fit(known, support.y, self.way, c, self.iterations)
         yield lambda x: units(x) @ weight.T + bias
-
-
-def logistic_regression(f: Tensor, y: Tensor, way: int, c: float, iterations: int) -> tuple[Tensor, Tensor]:
-    """Return W [K,D] and b [K] of the least |W|^2 / 2 + c * sum of cross-entropies of unit features f [N,D]."""
-    onto = (y[:, None] == torch.arange(way, device=y.device)).to(f.dtype)
-    ones = torch.cat([f, f.new_ones(f.shape[0], 1)], 1)  # the last column is the bias, which is not decayed
-    decay = torch.cat([f.new_ones(f.shape[1]), f.new_zeros(1)])
-    steepest = 1 + c * f.shape[0]  # of the gradient: 1/2 of the softmax's times 2 N, the rows' squared lengths
-    momentum = (steepest**0.5 - 1) / (steepest**0.5 + 1)
-    at = ahead = f.new_zeros(way, ones.shape[1])
-    for _ in range(iterations):
-        gradient = decay * ahead + c * ((ones @ ahead.T).softmax(1) - onto).T @ ones
-        before, at = at, ahead - gradient / steepest
-        ahead = at + momentum * (at - before)
-    return at[:, :-1], at[:, -1]

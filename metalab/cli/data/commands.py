@@ -68,6 +68,8 @@ def _checked(cfg: DictConfig, name: str, out: str | None) -> int:
         found = leaks.search(splits, data.excused, unreadable)
     else:
         splits = _loaded(data.load)
+        if "train" in splits and (target := splits["train"].target) is not None:
+            splits[leaks.UNLABELLED] = leaks.unlabelled_split(target)
         found = leaks.search(splits)
     print(format_leak_report(name, splits, found))
     if out is not None:

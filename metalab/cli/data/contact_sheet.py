@@ -43,6 +43,8 @@ def episode(split: Split, task: Task, seed: int) -> list[Row]:
     """Return the classes of the first episode of this seed: support left, queries right."""
     if split.by_image:
         raise UserError("data.protocol=images gives no episodes: type what=sheet, or data.protocol=classes")
+    if task.draws is not None:
+        raise UserError("task=all_way has all classes in one episode, too many for a picture: type task=fixed")
     source = episode_source(task, split, 1, seed, "test", torch.device("cpu"))
     drawn = source(0)
     names = [split.names[k] for k in source.indices(0).classes[0].tolist()]

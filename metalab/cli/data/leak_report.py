@@ -5,7 +5,7 @@ from pathlib import Path
 
 from metalab.cli.data import contact_sheet
 from metalab.core.interfaces import Split
-from metalab.data.identity.leaks import NEAR, Leaks, Place, pairs
+from metalab.data.identity.leaks import NEAR, UNLABELLED, Leaks, Place, pairs
 
 SHOWN = 20  # pairs that are printed; all of them are in leaks.json
 DRAWN = 60  # pairs in the picture, nearest first
@@ -15,6 +15,10 @@ def format_leak_report(name: str, splits: dict[str, Split], found: Leaks) -> str
     """Return the report as lines of text."""
     lines = []
     for split, held in splits.items():
+        if split == UNLABELLED:
+            shape = "x".join(map(str, held.images.shape[1:]))
+            lines.append(f"{name} train shows beside them {len(held.images):,} images {shape} of {held.names[0]}")
+            continue
         counts = held.count.tolist()
         each = f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
         shape = "x".join(map(str, held.images.shape[1:]))

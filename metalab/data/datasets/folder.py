@@ -1,9 +1,9 @@
-"""The user's own images: one folder a class."""
+"""The user's own images: one folder a class, or a table of files and classes."""
 
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, final
@@ -20,6 +20,7 @@ from metalab.data.datasets.folder_by_image import ImageSplit
 from metalab.data.datasets.folder_part import Part
 from metalab.data.datasets.folder_store import Depth, Reading, folder_store, notes, refuse_unread
 from metalab.data.formats.class_tree import ALL, SPLITS, Tree, read_tree
+from metalab.data.formats.label_table import LabelTable
 from metalab.data.identity.class_ids import refuse_copies, refuse_same_names, refuse_twins
 from metalab.data.sampling.grouped import group_by_filename
 from metalab.data.storage.store import NoSplit, Store, cache_folder, writing
@@ -48,6 +49,7 @@ class Folder:
     protocol=images has all classes in each split, for a plain classifier, and splits the images of each class by
     `ratios` and `seed` where folders of the same classes do not; a group stays in one split. With `folds` the images
     that are tested are those of one fold of several, which together test each image once.
+    `labels` is a table of files and classes in the place of class folders: see LabelTable.
     What has a default here had no choice in older versions: their runs are read as they were. Raises UserError.
     """
 
@@ -70,6 +72,11 @@ class Folder:
     protocol: Literal["classes", "images"] = "classes"
     folds: int | None = None
     fold: int = 0
+    labels: str | None = None
+    file_column: str = "file"
+    label_column: str | list[str] = "label"
+    split_column: str | None = None
+    only: list[str | int] | None = None
 
     def __post_init__(self) -> None:
         if not 8 <= self.size <= LARGEST:
@@ -92,6 +99,11 @@ class Folder:
             )
         if self.folds is not None and not self._by_image:
             raise UserError(f"data.folds={self.folds}: folds are of images; type data.protocol=images as well")
+        if self.only is not None and self.labels is None:
+            raise UserError(f"data.only={list(self.only)} goes with data.labels; data.skip leaves out class folders")
+        for each in fields(self):
+            if each.name.endswith("_column") and self.labels is None and getattr(self, each.name) != each.default:
+                raise UserError(f"data.{each.name} names a column of a table: type data.labels=labels.csv, too")
         self._image_split(self.least)  # which refuses folds that there are not
 
     def load(self, split: str) -> Split:
@@ -155,6 +167,8 @@ class Folder:
             said = f"{len(left_out)} of the {listed} {place}images cannot be read and are left out: {which}"
             log.warning("%s", said)
             yield f"{len(left_out)} of {listed} images cannot be read and are left out"
+        if missing := len(self._tree.missing):
+            yield f"images that {self.labels} names are not there and are left out: {missing}"
         if part.copies and self.copies == "keep":
             said = f"{len(part.copies)} images occur more than once; support and query may share them"
             log.warning("%s: %s", said, first_names(part.copies))
@@ -177,11 +191,28 @@ class Folder:
 
     @cached_property
     def _tree(self) -> Tree:
-        root = self._root()
-        tree = read_tree(root, self.ratios, self.seed, self.skip, self._by_image)
+        root, how = self._root(), (self.ratios, self.seed, self.skip, self._by_image)
+        tree = read_tree(root, *how) if self._table is None else self._table.read(root, *how)
+        if tree.missing and self.strict:
+            raise UserError(
+                f"files that {self.labels} names are not below {root}, and data.strict=true asks for all of them: "
+                f"{first_names(map(printable, tree.missing))}; type data.strict=false to leave them out"
+            )
         for remark in tree.remarks:
             log.warning("%s: %s", root, remark)
+        if tree.missing:
+            names = first_names(map(printable, tree.missing))
+            log.warning("%s: files that %s names are not there and are left out: %s", root, self.labels, names)
         return tree
+
+    @property
+    def _table(self) -> LabelTable | None:
+        """The table that names the classes, if any."""
+        if self.labels is None:
+            return None
+        path = str(given_path(self.labels, "data.labels", "labels.csv"))
+        only = None if self.only is None else list(map(str, self.only))
+        return LabelTable(path, self.file_column, self.label_column, self.split_column, only)
 
     @property
     def _how(self) -> Reading:
@@ -189,7 +220,7 @@ class Folder:
 
     @cached_property
     def _store(self) -> Store:
-        return folder_store(self._root(), self._tree.parts, self._how, self.cache, self.skip)
+        return folder_store(self._root(), self._tree.parts, self._how, self.cache, self.skip, self._table)
 
     @cached_property
     def _parts(self) -> dict[str, Part]:

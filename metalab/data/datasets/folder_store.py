@@ -13,6 +13,7 @@ from metalab.core.errors import UserError
 from metalab.core.interfaces import Interpolation
 from metalab.core.text import first_names, printable
 from metalab.data.formats.image_decode import PHOTOS, DecodedImage, decode, largest
+from metalab.data.formats.label_table import LabelTable
 from metalab.data.identity.class_ids import IMAGE, OWN
 from metalab.data.storage.store import Record, Store, cache_folder, open_or_build
 
@@ -37,8 +38,12 @@ class Reading(NamedTuple):
         return {key: value for key, value in fields.items() if key not in later or value != later[key]}
 
 
-def folder_store(root: Path, classes: Classes, how: Reading, cache: str | None, skip: list[str]) -> Store:
+def folder_store(
+    root: Path, classes: Classes, how: Reading, cache: str | None, skip: list[str], table: LabelTable | None = None
+) -> Store:
     """Return the store of these images, what is skipped not among them; decode them on first use and after a change.
+
+    table: what says which class each is of; None: its folder does.
 
     Its facts are: depth, the bits that 16-bit files were read as; deep, floats and halved, how many images are so;
     largest and largest_float, their values; unread, each file that cannot be read, and why; same, lists of files with
@@ -47,9 +52,13 @@ def folder_store(root: Path, classes: Classes, how: Reading, cache: str | None, 
     real = Path(os.path.realpath(root))  # one store, however the path is spelled
     listing = [file for names in classes.values() for files in names.values() for file in files]
     key: dict[str, Any] = {"root": ascii(str(real)), **how.recipe(), "parts": list(classes), "skip": list(skip)}
+    if table is not None:
+        key |= {"labels": table.path, "only": table.only}
     folder = cache_folder(cache) / f"folder-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}"
     facts: dict[str, Any] = {}
     recipe = {**key, "images": len(listing), "listing": _listing(real, listing)}
+    if table is not None:  # else the names of the files say which class each is of
+        recipe["classes"] = hashlib.sha256(repr(classes).encode()).hexdigest()
     return open_or_build(folder, recipe, lambda: _records(real, classes, how, facts), len(listing), facts)
 
 

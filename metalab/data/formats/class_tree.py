@@ -27,6 +27,7 @@ class Tree(NamedTuple):
     images: dict[str, dict[str, list[str]]]  # split -> class name -> image files, both sorted
     parts: dict[str, dict[str, list[str]]]  # the same where the splits are folders; else all classes, as one part
     remarks: list[str]  # what is left out and why, in words
+    missing: Sequence[str] = ()  # files that a table of labels names and that are not there
 
 
 def read_tree(root: Path, ratios: list[float], seed: int, skip: Sequence[str] = (), by_image: bool = False) -> Tree:
@@ -61,12 +62,10 @@ def read_tree(root: Path, ratios: list[float], seed: int, skip: Sequence[str] = 
             _refuse_other_classes(root, images)
     else:
         parts = {ALL: _classes(root, "", remarks, left)}
+        found, deeper = f"{root} has {len(parts[ALL])} class folders with images", _deeper(root, parts[ALL])
         if by_image and len(parts[ALL]) < 2:
-            found = len(parts[ALL])
-            raise UserError(
-                f"{root} has {found} class folders with images: a classifier needs 2{_deeper(root, parts[ALL])}"
-            )
-        images = parts if by_image else _split_classes_by_ratio(root, parts[ALL], ratios, seed)
+            raise UserError(f"{found}: a classifier needs 2{deeper}")
+        images = parts if by_image else split_classes_by_ratio(found, parts[ALL], ratios, seed, deeper)
     if left.found:
         found = first_names(map(printable, dict.fromkeys(left.found)))
         remarks.append(f"folders that data.skip names are left out: {found}")
@@ -162,10 +161,13 @@ def _images(folder: Path, others: Counter[str], left: _Skipped) -> list[str]:
     return sorted(files)
 
 
-def _split_classes_by_ratio(
-    root: Path, classes: dict[str, list[str]], ratios: list[float], seed: int
+def split_classes_by_ratio(
+    found: str, classes: dict[str, list[str]], ratios: list[float], seed: int, hint: str = ""
 ) -> dict[str, dict[str, list[str]]]:
-    """Give whole classes to train, val and test: at least two to each whose ratio is not 0, none to the others."""
+    """Give whole classes to train, val and test: at least two to each whose ratio is not 0, none to the others.
+
+    found, hint: what a UserError of too few classes begins with, and what it says of where others may be.
+    """
     n = len(classes)
     val, test = (max(2, round(n * ratio)) if ratio else 0 for ratio in ratios[1:])
     if not ratios[0]:  # where nothing is trained
@@ -175,9 +177,8 @@ def _split_classes_by_ratio(
     if n < needed or edges[0] < (2 if ratios[0] else 0) or edges[1] - edges[0] < (2 if ratios[1] else 0):
         instead = f", or without episodes of new classes:\n{FEW_CLASSES}" if n > 1 else ""
         raise UserError(
-            f"{root} has {n} class folders with images; splitting them by data.ratios={list(ratios)} needs at least "
-            f"{needed}, two for each of train, val and test that is used: add classes"
-            f"{_deeper(root, classes)}{instead}"
+            f"{found}; splitting them by data.ratios={list(ratios)} needs at least {needed}, two for each of train, "
+            f"val and test that is used: add classes{hint}{instead}"
         )
     names = sorted(classes)
     order = np.random.default_rng(seed).permutation(n)
@@ -190,8 +191,10 @@ def _split_classes_by_ratio(
 
 def _deeper(root: Path, classes: dict[str, list[str]]) -> str:
     """Return the question whether the one class folder is where the class folders are."""
-    inner = [name for name in classes if _children(root / name)[0]]
-    return f"; or did you mean data.root={root / inner[0]}?" if len(classes) == 1 and inner else ""
+    if len(classes) != 1:
+        return ""
+    (name,) = classes
+    return f"; or did you mean data.root={root / name}?" if _children(root / name)[0] else ""
 
 
 def _missing(root: Path, given: list[str], missing: list[str], by_image: bool) -> str:

@@ -5,13 +5,14 @@ import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 
 from metalab.core.errors import UserError
-from metalab.core.interfaces import Split
+from metalab.core.interfaces import Split, UnlabelledImages
 from metalab.core.text import first_names, printable
 
 OWN = "folder:"  # begins the ids of classes of the user's own, which are made of their images
 NAMED = f"{OWN}named:"  # begins those of classes whose images are split: what such a class is called, and not made of
 IMAGE = "image:"  # begins the ids of their images; the digest follows
 PUBLISHED = "published:"  # begins those of a benchmark's images, by which a folder of its files is known
+UNLABELLED = "unlabelled:"  # begins the ids of images of a target domain that training has seen; the image's id follows
 
 
 def fingerprint(split: Split) -> str:
@@ -19,9 +20,25 @@ def fingerprint(split: Split) -> str:
     return hashlib.sha256(repr((split.ids, split.count.tolist(), split.files)).encode()).hexdigest()
 
 
+def unlabelled_fingerprint(target: UnlabelledImages) -> str:
+    """Return a hash of which images a target has, in their order."""
+    return hashlib.sha256(repr((len(target.images), target.image_ids)).encode()).hexdigest()
+
+
 def training_ids(split: Split) -> set[str]:
-    """Return what a checkpoint that was trained on the split carries: the ids of its classes and images."""
-    return {*split.ids, *filter(None, split.image_ids)}
+    """Return what a checkpoint that was trained on the split carries: the ids of its classes and images.
+
+    Those of its target's images, which it sees without their labels, are there as well, marked as such.
+    """
+    unlabelled = [] if split.target is None else filter(None, split.target.image_ids)
+    marked = {f"{UNLABELLED}{image}" for image in unlabelled}
+    return {*split.ids, *filter(None, [*split.aliases, *split.image_ids, *_placed(split)]), *marked}
+
+
+def unlabelled_facts(split: Split) -> dict[str, str]:
+    """Return what a run's record says of the target's images that training sees without labels; nothing for none."""
+    target = split.target
+    return {} if target is None else {"unlabelled": f"{len(target.images)} images of {target.name} without labels"}
 
 
 def seen_classes(split: Split, trained: Collection[str]) -> list[str]:
@@ -29,22 +46,50 @@ def seen_classes(split: Split, trained: Collection[str]) -> list[str]:
 
     A published class is named by its id; one of the user's own, whose id says nothing to people, by its name. Of two
     benchmarks the ids decide alone, for some hold copies of an image in two of their own splits; of a class that is
-    known by its name the images alone, for another person's class may be called the same.
+    known by its name the images alone, for another person's class may be called the same. Where classes are split, the
+    names are those of a label space of domains, and the class of one name is the same class in each of them.
     """
     trained = set(trained)
     found = set()
     seen = seen_images(split, trained)
     for k, class_id in enumerate(split.ids):
         first, count = int(split.first[k]), int(split.count[k])
-        if (class_id in trained and not class_id.startswith(NAMED)) or any(seen[first : first + count]):
+        known = [i for i in (class_id, *split.aliases[k :: len(split.ids)]) if i in trained]
+        if any(not (split.by_image and i.startswith(NAMED)) for i in known) or any(seen[first : first + count]):
             found.add(split.names[k] if class_id.startswith(OWN) else class_id)
     return sorted(found)
 
 
 def seen_images(split: Split, trained: Collection[str]) -> list[bool]:
-    """Return, for each image that has an id, whether it was trained on as an image of the user's own, or is one."""
+    """Return, for each image that has an id, whether it was trained on as an image of the user's own, or is one.
+
+    An image of a benchmark whose images are split was so too where the same image of the same file was.
+    """
     trained = set(trained)
-    return [not trained.isdisjoint(_copies(image)) for image in split.image_ids]
+    placed = _placed(split) or [""] * len(split.image_ids)
+    return [
+        not trained.isdisjoint(_copies(image)) or (bool(at) and at in trained)
+        for image, at in zip(split.image_ids, placed, strict=True)
+    ]
+
+
+def seen_unlabelled(split: Split, trained: Collection[str]) -> list[bool]:
+    """Return, for each image that has an id, whether training saw it without its label, as a target's."""
+    seen = {image.removeprefix(UNLABELLED) for image in trained if image.startswith(UNLABELLED)}
+    return [bool(image) and not seen.isdisjoint([image, *_copies(image)]) for image in split.image_ids]
+
+
+def _placed(split: Split) -> list[str]:
+    """Return the ids of a benchmark's images with their files, where the images are split; copies have other files.
+
+    The last two parts of a path: a data set of domains has the same files below the name of each.
+    """
+    if not (split.by_image and split.files):
+        return []
+    return [
+        f"{image}@{'/'.join(file.split('/')[-2:])}" if image.startswith(PUBLISHED) else ""
+        for image, file in zip(split.image_ids, split.files, strict=False)
+    ]
 
 
 def _copies(image: str) -> list[str]:

@@ -7,14 +7,18 @@ from typing import NamedTuple
 
 import imagehash
 import numpy as np
+import torch
 from PIL import Image
 
-from metalab.core.interfaces import Split
+from metalab.core.interfaces import Split, UnlabelledImages
 from metalab.data.identity.class_ids import IMAGE, OWN, one_name
 
 # Hamming distance, in bits of 64, up to which two images are shown as near copies. Chosen by looking at CIFAR-FS's
 # pairs across splits: at 0 and 2 all 8 that are not identical are copies, at 4 there are none, at 6 none of 8 is.
 NEAR = 4
+
+
+UNLABELLED = "unlabelled"  # what a target's images are called among the splits
 
 
 class Place(NamedTuple):
@@ -46,6 +50,15 @@ class Leaks(NamedTuple):
     def across(self) -> dict[str, list[str]]:
         """The classes in two splits."""
         return {name: splits for name, splits in self.classes.items() if len(splits) > 1}
+
+
+def unlabelled_split(target: UnlabelledImages) -> Split:
+    """Return a target's images as a split of one class without a name, to be compared with the others."""
+    count = torch.tensor([len(target.images)])
+    first, name = torch.zeros_like(count), f"{target.name}, without labels"
+    return Split(
+        target.images, first, count, [name], [name], files=target.image_ids, image_ids=target.image_ids, by_image=True
+    )
 
 
 def search(splits: dict[str, Split], excused: tuple[str, ...] = (), unreadable: Iterable[str] = ()) -> Leaks:
@@ -83,6 +96,7 @@ def _classes(splits: dict[str, Split], excused: tuple[str, ...]) -> dict[str, li
 
     Where the data splits images, all its classes stand in each split, and that is no leak.
     """
+    splits = {name: split for name, split in splits.items() if name != UNLABELLED}
     if any(split.by_image for split in splits.values()):
         return {}
     homes: dict[tuple[bool, str], list[tuple[str, str]]] = {}  # whether by name, id or name -> each split and name

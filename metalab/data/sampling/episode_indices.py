@@ -7,9 +7,12 @@ from torch import Tensor
 
 from metalab.core.errors import UserError
 from metalab.core.interfaces import FixedEpisodes, Split
+from metalab.data.sampling.across_domains import draw_across
 from metalab.data.sampling.class_families import shares
 from metalab.data.sampling.episode_size import EpisodeSize, Numbers
 from metalab.data.sampling.grouped import draw_grouped
+from metalab.data.sampling.uneven_queries import query_counts
+from metalab.data.sampling.uneven_shots import uneven_support
 
 TRIES = 50  # draws of a block before it is said that data.group asks for too much
 
@@ -23,23 +26,37 @@ class EpisodeIndices(NamedTuple):
     turn: Tensor  # int64 [T,N], quarter turns, 0..3, counter-clockwise
 
 
-def draw_indices(split: Split, sizes: EpisodeSize, episodes: int, generator: torch.Generator) -> EpisodeIndices:
-    """Draw the indices of so many episodes; the split must have what the sizes ask for."""
+def draw_indices(
+    split: Split, sizes: EpisodeSize, episodes: int, generator: torch.Generator, dirichlet: float | None = None
+) -> EpisodeIndices:
+    """Draw the indices of so many episodes; the split must have what the sizes ask for.
+
+    dirichlet: concentration of the classes' shares of the queries; None: as many of each.
+    """
 
     def numbers(*shape: int) -> Tensor:  # float64: two equal numbers, whose order nobody defines, do not happen
         return torch.rand(*shape, generator=generator, dtype=torch.float64)
 
-    way, shot, query, unlabelled, _ = sizes
-    classes, image = _chosen(split, sizes, episodes, numbers)
+    way, shot, query, unlabelled, _, shots = sizes
+    if dirichlet is None:
+        classes, image = _chosen(split, sizes, episodes, numbers)
+        queries, of = image[:, :way, shot : shot + query].flatten(1), torch.arange(way * query) // query
+        of = of.expand_as(queries)
+    else:
+        classes, image, queries, of = _uneven(split, sizes, episodes, numbers, dirichlet)
     turn = torch.zeros_like(classes) if split.turns is None else split.turns[classes]
     if split.random_turns:
         turn = (turn + torch.randint(4, classes.shape, generator=generator)) % 4
-    parts = [image[:, :way, :shot].flatten(1), image[:, :way, shot : shot + query].flatten(1)]
+    known, known_of = image[:, :way, :shot].flatten(1), torch.arange(way * shot) // shot
+    known_of = known_of.expand_as(known)
+    if shots is not None:
+        known, known_of = uneven_support(image[:, :way, :shot], shots, numbers)
+    parts = [known, queries]
     # Shuffled within the support and within the query: Reptile walks through the support in mini-batches.
-    order = [numbers(episodes, way * size).argsort(1) for size in (shot, query)]
-    label = [order[0] // shot, order[1] // query]
+    order = [numbers(*part.shape).argsort(1) for part in parts]
+    label = [known_of.gather(1, order[0]), of.gather(1, order[1])]
     if unlabelled:
-        parts.append(image[..., shot + query :].flatten(1))
+        parts.append(image[..., image.shape[2] - unlabelled :].flatten(1))
         order.append(numbers(*parts[2].shape).argsort(1))
         label.append(order[2] // unlabelled)
     joined = torch.cat(label, 1)
@@ -47,9 +64,23 @@ def draw_indices(split: Split, sizes: EpisodeSize, episodes: int, generator: tor
     return EpisodeIndices(classes, image, joined, turn.gather(1, joined))
 
 
+def _uneven(
+    split: Split, sizes: EpisodeSize, episodes: int, numbers: Numbers, dirichlet: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return what _chosen does, of sizes that leave a class all queries, and the queries' images and labels [T,N]."""
+    most = sizes.way * sizes.query
+    classes, image = _chosen(split, sizes._replace(query=most), episodes, numbers)
+    taken = torch.arange(most) < query_counts(sizes.way, most, episodes, dirichlet, numbers)[..., None]  # [T,way,most]
+    label = torch.arange(sizes.way)[:, None].expand(taken.shape)[taken]
+    queries = image[:, : sizes.way, sizes.shot : sizes.shot + most][taken]
+    return classes, image, queries.reshape(episodes, most), label.reshape(episodes, most)
+
+
 def _chosen(split: Split, sizes: EpisodeSize, episodes: int, numbers: Numbers) -> tuple[Tensor, Tensor]:
     """Return the classes [T,way+distractors] in random order, and of each its shot + query + unlabelled images."""
     classes = _classes(split, sizes, episodes, numbers)
+    if split.query_images is not None:
+        return classes, draw_across(split, split.query_images, classes, sizes, numbers)
     if split.group is None:
         return classes, _draw_images(split, classes, sizes, numbers)
     image, sound = draw_grouped(split, split.group, classes, sizes, numbers)
@@ -70,11 +101,14 @@ def _chosen(split: Split, sizes: EpisodeSize, episodes: int, numbers: Numbers) -
 
 
 def _classes(split: Split, sizes: EpisodeSize, episodes: int, numbers: Numbers) -> Tensor:
-    keys = numbers(episodes, len(split.ids))
+    keys, least = numbers(episodes, len(split.ids)), -1.0
+    if split.resampling is not None and split.resampling.classes is not None:
+        # weighted, without replacement: the largest u^(1/w) (Efraimidis & Spirakis 2006), by their logarithms
+        keys, least = keys.log() / split.resampling.classes, -torch.inf
     if split.families is not None:
         share = shares(split.families, sizes.way + sizes.distractors).cumsum(0)
         family = torch.searchsorted(share, numbers(episodes) * share[-1], right=True)
-        keys.masked_fill_(split.families.family != family[:, None], -1.0)
+        keys.masked_fill_(split.families.family != family[:, None], least)
     return keys.topk(sizes.way + sizes.distractors).indices
 
 

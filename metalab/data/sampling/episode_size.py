@@ -24,6 +24,7 @@ class EpisodeSize(NamedTuple):
     query: int
     unlabelled: int = 0  # images a class without a label, beside the support
     distractors: int = 0  # classes that have nothing but unlabelled images
+    shots: tuple[int, ...] | None = None  # of the classes, in an order that is drawn; then shot is the largest of them
 
     @property
     def a_class(self) -> int:
@@ -31,9 +32,14 @@ class EpisodeSize(NamedTuple):
         return self.shot + self.query + self.unlabelled
 
     @property
+    def support(self) -> int:
+        """How many images are support."""
+        return self.way * self.shot if self.shots is None else sum(self.shots)
+
+    @property
     def edges(self) -> list[int]:
         """How many images are support, query and unlabelled."""
-        return [self.way * self.shot, self.way * self.query, (self.way + self.distractors) * self.unlabelled]
+        return [self.support, self.way * self.query, (self.way + self.distractors) * self.unlabelled]
 
 
 def check(split: Split, sizes: EpisodeSize, stream: str) -> None:

@@ -37,10 +37,15 @@ class SequentialImages:
         y, none = draw.label.to(self.device), x[:, :0]
         return Episode(Batch(none, y[:, :0], none), Batch(x, y, none))
 
+    @property
+    def steps(self) -> int:
+        """How many mini-batches have every image."""
+        return -(-int(self._ends[-1]) // self.images)
+
     def indices(self, step: int) -> EpisodeIndices:
         """Return the images and labels of mini-batch `step`, with a leading 1, on the CPU."""
         total = int(self._ends[-1])
-        item = torch.arange(step, total, -(-total // self.images))
+        item = torch.arange(step, total, self.steps)
         label = torch.searchsorted(self._ends, item, right=True)
         image = self.split.first[label] + item - (self._ends - self.split.count)[label]
         turn = torch.zeros_like(label) if self.split.turns is None else self.split.turns[label]

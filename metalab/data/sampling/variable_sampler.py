@@ -12,8 +12,8 @@ from metalab.core.interfaces import Batch, Episode, Split
 from metalab.data.sampling.augment import NUMBERS, Augment
 from metalab.data.sampling.class_families import shares
 from metalab.data.sampling.episode_indices import EpisodeIndices
-from metalab.data.sampling.episode_sampler import generator
 from metalab.data.sampling.gather import ImageGather
+from metalab.data.sampling.seeded import generator
 
 LEAST = 5  # classes
 
@@ -95,6 +95,9 @@ class VariableEpisodeSampler:
             of = of[self.split.families.family == torch.searchsorted(share, drawn, right=True)]
         most = min(self.way, len(of))
         way = int(torch.randint(LEAST, most + 1, (), generator=numbers))
+        if self.split.resampling is not None and self.split.resampling.classes is not None:  # as draw_indices
+            keys = torch.rand(len(of), generator=numbers, dtype=torch.float64).log() / self.split.resampling.classes[of]
+            return of[keys.topk(way).indices]
         return of[torch.randperm(len(of), generator=numbers)[:way]]
 
     def _generator(self, name: str) -> torch.Generator:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from metalab.core.interfaces import Split
 
@@ -18,6 +19,14 @@ def resize_split(split: Split, channels: int, size: int, why: str = "as the run 
         return split
     note = f"images {list(images.shape[1:])} made {[channels, size, size]}, {why}"
     logger.info(note)
+    made = resize_images(images, channels, size)
+    return replace(split, images=made, note="; ".join(filter(None, [split.note, note])))
+
+
+def resize_images(images: Tensor, channels: int, size: int) -> Tensor:
+    """Return uint8 [N,C,H,W] images as uint8 [N,channels,size,size]; as they are where they are so."""
+    if images.shape[1:] == (channels, size, size):
+        return images
     grey = torch.tensor([0.299, 0.587, 0.114])[:, None, None]  # ITU-R BT.601, as Pillow's convert("L")
     made = []
     for chunk in images.split(512):
@@ -26,4 +35,4 @@ def resize_split(split: Split, channels: int, size: int, why: str = "as the run 
             x = (x * grey).sum(1, keepdim=True) if channels == 1 else x.expand(-1, channels, -1, -1)
         x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
         made.append(x.round().clamp(0, 255).to(torch.uint8))
-    return replace(split, images=torch.cat(made), note="; ".join(filter(None, [split.note, note])))
+    return torch.cat(made)

@@ -17,6 +17,7 @@ from metalab.data.formats.class_tree import read_classes
 from metalab.serving.demo.answer import Answer, answer
 from metalab.serving.demo.pictures import Picture, read, support_of
 from metalab.serving.images import SUPPORT
+from metalab.serving.joint import refuse_one_by_one
 from metalab.serving.loading import LoadedRun
 from metalab.serving.practice import Practice, build_practice, practice_of
 
@@ -176,6 +177,8 @@ class Session:
 
     def _build(self) -> Practice:
         filled = {name: pictures for name, pictures in self.classes.items() if pictures}
+        if filled:
+            refuse_one_by_one(self.run.adaptation, self.run.algo_name, "the page classifies one picture at a time")
         if not filled:
             try:
                 return build_practice(self.run, None, replace(self.asked, reject=None), self.seed)

@@ -28,7 +28,7 @@ def test_list_names_every_data_set_and_which_is_on_disk(command_line, images):
 
 @pytest.mark.parametrize(
     "name",
-    sorted({path.stem for path in (conf_dir() / "data").glob("*.yaml")} - {"folder", "union"}),
+    sorted({path.stem for path in (conf_dir() / "data").glob("*.yaml")} - {"domains", "folder", "union"}),
 )
 def test_the_list_has_its_facts_from_the_yaml(name):
     second = (conf_dir() / "data" / f"{name}.yaml").read_text().splitlines()[1]
@@ -105,6 +105,13 @@ def test_show_draws_an_episode_as_the_task_and_the_data_have_it(command_line, tm
     with Image.open(path) as page:
         assert (page.size[1] - contact_sheet.GAP) % row == 0
         assert 5 <= (page.size[1] - contact_sheet.GAP) // row <= 9
+
+
+def test_all_classes_at_once_are_no_picture(command_line, tmp_path):
+    words = ("show", "glyphs", "data.images=8", "what=episode", f"out={tmp_path / 'a.png'}", "task=all_way")
+    code, said = command_line("data", *words)
+    assert code == 1
+    assert "too many for a picture: type task=fixed" in said
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):

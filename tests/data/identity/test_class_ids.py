@@ -3,6 +3,7 @@
 import json
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from metalab.data.datasets.drawings.omniglot import Omniglot
 from metalab.data.datasets.folder import Folder
 from metalab.data.datasets.photos.miniimagenet import MiniImageNet
 from metalab.data.datasets.union import Union
-from metalab.data.identity.class_ids import refuse_copies, refuse_twins, seen_classes, training_ids
+from metalab.data.identity.class_ids import refuse_copies, refuse_twins, seen_classes, seen_images, training_ids
+from metalab.data.sampling.class_order import Labels, relabelled
 from metalab.evaluation import evaluate
 from metalab.training import train
 from tests.data.miniimagenet import csv_and_images, jpeg, learn2learn_pickles, packed_npz, pixels, split_folders
@@ -201,3 +203,32 @@ def test_drawings_given_as_a_folder_are_known_and_other_images_are_not(tmp_path)
         ["2"],
         ["4"],
     ]
+
+
+def test_a_class_of_domains_is_known_by_its_name_where_classes_are_split():
+    tested = split(["folder:named:a", "folder:named:b"], ["image:0", "image:1", "image:2", "image:3"])
+    trained = {"folder:named:b", "image:7"}  # of other images: those of a source domain
+    assert seen_classes(tested, trained) == ["b"]
+    assert seen_classes(replace(tested, by_image=True), trained) == []
+
+
+def test_a_class_is_known_by_its_id_in_another_domain():
+    domains = replace(split(["mnist:a", "mnist:b"], []), aliases=["usps:a", "usps:b", "svhn:a", "svhn:b"])
+    assert seen_classes(domains, {"usps:b"}) == seen_classes(domains, {"svhn:b"}) == ["mnist:b"]
+    assert seen_classes(domains, {"usps:c", ""}) == []
+    relabelled_ = relabelled(domains, Labels(["mnist:b", "mnist:c", "mnist:a"], ["b", "c", "a"]))
+    assert relabelled_.aliases == ["usps:b", "", "usps:a", "svhn:b", "", "svhn:a"]
+    assert seen_classes(relabelled_, {"usps:a"}) == ["mnist:a"]
+    assert "" not in training_ids(relabelled_)
+
+
+def test_a_benchmarks_image_that_was_trained_on_is_known_under_another_seed_and_its_copy_is_not():
+    files = ["x/a/0.png", "x/a/1.png", "x/b/0.png", "x/b/1.png"]
+    trained = replace(split(["pacs:a", "pacs:b"], [f"published:{i}" for i in range(4)]), files=files, by_image=True)
+    other = replace(trained, image_ids=["published:1", "published:3", "published:8", ""])
+    other = replace(other, files=["domain/x/a/1.png", "x/b/7.png", "x/b/0.png", "x/b/9.png"])  # the second is a copy
+    assert seen_images(other, training_ids(trained)) == [True, False, False, False]
+    unplaced = training_ids(replace(trained, image_ids=[""] * 4))  # as bagging leaves what it did not draw
+    assert seen_images(other, unplaced) == [False] * 4
+    by_class = replace(trained, by_image=False)
+    assert training_ids(by_class) == {*trained.ids, *trained.image_ids}

@@ -9,7 +9,7 @@ import numpy as np
 from metalab.core.errors import UserError
 from metalab.core.interfaces import Split
 from metalab.data.class_lists import SPLITS
-from metalab.data.datasets.base.image_split import image_split
+from metalab.data.datasets.base.image_split import classes_named, image_split
 from metalab.data.datasets.base.published import PublishedDataset, check_size
 from metalab.data.storage.store import NoSplit
 
@@ -30,7 +30,8 @@ class ClassSplitDataset:
     """Serve a data set as images [channels,size,size], its classes cut into splits; a subclass says which it is.
 
     classes: how many for train, val and test, in an order that `seed` draws; an image split of the paper is not kept.
-    protocol=images keeps it instead: all classes in each split, validation images drawn by `seed` from the training's.
+    protocol=images keeps it instead: all classes in each split, validation images drawn by `seed` from the training's;
+    `only` leaves out the images of all classes but those it names.
     """
 
     whole: ClassVar[PublishedDataset]
@@ -41,6 +42,7 @@ class ClassSplitDataset:
     classes: list[int] = field(default_factory=lambda: [0, 0, 10])
     seed: int = 0
     protocol: Literal["classes", "images"] = "classes"
+    only: list[int | str] | None = None
 
     def __post_init__(self) -> None:
         check_size(self.size, type(self).size)
@@ -51,10 +53,17 @@ class ClassSplitDataset:
                 "them: type data.protocol=classes, or leave out data.classes"
             )
 
+        if self.only is not None and self.protocol != "images":
+            raise UserError(
+                f"data.only={list(self.only)}: data.protocol=classes has data.classes to say how many there are: leave "
+                "out data.only, or type data.protocol=images"
+            )
+
     def load(self, split: str) -> Split:
         """Return the train, val or test classes; UserError where it has none, or with what is wrong with data.root."""
         if self.protocol == "images":
-            return image_split(self._cut(self._all, 0, "test"), self.whole.tested, split, self.seed)
+            whole = image_split(self._cut(self._all, 0, "test"), self.whole.tested, split, self.seed)
+            return whole if self.only is None else classes_named(whole, list(map(str, self.only)))
         number = self.classes[SPLITS.index(split)]
         if not number:
             raise NoSplit(

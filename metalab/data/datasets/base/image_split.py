@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from metalab.config.validate import suggest
 from metalab.core.errors import UserError
 from metalab.core.interfaces import Split
 from metalab.data.class_lists import SPLITS
@@ -72,6 +73,19 @@ def images_where(split: Split, kept: Callable[[str], bool], why: str) -> Split:
     if empty := [name for name, images in zip(split.names, chosen, strict=True) if not len(images)]:
         raise UserError(f"{why}: class {empty[0]} has no image left. Fetch the data set anew")
     return with_images(split, chosen)
+
+
+def classes_named(whole: Split, names: Sequence[str]) -> Split:
+    """Return the split with the classes of these names alone; UserError for a name that there is not, or one alone."""
+    if unknown := [name for name in names if name not in whole.names]:
+        raise UserError(f"data.only: there is no class {unknown[0]}.{suggest(unknown[0], whole.names)}")
+    kept = [k for k, name in enumerate(whole.names) if name in names]
+    if len(kept) < 2:
+        raise UserError(f"data.only={list(names)}: a classifier needs 2 classes or more")
+    ends = whole.first + whole.count
+    chosen = [np.arange(int(whole.first[k]), int(ends[k])) for k in kept]
+    own = replace(whole, ids=[whole.ids[k] for k in kept], names=[whole.names[k] for k in kept])
+    return with_images(own, chosen)
 
 
 def with_images(whole: Split, chosen: Sequence[np.ndarray]) -> Split:

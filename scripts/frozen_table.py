@@ -1,0 +1,103 @@
+"""Compare all methods that need no training with the nearest mean, on the stored features of one frozen backbone.
+
+python scripts/frozen_table.py --root DATA --weights mobilenet_v2-b0353104.pth
+
+The tables of docs/results.md and docs/how-to/transductive.md: on the same episodes of each row, the accuracy, its
+difference to that of algo=simpleshot with a 95 % interval of the paired differences, and the seconds without those for
+the features, which are computed once for a data set and kept.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+from hydra import compose, initialize_config_dir
+
+from metalab.config.experiment import read_config
+from metalab.config.paths import conf_dir
+from metalab.core.statistics import mean_ci95
+from metalab.evaluation.measure import measure
+from metalab.evaluation.objectives import measured_objective
+from metalab.evaluation.setup import EvaluationSetup, build_evaluation_setup
+
+DATA = {
+    "cifarfs": ("data=cifarfs", "data.size=64"),
+    "miniimagenet": ("data=miniimagenet", "data.size=84"),
+    "pacs": ("data=pacs", "data.protocol=classes", "data.size=72"),
+    "mnist": ("data=mnist", "data.size=64", "data.channels=3"),
+}
+FOLDER = {"pacs": "pacs", "cifarfs": "cifar100", "miniimagenet": "miniimagenet", "mnist": "mnist"}  # below --root
+METHODS = {
+    "simpleshot": ("algo=simpleshot",),
+    "simpleshot, median": ("algo=simpleshot", "algo.prototype=median"),
+    "protonet": ("algo=protonet",),
+    "matching": ("algo=matching",),
+    "meta_baseline": ("algo=meta_baseline",),
+    "linear_probe": ("algo=linear_probe",),
+    "cosine_probe": ("algo=cosine_probe",),
+    "feature_extraction": ("algo=feature_extraction",),
+    "baselinepp": ("algo=baselinepp",),
+    "finetune, head": ("algo=finetune", "algo.layers=0", "algo.head_init=prototype"),
+    "r2d2": ("algo=r2d2",),
+    "bdcspn": ("algo=bdcspn",),
+    "laplacianshot": ("algo=laplacianshot",),
+    "soft_kmeans": ("algo=soft_kmeans",),
+    "ptmap": ("algo=ptmap",),
+    "tim, adm": ("algo=tim", "algo.solver=adm"),
+    "tim, gd": ("algo=tim",),
+    "alpha_tim": ("algo=alpha_tim",),
+}
+
+
+def setup(given: argparse.Namespace, *words: str) -> EvaluationSetup:
+    """Return the evaluation of a pretrained backbone with these words."""
+    net = ("backbone=torchvision", "backbone.name=mobilenet_v2", f"backbone.weights={given.weights.absolute()}")
+    few = (f"eval.episodes={given.episodes}", "eval.embed=true", "eval.batch=50", "device=cpu", f"seed={given.seed}")
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        cfg = compose("eval", ["run=null", *net, "backbone.classes=imagenet", *few, *words])
+    return build_evaluation_setup(None, read_config(cfg))
+
+
+def accuracies(t: EvaluationSetup) -> np.ndarray:
+    """Return the accuracy of each episode."""
+    objective = measured_objective(t.algo, t.test_algorithm, t.bn, t.task.way, t.terms)
+    return measure(t.outcomes(objective, t.source(t.task), "episodes"), t.evaluation.episodes)[0]
+
+
+def main() -> None:
+    """Print what was found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, help="the folder of pacs/, cifar100/, ...")
+    parser.add_argument("--weights", type=Path, required=True, help="torchvision's file of MobileNetV2, IMAGENET1K_V1")
+    parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
+    parser.add_argument("--shot", nargs="+", type=int, default=[1, 5])
+    parser.add_argument(
+        "--methods", nargs="+", choices=METHODS, default=list(METHODS), help="simpleshot is always there"
+    )
+    parser.add_argument("--balance", choices=["null", "dirichlet"], default="null", help="task.query_balance")
+    parser.add_argument("--episodes", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    print("| data | shot | queries | method | accuracy | less the nearest mean's | seconds |")
+    print("|---|---|---|---|---|---|---|", flush=True)
+    for data in given.data:
+        where = (*DATA[data], f"data.root={given.root / FOLDER[data]}")
+        for shot in given.shot:
+            words = (*where, f"task.shot={shot}", f"task.query_balance={given.balance}")
+            plain = np.zeros(0)
+            for method in ["simpleshot", *(m for m in given.methods if m != "simpleshot")]:
+                t = setup(given, *words, *METHODS[method])
+                began = time.monotonic()
+                found = accuracies(t)
+                seconds = time.monotonic() - began
+                plain = found if method == "simpleshot" else plain
+                (mean, half), (more, apart) = mean_ci95(found), mean_ci95(found - plain)
+                gain = "" if method == "simpleshot" else f"{100 * more:+.1f} ± {100 * apart:.1f}"
+                uneven = "15 of each" if given.balance == "null" else "dirichlet"
+                cells = (data, shot, uneven, method, f"{100 * mean:.1f} ± {100 * half:.1f} %", gain, f"{seconds:.0f}")
+                print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
