@@ -71,6 +71,11 @@ class Split:
     resampling: Resampling | None = None  # of the train split, by bagging or boosting; None: nothing is weighted
     note: str = ""  # what a referee must know, "re-encoded, JPEG q75"
 
+    @property
+    def protocol(self) -> Literal["classes", "images"]:
+        """What the data set splits, as data.protocol names it."""
+        return "images" if self.by_image else "classes"
+
 
 class Data(Protocol):
     """A data set: what a YAML of conf/data builds."""

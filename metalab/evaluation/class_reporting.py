@@ -5,20 +5,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from metalab.config.instantiate import build
 from metalab.core.errors import UserError
 from metalab.core.interfaces import Objective, Split, TaskResult
-from metalab.data.identity.class_ids import fingerprint
 from metalab.data.sampling.build import Source
 from metalab.data.sampling.sequential import SequentialImages
 from metalab.data.storage.resize import resize_split
 from metalab.evaluation.calibration import fit_temperature
-from metalab.evaluation.classifier_report import classifier_report
-from metalab.evaluation.episode_report import episode_report
 from metalab.evaluation.measure import outcomes
+from metalab.evaluation.protocols.images import logits_and_labels
 from metalab.evaluation.query_predictions import Kept, WithPredictions
 from metalab.evaluation.setup import EvaluationSetup
 from metalab.tracking.class_report import ClassReport
@@ -36,11 +33,11 @@ class ClassReporting:
     validation: Split | None = field(init=False, default=None)  # what a temperature is fitted on
 
     def __post_init__(self) -> None:
-        self.kept = Kept("logits" if self.setup.split.by_image else "predicted")
+        self.kept = Kept("logits" if self.setup.protocol.needs_logits else "predicted")
         given = self.setup.evaluation.temperature
         if given is None:
             return
-        if not self.setup.split.by_image:
+        if self.setup.protocol.has_support:
             raise UserError(
                 f"eval.temperature={given} scales the confidence of a plain classifier, as data.protocol=images "
                 "measures it, and these are episodes: type eval.temperature=null"
@@ -57,7 +54,7 @@ class ClassReporting:
 
     def objective(self, measured: Any) -> Objective:
         """Return a measured objective that shows its predictions, too."""
-        return WithPredictions(measured, self.setup.split.by_image) if self.on else measured
+        return WithPredictions(measured, self.setup.protocol.needs_logits) if self.on else measured
 
     def watch(self, results: Iterable[TaskResult]) -> Iterator[TaskResult]:
         """Give the results of that objective as they come."""
@@ -77,13 +74,11 @@ class ClassReporting:
         t, parts = self.setup, self.kept.parts
         if not self.on:
             return {}, None
-        if not t.split.by_image:
-            seen = t.image_source(t.task) if pictures and t.images is not t.split else source
-            return episode_report(t.split, t.task, seen, parts, accuracy, pictures)
         temperature = None if t.evaluation.temperature == "fit" else t.evaluation.temperature
         if self.validation is not None:
             temperature = fit_temperature(*self._validated(objective, self.validation))
-        return classifier_report(*_judged(parts, source), t.split, temperature, pictures)
+        seen = t.image_source(t.task) if pictures and t.images is not t.split else source
+        return t.protocol.report(t.split, t.task, seen, parts, accuracy, temperature, pictures)
 
     def _validated(self, objective: Objective, split: Split) -> tuple[Tensor, Tensor]:
         """Return the logits [N,K] and the labels [N] of all images of a split."""
@@ -91,17 +86,14 @@ class ClassReporting:
         source, kept = SequentialImages(split, t.tasks, next(t.net.parameters()).device), Kept("logits")
         for _ in kept.watch(outcomes(t.counting, objective, t.net, source, len(split.images), t.bn)):
             pass
-        return _judged(kept.parts, source)
+        return logits_and_labels(kept.parts, source)
 
 
 def _validation(t: EvaluationSetup) -> Split:
     """Return the images that the run was validated on, as its net takes them; UserError where they are others now."""
     split = build(t.config.data, "data").load("val")
-    if fingerprint(split) != t.saved["data"]["val"]:
-        raise UserError(
-            f"eval.temperature=fit: {t.folder} was validated on other images than these. Give the data of the "
-            "training, or a number: eval.temperature=1.5"
-        )
+    what = f"eval.temperature=fit: {t.folder}"
+    t.protocol.refuse_other_validation(split, t.saved, what, "type a number: eval.temperature=1.5")
     if t.evaluation.split == "val":
         raise UserError(
             "eval.temperature=fit fits it on the validation images, and eval.split=val would measure it on the same: "
@@ -109,9 +101,3 @@ def _validation(t: EvaluationSetup) -> Split:
         )
     channels, size, _ = t.saved["shape"]
     return resize_split(split, channels, size)
-
-
-def _judged(parts: list[Tensor], source: SequentialImages | Source) -> tuple[Tensor, Tensor]:
-    """Return the logits [N,K] of all mini-batches of a source, each [n,1,K], and the labels [N], on the processor."""
-    labels = torch.cat([source.indices(step).label.flatten() for step in range(len(parts))])
-    return torch.cat([part.flatten(0, 1).float() for part in parts]).cpu(), labels

@@ -18,7 +18,7 @@ from metalab.core.signals import warnings_survived
 from metalab.data.sampling.all_way import AllWayEpisodes
 from metalab.data.sampling.build import Source
 from metalab.engines.learn2learn import Learn2Learn
-from metalab.evaluation import classification, data_protocol, open_set, transductive, untrained
+from metalab.evaluation import open_set, transductive, untrained
 from metalab.evaluation import robustness as robust
 from metalab.evaluation.all_way.objective import AllWayObjective, chunk_size
 from metalab.evaluation.class_reporting import ClassReporting
@@ -27,7 +27,9 @@ from metalab.evaluation.ensemble import evaluation as ensemble_evaluation
 from metalab.evaluation.extra_metrics import Metrics, extra_metrics, extra_metrics_task
 from metalab.evaluation.measure import measure
 from metalab.evaluation.objectives import measured_objective, robust_objective
+from metalab.evaluation.protocols.episodes import episode_sizes
 from metalab.evaluation.setup import EvaluationSetup, build_evaluation_setup
+from metalab.evaluation.split_metrics import split_metrics
 from metalab.evaluation.transfer.domain_report import build_domain_report
 from metalab.tracking import class_report, eval_report, time_estimate
 from metalab.tracking.class_report import ClassReport
@@ -36,7 +38,6 @@ from metalab.tracking.run_results import write_test_result
 
 logger = logging.getLogger("metalab")
 PLACES = ("root", "source_root", "target_root", "cache", "labels")  # settings of data
-AGAIN = "episodes of the train split that are drawn apart from those of training"
 
 
 def run(runs: Sequence[tuple[Path | None, DictConfig]], out: Path) -> float:
@@ -86,10 +87,9 @@ def evaluate_setup(
     """Measure what has been built; return what _evaluate_run does."""
     folder, config = t.folder, t.config
     domains = build_domain_report(t)
-    what = "images" if t.split.by_image else "episodes"
     logger.info(
-        f"{folder or untrained.backbone_words(config)}: {t.evaluation.episodes} {what} of {len(t.split.ids)} "
-        f"{t.evaluation.split} classes, bn={'target' if t.adapted else t.bn}"
+        f"{folder or untrained.backbone_words(config)}: {t.evaluation.episodes} {t.protocol.unit} of "
+        f"{len(t.split.ids)} {t.evaluation.split} classes, bn={'target' if t.adapted else t.bn}"
     )
     if warning := _cost_warning(t):
         logger.warning(warning)
@@ -102,7 +102,7 @@ def evaluate_setup(
     if isinstance(source, AllWayEpisodes):
         pictures, objective = False, _all_way(t, source)
     torch.manual_seed(config.seed)  # of heads that are drawn for each task
-    accuracy, loss = measure(reporting.watch(t.outcomes(objective, source, what)), t.evaluation.episodes)
+    accuracy, loss = measure(reporting.watch(t.outcomes(objective, source, t.protocol.unit)), t.evaluation.episodes)
     row = _report_fields(t) | {"loss": float(loss.mean()), **_extra_metrics(t)}
     row |= {} if domains is None else {"domains": domains.record(objective, accuracy, source)}
     row |= _open_set(t)
@@ -113,7 +113,7 @@ def evaluate_setup(
     notes = _notes(t, int((~np.isfinite(loss)).sum()))
     row |= {"note": "; ".join(notes)} if notes else {}
     row |= {"overlap": t.overlap} if t.overlap else {}
-    row |= data_protocol.protocol_metrics(t.split, accuracy, source)
+    row |= split_metrics(t.split, accuracy, source)
     facts, classes = {}, None
     with optional_output("the report of the classes"):
         facts, classes = reporting.report(objective, source, accuracy, pictures)
@@ -150,14 +150,7 @@ def _notes(t: EvaluationSetup, lost: int) -> list[str]:
     """Return what a referee must know, sorted; lost: how many episodes, or images, have no numbers as predictions."""
     trained = t.saved["data"]["note"]
     joint = transductive.note(t.algo.name) if transductive.is_transductive(t.test_algorithm) else ""
-    notes = {
-        joint,
-        t.note,
-        t.split.note,
-        t.saved["data"].get("weights", ""),
-        classification.NOTE if t.split.by_image else "",
-    }
-    notes.add(AGAIN if t.evaluation.split == "train" and not t.split.by_image else "")
+    notes = {joint, t.note, t.split.note, t.saved["data"].get("weights", ""), *t.protocol.notes(t.evaluation.split)}
     notes |= {f"trained on: {trained}"} if trained and trained != t.split.note else set()
     notes |= {f"trained beside {unlabelled}"} if (unlabelled := t.saved["data"].get("unlabelled")) else set()
     notes |= {f"adapted to supports that {t.terms.inner_attack} attacked"} if t.terms.inner_attack else set()
@@ -166,7 +159,7 @@ def _notes(t: EvaluationSetup, lost: int) -> list[str]:
         notes |= robust.support_attack_notes(t.attacks)
     notes |= corruptions.corruption_notes(t.evaluation)
     if lost:
-        of = f"{t.evaluation.episodes} {'images' if t.split.by_image else 'episodes'}"
+        of = f"{t.evaluation.episodes} {t.protocol.unit}"
         notes.add(f"{lost} of {of} have predictions that are no numbers, which count as wrong")
     return sorted(notes - {""})
 
@@ -179,7 +172,7 @@ def _cost_warning(t: EvaluationSetup) -> str | None:
         passes += attack.steps or 1
         made_of |= {f"attack.{name}.steps": attack.steps} if (attack.steps or 0) > 100 else {}
     passes *= 1 + corruptions.measurements(t.evaluation)
-    images = 1 if t.split.by_image else t.task.labelled + t.task.way * t.task.query
+    images = t.protocol.images_of(t.task)
     channels, side, _ = t.saved["shape"]
     return time_estimate.long_run_warning(
         t.net, images, (channels, side), t.evaluation.episodes * passes, time_estimate.HOUR, made_of
@@ -201,7 +194,7 @@ def _open_set(t: EvaluationSetup) -> dict[str, Any]:
     unknown = t.evaluation.unknown
     if unknown is None:
         return {}
-    if t.split.by_image or t.split.fixed is not None:
+    if not t.protocol.has_support or t.split.fixed is not None:
         raise UserError(f"eval.unknown={unknown}: the data fixes what is tested, and has no room for other classes")
     more = open_set.open_set_task(t.task, unknown)
     inner = t.terms.inner(t.algo.loss)
@@ -217,7 +210,7 @@ def _report_fields(t: EvaluationSetup) -> dict[str, Any]:
     adapted = {"adapted": t.adapted} if t.adapted else {}
     return {
         "run": None if t.folder is None else str(t.folder),
-        **data_protocol.sizes(t.task),
+        **episode_sizes(t.task),
         "split": t.config.eval.split,
         "data": t.config.data["_target_"].rpartition(".")[2].lower(),
         "trained_on": None if t.folder is None else t.saved["config"]["data"]["_target_"].rpartition(".")[2].lower(),

@@ -5,27 +5,22 @@ from pathlib import Path
 from metalab.config.schema import Eval
 from metalab.core.errors import UserError
 from metalab.core.interfaces import Split
-from metalab.data.identity.class_ids import seen_classes, seen_images, seen_unlabelled
+from metalab.data.identity.class_ids import seen_unlabelled
+from metalab.evaluation.protocols.build import evaluation_protocol
 
 
 def refuse_trained_on(split: Split, trained: list[str], evaluation: Eval, folder: Path | None) -> list[str]:
     """Return what of the split the checkpoint was trained on; UserError where that is not allowed.
 
-    These are classes, or, where the split's classes are those of the training (classification.check_run), images; and
-    images that training saw without their labels, as a target's.
+    These are classes, or, where the split's classes are those of the training, images; and images that training saw
+    without their labels, as a target's.
     folder: of the run; None: there is none, and it is the backbone's weights that were trained.
     """
-    images = split.by_image and evaluation.split != "train"
-    if images:
-        shared = [file for file, seen in zip(split.files, seen_images(split, trained), strict=False) if seen]
-    else:
-        shared = seen_classes(split, trained)
+    shared, of = evaluation_protocol(split).seen(split, trained, evaluation.split)
     who = folder or "the pretrained backbone"
     if shared and not evaluation.allow_overlap:
-        what, of = ("images", len(split.images)) if images else ("classes", len(set(split.ids)))
-        _refuse(
-            f"{who} was trained on", shared, f"{of} {what}", evaluation, f"Their accuracy says nothing about new {what}"
-        )
+        why = f"Their accuracy says nothing about new {of.partition(' ')[2]}"
+        _refuse(f"{who} was trained on", shared, of, evaluation, why)
     unlabelled = [file for file, seen in zip(split.files, seen_unlabelled(split, trained), strict=False) if seen]
     if unlabelled and not evaluation.allow_overlap:
         why = "These are no new images of the target; give the data.seed and the data of the training"

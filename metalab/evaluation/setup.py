@@ -37,15 +37,16 @@ from metalab.data.sampling.episode_size import EVALUATED
 from metalab.data.storage.resize import resize_split
 from metalab.engines.auto import Workload, checkpoints, conv4_filters
 from metalab.engines.build import select_engine
-from metalab.engines.per_image import PerImageEngine
-from metalab.evaluation import checkpoint_transfer, classification, data_protocol, transductive
+from metalab.evaluation import checkpoint_transfer, transductive
 from metalab.evaluation import robustness as robust
 from metalab.evaluation.all_way import protocol as all_way
 from metalab.evaluation.feature_store import embed_split, sees_features_alone
 from metalab.evaluation.leakage import refuse_trained_on
 from metalab.evaluation.measure import outcome, outcomes
+from metalab.evaluation.protocols.base import EvaluationProtocol
+from metalab.evaluation.protocols.build import evaluation_protocol
 from metalab.evaluation.transfer import target_adaptation
-from metalab.evaluation.untrained import refuse_classifier, settings_without_training, untrained_checkpoint
+from metalab.evaluation.untrained import settings_without_training, untrained_checkpoint
 from metalab.models.build import build_net, image_shape, refuse_larger
 from metalab.models.layers import Normalize, has_batch_norm
 from metalab.models.meta_net import Net
@@ -147,6 +148,7 @@ class EvaluationSetup:
     trained: nn.Module  # the net before it was adapted to a target domain
     normed: bool  # whether the net has a batch norm, whose mode is then part of the result
     engine: Engine
+    protocol: EvaluationProtocol
     split: Split  # with images as the net takes them, or their features
     images: Split  # the same with images
     overlap: list[str]  # classes that were trained on
@@ -162,8 +164,8 @@ class EvaluationSetup:
 
     @property
     def counting(self) -> Engine:
-        """The engine, which counts each image for itself where there are no episodes."""
-        return PerImageEngine(self.engine) if self.split.by_image else self.engine
+        """The engine, which counts by episodes or by images."""
+        return self.protocol.engine(self.engine)
 
     def source(self, task: Task) -> Source:
         """Return the episodes of a task's size."""
@@ -210,11 +212,13 @@ def build_evaluation_setup(
     backbone = build(config.backbone, "backbone")
     config = resolve_preparation(config, backbone, saved)
     data = build(config.data, "data")
-    split = classification.as_labelled(load_split(data, evaluation.split, task.query_domain), saved)
-    task, evaluation = data_protocol.apply_data_protocol(task, evaluation, split)
+    split = load_split(data, evaluation.split, task.query_domain)
+    protocol = evaluation_protocol(split)
+    split = protocol.as_labelled(split, saved)
+    task, evaluation = protocol.sized(task, evaluation, split)
     algo, test_algorithm = build_algorithm(config.algo, task.way, test=True)
     if saved is None:
-        refuse_classifier(split)
+        protocol.refuse_untrained(split)
         saved = untrained_checkpoint(config, backbone, *image_shape(split))
     adapts = target_adaptation.asked_for(evaluation)
     bn = "running" if adapts else evaluation.bn or algo.bn
@@ -222,9 +226,8 @@ def build_evaluation_setup(
     attacks = robust.build_attacks(config.attack, evaluation.eps)
     robust.refuse_transductive(attacks, bn)
     robust.refuse_boundary(attacks)
-    if split.by_image:
-        classification.check_run(str(folder), algo.name, saved, split, attacks)
-        test_algorithm = classification.classifier(algo, split, bn)
+    protocol.check_run(folder, algo.name, saved, split, attacks)
+    test_algorithm = protocol.algorithm(test_algorithm, algo, split, bn)
     all_way.refuse_evaluation(task, data, attacks, evaluation)
     transductive.refuse_evaluation(test_algorithm, algo.name, bn, attacks, evaluation.unknown)
     terms = build_regularizers(config.reg, algo.steps)
@@ -234,8 +237,8 @@ def build_evaluation_setup(
     shared = refuse_trained_on(split, saved["classes"], evaluation, folder)
     channels, size, _ = saved["shape"]
     images = split = resize_split(split, channels, size)
-    trained, adapted = _adapted(net, target, evaluation, split, config.seed)
-    if not split.by_image:
+    trained, adapted = _adapted(net, target, evaluation, split, protocol.has_support, config.seed)
+    if protocol.has_support:
         for each in [net, *([trained] if trained is not net else [])]:
             measure_statistics(each, config, saved, bn)
     engine = _engine(config, backbone, algo, task, evaluation, size)
@@ -263,6 +266,7 @@ def build_evaluation_setup(
         trained=trained,
         normed=normed,
         engine=engine,
+        protocol=protocol,
         split=split,
         images=images,
         overlap=shared,
@@ -290,7 +294,7 @@ def _engine(
 
 
 def _adapted(
-    net: Net, target: UnlabelledImages | None, evaluation: Eval, split: Split, seed: int
+    net: Net, target: UnlabelledImages | None, evaluation: Eval, split: Split, has_support: bool, seed: int
 ) -> tuple[nn.Module, str]:
     """Adapt the net to a target's images, if any; return it as it was trained, and what was done, in words."""
     if target is None:
@@ -298,7 +302,7 @@ def _adapted(
     trained = deepcopy(net)
     channels, size, _ = split.images.shape[1:]
     target = target_adaptation.resized(target, channels, size)
-    return trained, target_adaptation.adapt_to_target(net.eval(), target, evaluation, split.by_image, seed)
+    return trained, target_adaptation.adapt_to_target(net.eval(), target, evaluation, has_support, seed)
 
 
 def _wants_features(evaluation: Eval, backbone: Backbone, pays: bool) -> bool:

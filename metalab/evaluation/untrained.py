@@ -9,7 +9,7 @@ from torch import nn
 from metalab.algorithms.build import build_algorithm
 from metalab.config.experiment import ExperimentConfig
 from metalab.core.errors import UserError
-from metalab.core.interfaces import Backbone, Split, algorithm_traits
+from metalab.core.interfaces import Backbone, algorithm_traits
 from metalab.models.build import build_net, load_pretrained, weights_note
 from metalab.models.layers import Normalize
 
@@ -75,15 +75,6 @@ def untrained_checkpoint(config: ExperimentConfig, backbone: Backbone, channels:
         "shape": [channels, size, size],
         "data": {"note": "", "train": "", "val": "", "weights": weights_note(backbone)},
     }
-
-
-def refuse_classifier(split: Split) -> None:
-    """Raise UserError for data whose classes are those of a training: without one nothing knows them."""
-    if split.by_image:
-        raise UserError(
-            f"run=null: data.protocol=images measures the classifier that a run trained for {split.ids[0]} and the "
-            "others, and there is no run: type data.protocol=classes for episodes, or train one with algo=baseline"
-        )
 
 
 def backbone_words(config: ExperimentConfig) -> str:

@@ -16,7 +16,7 @@ from metalab.core.errors import UserError
 from metalab.core.interfaces import Algorithm, Split
 from metalab.data.formats.image_decode import decode
 from metalab.data.storage.resize import resize_split
-from metalab.evaluation.classification import TrainedClassifier
+from metalab.evaluation.protocols.images import TrainedClassifier
 from metalab.evaluation.setup import load_net, measure_statistics
 from metalab.evaluation.transductive import refuse_support_pass
 from metalab.evaluation.untrained import backbone_words, settings_without_training, untrained_checkpoint

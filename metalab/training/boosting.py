@@ -1,20 +1,22 @@
 """train.boost: what earlier runs get wrong of the training data is drawn more often, by SAMME."""
 
 import logging
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from omegaconf import OmegaConf
+from torch import Tensor
 
 from metalab.config.experiment import ExperimentConfig, read_config
 from metalab.core.errors import UserError
-from metalab.core.interfaces import Resampling
+from metalab.core.interfaces import Resampling, Split
 from metalab.data.identity.class_ids import fingerprint
-from metalab.evaluation.ensemble.measured import labels_of, measured
+from metalab.data.sampling.class_order import classifier_labels
+from metalab.evaluation.ensemble.measured import Measured, labels_of, measured
 from metalab.evaluation.query_predictions import predicted, query_classes
 from metalab.evaluation.setup import EvaluationSetup, build_evaluation_setup
 from metalab.tracking import checkpoint_schema, provenance
@@ -39,13 +41,14 @@ def boosted(r: TrainingSetup, saved: dict[str, Any] | None) -> TrainingSetup:
         return r
     made = _kept(saved) if saved is not None else _boost(r, [find_run(run) for run in r.train.boost])
     split = r.data["train"]
-    if len(made.weights) != (int(split.count.sum()) if split.by_image else len(split.ids)):
+    weighted = WEIGHTED[split.protocol]
+    if len(made.weights) != weighted.count(split):
         raise UserError(
             f"train.boost: the checkpoint has {len(made.weights)} weights, and the training split has other images or "
             "classes: give it the same data"
         )
-    resampling = Resampling(None, None, made.weights) if split.by_image else Resampling(made.weights, None, None)
-    return replace(r, boost=made, data={**r.data, "train": replace(split, resampling=resampling)})
+    train = replace(split, resampling=weighted.resampling(made.weights))
+    return replace(r, boost=made, data={**r.data, "train": train})
 
 
 def _kept(saved: dict[str, Any]) -> Boost:
@@ -75,7 +78,7 @@ def record_missing(r: TrainingSetup, out: Path) -> None:
 
 
 def _classes(r: TrainingSetup) -> int:
-    return r.task.way  # of images all classes: apply_data_protocol
+    return r.task.way  # of images all classes: ImageProtocol.sized
 
 
 def _boost(r: TrainingSetup, folders: list[Path]) -> Boost:
@@ -107,7 +110,7 @@ def training_errors(r: TrainingSetup, folder: Path) -> np.ndarray:
     """
     saved = checkpoint_schema.load_checked(folder / "best.pt")
     whole = r.whole
-    if whole.by_image and saved.get("labels") != whole.ids:
+    if (labels := classifier_labels(whole).ids) and saved.get("labels") != labels:
         raise UserError(
             f"train.boost: {folder} has no classifier of these {len(whole.ids)} classes: give a run of them"
         )
@@ -117,8 +120,7 @@ def training_errors(r: TrainingSetup, folder: Path) -> np.ndarray:
             "give it the same data, data.root and data.seed"
         )
     t = build_evaluation_setup(folder, _on_training_split(r, saved["config"]))
-    found = measured(t)
-    return _of_images(t, found) if whole.by_image else _of_classes(t, found)
+    return WEIGHTED[whole.protocol].errors(t, measured(t))
 
 
 def _on_training_split(r: TrainingSetup, node: dict[str, Any]) -> ExperimentConfig:
@@ -132,7 +134,7 @@ def _on_training_split(r: TrainingSetup, node: dict[str, Any]) -> ExperimentConf
     return replace(own, eval=look, data=r.config.data, task=clean, device=r.config.device, seed=r.seed, attack=shared)
 
 
-def _of_images(t: EvaluationSetup, found: Any) -> np.ndarray:
+def _of_images(t: EvaluationSetup, found: Measured) -> np.ndarray:
     wrong = np.zeros(len(t.split.images))
     source = t.source(t.task)
     for step, (part, y) in enumerate(zip(found.logits, labels_of(t, found), strict=True)):
@@ -143,8 +145,23 @@ def _of_images(t: EvaluationSetup, found: Any) -> np.ndarray:
     return wrong[(t.split.first.repeat_interleave(t.split.count) + place).numpy()]
 
 
-def _of_classes(t: EvaluationSetup, found: Any) -> np.ndarray:
+def _of_classes(t: EvaluationSetup, found: Measured) -> np.ndarray:
     seen = query_classes(t.source(t.task), t.task, [predicted(part) for part in found.logits], t.evaluation.episodes)
     queries = np.bincount(seen.true, minlength=len(t.split.ids))
     wrong = np.bincount(seen.true, seen.true != seen.predicted, len(t.split.ids))
     return np.where(queries > 0, wrong / np.maximum(queries, 1), wrong.sum() / queries.sum())
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """What of a training split has a weight each: its images, or its classes."""
+
+    count: Callable[[Split], int]
+    resampling: Callable[[Tensor], Resampling]
+    errors: Callable[[EvaluationSetup, Measured], np.ndarray]
+
+
+WEIGHTED = {
+    "images": Weighted(lambda split: int(split.count.sum()), lambda w: Resampling(None, None, w), _of_images),
+    "classes": Weighted(lambda split: len(split.ids), lambda w: Resampling(w, None, None), _of_classes),
+}

@@ -22,7 +22,7 @@ from metalab.evaluation.setup import load_net
 from metalab.models.layers import running_statistics
 from metalab.tracking import checkpoint, checkpoint_schema
 from metalab.training.setup import TrainingSetup
-from metalab.training.warm_start import refuse_leaked_images, refuse_leaked_validation
+from metalab.training.warm_start import refuse_leaked
 
 logger = logging.getLogger("metalab")
 FILE = "memory.pt"
@@ -114,21 +114,20 @@ def for_training(r: TrainingSetup) -> Split | None:
         logger.info("reg.replay: there is no memory of an earlier phase, and nothing is drawn from it")
         return None
     split, train = load(Path(r.terms.replay.memory)).split, r.data["train"]
-    if split.by_image != train.by_image:
+    if split.protocol != train.protocol:
         raise UserError(
             f"reg.replay.memory={r.terms.replay.memory}: one of it and this data splits images, one classes"
         )
     channels, size, _ = train.images.shape[1:]
     split = resize_split(split, channels, size, "as this phase's images")
+    refuse_leaked(r.data["val"], training_ids(split), f"reg.replay.memory={r.terms.replay.memory}")
     if train.by_image:
         if other := sorted(set(split.ids) - set(train.ids)):
             raise UserError(
                 f"reg.replay.memory={r.terms.replay.memory} has images of {other[0]}, of which this classifier knows "
                 "nothing: begin with the run that was trained on them, train.init=RUN train.keep_classes=true"
             )
-        refuse_leaked_images(r.data["val"], training_ids(split), f"reg.replay.memory={r.terms.replay.memory}")
         return relabelled(split, Labels(train.ids, train.names))
-    refuse_leaked_validation(r.data["val"], training_ids(split), f"reg.replay.memory={r.terms.replay.memory}")
     needed = a_class_of(r)
     return _some_classes(split, (split.count >= needed).nonzero()[:, 0])
 

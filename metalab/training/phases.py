@@ -14,7 +14,7 @@ from metalab.core.disk import disk_errors
 from metalab.core.errors import UserError
 from metalab.core.optional_output import optional_output
 from metalab.data.identity import class_ids
-from metalab.data.sampling.class_order import Labels
+from metalab.data.sampling.class_order import Labels, classifier_labels
 from metalab.evaluation.transfer.forgetting import so_far, summarize
 from metalab.evaluation.transfer.other_data import validation_accuracy
 from metalab.models.build import build_body, image_shape
@@ -24,7 +24,7 @@ from metalab.tracking.run_lock import locked_run
 from metalab.training import pruning, replaying
 from metalab.training.setup import TrainingSetup, build_training_setup
 from metalab.training.subruns import train_or_go_on
-from metalab.training.warm_start import refuse_leaked_images
+from metalab.training.warm_start import refuse_leaked
 
 logger = logging.getLogger("metalab")
 
@@ -88,27 +88,15 @@ def check(configs: Sequence[ExperimentConfig]) -> list[TrainingSetup]:
                     "begins with: give all phases the same backbone and data of the same channels"
                 )
             before = body or before
-            _refuse_known(r, known)
+            refuse_leaked(r.data["val"], known, "an earlier phase")
         except UserError as error:
             raise UserError(f"train.phases[{k}]: {error}") from error
         train = r.data["train"]
         setups.append(r)
-        kept = Labels(train.ids, train.names) if train.by_image else Labels([], [])
+        kept = classifier_labels(train)
         known |= class_ids.training_ids(train)
     replaying.check(setups)
     return setups
-
-
-def _refuse_known(r: TrainingSetup, known: set[str]) -> None:
-    """Raise UserError where an earlier phase trained on validation classes or images: they would choose best.pt."""
-    if r.data["val"].by_image:  # its classes may be the same
-        refuse_leaked_images(r.data["val"], known, "an earlier phase")
-        return
-    if shared := class_ids.seen_classes(r.data["val"], known):
-        raise UserError(
-            f"{len(shared)} of its {len(set(r.data['val'].ids))} validation classes are trained on in an earlier "
-            f"phase, {shared[0]} the first: give both the same split of the same data"
-        )
 
 
 def _shapes(r: TrainingSetup) -> dict[str, torch.Size] | None:

@@ -21,7 +21,7 @@ def check(setups: Sequence[TrainingSetup]) -> None:
         if replay is None or not k:
             continue
         before = setups[:k]
-        kinds = {each.data["train"].by_image for each in (*before, r)}
+        kinds = {each.data["train"].protocol for each in (*before, r)}
         if len(kinds) > 1:
             raise UserError(
                 f"train.phases[{k}].reg.replay: some phases split images and some classes, and a memory is of one "

@@ -34,10 +34,10 @@ from metalab.distributed.device import own_device
 from metalab.engines.auto import AutoEngine, Workload, checkpoints, conv4_filters
 from metalab.engines.build import select_engine
 from metalab.engines.cuda_graph import CUDAGraphEngine
-from metalab.engines.per_image import PerImageEngine
 from metalab.engines.vectorized import Vectorized
-from metalab.evaluation import classification, data_protocol, transductive
+from metalab.evaluation import transductive
 from metalab.evaluation.objectives import measured_objective
+from metalab.evaluation.protocols.build import evaluation_protocol
 from metalab.regularizers import Hooks, ObjectiveContext, Penalized
 from metalab.regularizers.build import build_regularizers
 from metalab.training.compatibility import (
@@ -98,8 +98,7 @@ class TrainingSetup:
 
         Its own: where validation does not fit the memory, training may.
         """
-        own = copy(self.engine)
-        return PerImageEngine(own) if self.data["val"].by_image else own
+        return evaluation_protocol(self.data["val"]).engine(copy(self.engine))
 
     @property
     def meta_batch(self) -> int:
@@ -209,12 +208,13 @@ def build_training_setup(
     whole, data = _training_data(config, algo, terms, kept)
     data = {name: on_device(split, device) for name, split in data.items()}
     task = _sized(task, algo, data["train"])
-    if data["train"].by_image:
-        test_algorithm = classification.classifier(algo, data["train"], evaluation.bn or algo.bn)
-        task, evaluation = data_protocol.apply_data_protocol(task, evaluation, data["val"])
-        train = replace(train, val_episodes=evaluation.episodes)
-    else:
+    protocol = evaluation_protocol(data["train"])
+    test_algorithm = protocol.algorithm(test_algorithm, algo, data["train"], evaluation.bn or algo.bn)
+    if protocol.has_support:
         _refuse_too_few(data["train"], task, algo, config.resume is not None)
+    else:
+        task, evaluation = protocol.sized(task, evaluation, data["val"])
+        train = replace(train, val_episodes=evaluation.episodes)
     transductive.refuse_support_pass(test_algorithm, algo.name, evaluation.bn or algo.bn)
     if algo.mini_batch is None:
         transductive.refuse_support_pass(train_algorithm, algo.name, train.bn or "batch", "train.bn")
@@ -285,7 +285,7 @@ def _bootstrapped(split: Split, train: Train, algo: AlgorithmSettings, seed: int
     """Return what train.bootstrap draws of the training split."""
     if not train.bootstrap:
         return split
-    kind = ("images" if split.by_image else "classes") if train.bootstrap is True else train.bootstrap
+    kind = split.protocol if train.bootstrap is True else train.bootstrap
     return bootstrapped(split, kind, algo.mini_batch is not None, seed)
 
 

@@ -26,7 +26,7 @@ from metalab.core.signals import warnings_survived
 from metalab.core.statistics import mean_ci95
 from metalab.data.identity import class_ids
 from metalab.data.sampling.build import Source, prefetched
-from metalab.data.sampling.class_order import Labels
+from metalab.data.sampling.class_order import Labels, classifier_labels
 from metalab.distributed.agreement import agreed
 from metalab.distributed.processes import is_main, share
 from metalab.distributed.silent_log import SilentLog
@@ -281,6 +281,7 @@ def _checkpoint_writer(
     trained: the ids of all that the net learns from, and the note on its weights.
     """
     classes, note = trained
+    labels = classifier_labels(r.data["train"])
 
     def save(name: str, state: State) -> None:
         if not out.is_dir():
@@ -298,8 +299,8 @@ def _checkpoint_writer(
             "engine": engine_config(r.engine),
             "config": config.whole,
             "train_way": r.task.train_way,
-            "labels": r.data["train"].ids if r.data["train"].by_image else [],
-            "label_names": r.data["train"].names if r.data["train"].by_image else [],
+            "labels": labels.ids,
+            "label_names": labels.names,
             "head_classes": r.data["train"].ids if r.algo.mini_batch is not None else [],
             "shape": list(r.data["train"].images.shape[1:]),
             "data": _data_facts(r, note),

@@ -81,6 +81,17 @@ def _with_rows(own: Tensor, given: Tensor) -> Tensor:
     return torch.cat([given, own[len(given) :]])
 
 
+def refuse_leaked(val: Split, known: set[str], source: str) -> None:
+    """Raise UserError where what validation is made of, images or classes, was trained on.
+
+    Args:
+        val: the validation split.
+        known: the ids of all that was trained on.
+        source: where, in words.
+    """
+    (refuse_leaked_images if val.by_image else refuse_leaked_validation)(val, known, source)
+
+
 def refuse_leaked_images(val: Split, known: set[str], source: str) -> None:
     """Raise UserError where validation images were trained on by the warm start, whose classes may be the same.
 

@@ -21,7 +21,7 @@ from metalab.core.statistics import mean_ci95
 from metalab.data.datasets.domains import Domains, load_split
 from metalab.data.identity.class_ids import UNLABELLED, fingerprint
 from metalab.evaluation import evaluate, setup
-from metalab.evaluation.transfer.domain_report import _told as told
+from metalab.evaluation.protocols.images import ImageProtocol
 from metalab.evaluation.transfer.domain_report import build_domain_report
 from metalab.models.layers import running_statistics
 from metalab.regularizers import Hooks
@@ -273,7 +273,10 @@ def test_a_label_without_images_has_no_accuracy():
     names = ["cat", "dog", "emu"]
     split = Split(torch.zeros(3, 1, 2, 2), count.cumsum(0) - count, count, names, names, by_image=True)
     source: Any = SimpleNamespace(indices=lambda step: SimpleNamespace(label=torch.tensor([[0, 2, 0]])))
-    assert told(np.array([1.0, 1.0, 0.0]), split, source)["classes"] == {"cat": 0.5, "emu": 1.0}
+    assert ImageProtocol().accuracy_record(np.array([1.0, 1.0, 0.0]), split, source)["classes"] == {
+        "cat": 0.5,
+        "emu": 1.0,
+    }
     part = {"accuracy": 0.5, "ci95": 0.1, "images": 3}
     target, there = {**part, "domain": "c", "classes": {"cat": 1.0}}, {**part, "domains": ["a"]}
     domains = {"target": target, "source": {**there, "classes": {"cat": 0.5, "emu": 1.0}}}

@@ -99,13 +99,13 @@ def test_the_entropy_on_the_target_falls_and_the_words_say_what_was_done(plain):
         return torch.distributions.Categorical(logits=logits(net, x)).entropy().mean().item()
 
     plainly, surer = deepcopy(net), deepcopy(net)
-    said = adapt_to_target(plainly, target, evaluation(bn="target"), True, 0)
+    said = adapt_to_target(plainly, target, evaluation(bn="target"), False, 0)
     assert said == "batch norm by 300 training images of ink without labels; no test image was seen"
-    said = adapt_to_target(surer, target, evaluation(tent=30), True, 0)
+    said = adapt_to_target(surer, target, evaluation(tent=30), False, 0)
     assert said.startswith("after 30 steps of TENT on their batch norms' weights, batch norm by 300 training images")
     assert entropy(surer) < entropy(plainly) - 1e-3
     again = deepcopy(net)
-    adapt_to_target(again, target, evaluation(tent=30), True, 0)
+    adapt_to_target(again, target, evaluation(tent=30), False, 0)
     assert torch.equal(logits(again, x), logits(surer, x))
 
 
@@ -120,6 +120,6 @@ def test_what_cannot_be_adapted_is_said(plain):
     target = UnlabelledImages(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), ["", ""], "ink")
     bare = Net(nn.Identity(), nn.Conv2d(1, 3, 3), nn.Sequential(), {})
     with pytest.raises(UserError, match=r"eval\.bn=target: the body of this net has no batch norm"):
-        adapt_to_target(bare, target, evaluation(bn="target"), True, 0)
+        adapt_to_target(bare, target, evaluation(bn="target"), False, 0)
     with pytest.raises(UserError, match=r"eval\.tent=3 makes a plain classifier surer, and these are episodes"):
-        adapt_to_target(net_of(plain, True), target, evaluation(tent=3), False, 0)
+        adapt_to_target(net_of(plain, True), target, evaluation(tent=3), True, 0)

@@ -19,9 +19,9 @@ from metalab.core.interfaces import Batch, Episode
 from metalab.data.sampling.build import episode_source
 from metalab.evaluation.feature_store import sees_features_alone
 from metalab.evaluation.open_set import auroc, with_unknown
+from metalab.evaluation.protocols.build import evaluation_protocol
 from metalab.evaluation.robustness import build_attacks
 from metalab.evaluation.setup import images_stay_as_they_are
-from metalab.evaluation.untrained import refuse_classifier
 from metalab.models.build import build_net
 from metalab.models.layers import Normalize
 from metalab.regularizers.base import Hooks
@@ -195,5 +195,6 @@ def test_a_bare_eval_stays_a_mistake(command_line, tiny_dir, tmp_path, monkeypat
 
 
 def test_classes_that_nothing_was_trained_on_are_refused(tiny):
+    plain = replace(tiny["test"], by_image=True)
     with pytest.raises(UserError, match="measures the classifier that a run trained for tiny:"):
-        refuse_classifier(replace(tiny["test"], by_image=True))
+        evaluation_protocol(plain).refuse_untrained(plain)

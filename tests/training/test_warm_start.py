@@ -3,8 +3,6 @@
 import logging
 import re
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -12,8 +10,8 @@ import torch
 from metalab.core.errors import UserError
 from metalab.core.interfaces import Split
 from metalab.tracking import checkpoint
-from metalab.training import phases, train
-from metalab.training.warm_start import refuse_leaked_images, refuse_leaked_validation
+from metalab.training import train
+from metalab.training.warm_start import refuse_leaked, refuse_leaked_images, refuse_leaked_validation
 
 
 def test_a_warm_start_takes_weights_and_class_ids(small, tmp_path, caplog):
@@ -81,12 +79,12 @@ def test_validation_images_that_a_run_saw_without_labels_are_refused(by_image):
             refuse(val, known, "train.init=x")
 
 
-def test_phases_tell_before_any_training_of_validation_images_that_an_earlier_one_saw():
+def test_validation_images_that_an_earlier_training_saw_are_told_and_classes_may_be_the_same():
     one = torch.tensor([1])
     val = Split(torch.zeros(1, 1, 2, 2), one - 1, one, ["folder:named:a"], ["a"], ["sketch/1.png"], ["image:1"])
-    r: Any = SimpleNamespace(data={"val": replace(val, by_image=True)})
-    phases._refuse_known(r, {"folder:named:a", "image:2"})
+    val = replace(val, by_image=True)
+    refuse_leaked(val, {"folder:named:a", "image:2"}, "an earlier phase")
     with pytest.raises(UserError, match=r"^an earlier phase saw 1 of the 1 validation images without their labels"):
-        phases._refuse_known(r, {"unlabelled:image:1"})
+        refuse_leaked(val, {"unlabelled:image:1"}, "an earlier phase")
     with pytest.raises(UserError, match=r"^an earlier phase was trained on 1 of the 1 validation images"):
-        phases._refuse_known(r, {"image:1"})
+        refuse_leaked(val, {"image:1"}, "an earlier phase")

@@ -26,7 +26,7 @@ from metalab.data.datasets.folder import Folder
 from metalab.data.datasets.union import Union
 from metalab.data.identity import leaks
 from metalab.data.storage.store import NoSplit, cache_folder, verifying
-from metalab.evaluation import data_protocol
+from metalab.evaluation.protocols.build import evaluation_protocol
 
 OWN = {"check": ("out",), "show": ("what", "split", "out", "method")}  # settings of a verb, beside data.* and others
 
@@ -95,9 +95,8 @@ def _shown(cfg: DictConfig, name: str, own: dict[str, str]) -> Path:
             figure.savefig(path, dpi=120)
         return path
     data = _data(cfg).load(split)
-    task, _ = data_protocol.apply_data_protocol(
-        settings(Task, cfg.task, "task"), settings(Eval, cfg.eval, "eval"), data
-    )
+    protocol = evaluation_protocol(data)
+    task, _ = protocol.sized(settings(Task, cfg.task, "task"), settings(Eval, cfg.eval, "eval"), data)
     rows = contact_sheet.classes(data) if what == "sheet" else contact_sheet.episode(data, task, cfg.seed)
     contact_sheet.save(contact_sheet.drawn(rows), path)
     return path

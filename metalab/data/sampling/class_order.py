@@ -16,6 +16,11 @@ class Labels(NamedTuple):
     names: list[str]  # [K] what people are shown
 
 
+def classifier_labels(split: Split) -> Labels:
+    """Return the classes of the classifier that a training on this split makes; none where there are episodes."""
+    return Labels(split.ids, split.names) if split.by_image else Labels([], [])
+
+
 def union(kept: Labels, split: Split) -> Labels:
     """Return the kept labels, and behind them those classes of the split that are not among them."""
     new = [(k, name) for k, name in zip(split.ids, split.names, strict=True) if k not in set(kept.ids)]

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from typing import NoReturn
 
 from metalab.config.schema import Eval, Task
 from metalab.config.validate import format_value
@@ -23,13 +24,12 @@ def all_way_protocol(task: Task, evaluation: Eval, split: Split) -> tuple[Task, 
         UserError: for a split whose classes or images do not all meet in an episode.
     """
     refused = {
-        "data.protocol=images measures the classifier of the training's own classes": split.by_image,
         "the data gives its episodes": split.fixed is not None,
         "the data says which classes may meet in an episode": split.families is not None,
         "data.group says which images may meet in an episode": split.group is not None,
     }
     if why := [words for words, true in refused.items() if true]:
-        raise UserError(f"task=all_way has all classes of new images in one episode, and {why[0]}: type task=fixed")
+        refuse_all_way(why[0])
     assert task.draws is not None
     logger.info(
         f"task=all_way: {task.draws} draws of {task.shot} images of each of {len(split.ids)} classes, all others are "
@@ -38,6 +38,11 @@ def all_way_protocol(task: Task, evaluation: Eval, split: Split) -> tuple[Task, 
     others = -(-int(split.count.sum()) // len(split.ids)) - task.shot
     task = replace(task, way=len(split.ids), query=max(1, others))
     return task, replace(evaluation, episodes=task.draws, batch=1)
+
+
+def refuse_all_way(why: str) -> NoReturn:
+    """Raise UserError: a split cannot give all its classes at once; why: in words."""
+    raise UserError(f"task=all_way has all classes of new images in one episode, and {why}: type task=fixed")
 
 
 def refuse_evaluation(task: Task, data: Data, attacks: Attacks, evaluation: Eval) -> None:

@@ -24,7 +24,6 @@ from metalab.evaluation.adaptation_curve import AdaptationCurve
 from metalab.evaluation.all_way import protocol as all_way
 from metalab.evaluation.class_reporting import ClassReporting
 from metalab.evaluation.corruptions import measured as corruptions
-from metalab.evaluation.data_protocol import sizes
 from metalab.evaluation.setup import EvaluationSetup, build_evaluation_setup
 
 ADAPTED = 100  # episodes that the accuracy after each inner step is measured on, at most
@@ -62,13 +61,12 @@ def measure_run(folder: Path, config: ExperimentConfig) -> Measured:
         curve = _adaptation(t)
     task, images = t.task, t.images
     seed, tasks, stream = config.seed, t.tasks, t.evaluation.split
-    by_image = t.split.by_image
     return Measured(
         dict(zip(("accuracy", "ci95", "episodes"), (*mean_ci95(accuracy), len(accuracy)), strict=True)) | record,
         accuracy,
         None if classes is None else dict(classes.columns),
         curve,
-        [] if by_image else [part.cpu() for part in reporting.kept.parts],
+        [part.cpu() for part in reporting.kept.parts] if t.protocol.has_support else [],
         list(images.names),
         lambda: _source(task, images, tasks, seed, stream),
         _episodes(t, len(accuracy)),
@@ -88,14 +86,13 @@ def _source(task: Task, images: Split, tasks: int, seed: int, split: str) -> Sou
 
 def _episodes(t: EvaluationSetup, count: int) -> dict[str, Any]:
     """Return what was asked of whom: runs with the same facts were measured on the same episodes."""
-    facts = {"classes": len(t.images.ids), "split": t.evaluation.split, **sizes(t.task)}
-    if t.split.by_image:
-        facts = {"classes": len(t.images.ids), "split": t.evaluation.split}
     source = t.image_source(t.task)
     return {
         "data": t.config.data["_target_"].rpartition(".")[2].lower(),
-        **facts,
-        "images" if t.split.by_image else "episodes": count,
+        "classes": len(t.images.ids),
+        "split": t.evaluation.split,
+        **t.protocol.sizes(t.task),
+        t.protocol.unit: count,
         "seed": t.config.seed,
         "images of the episodes": _digest(t, source, count),
     }
@@ -108,7 +105,7 @@ def _digest(t: EvaluationSetup, source: Source, count: int) -> str:
     for step in range(steps):
         drawn = [each.to(torch.int64).cpu().numpy() for each in source.indices(step)]
         for row in range(len(drawn[1])):  # one after another, for runs may differ in eval.batch
-            if t.split.by_image or seen < count:
+            if seen < count:
                 found.update(b"".join(each[row].tobytes() for each in drawn))
             seen += 1
     return found.hexdigest()[:12]
@@ -116,7 +113,7 @@ def _digest(t: EvaluationSetup, source: Source, count: int) -> str:
 
 def _adaptation(t: EvaluationSetup) -> list[tuple[float, float]]:
     """Return the mean and the half-width of its interval after 0, 1, ... inner steps; nothing without any."""
-    if t.split.by_image or t.algo.steps == 0:
+    if not t.protocol.has_support or t.algo.steps == 0:
         return []
     inner, predict = t.terms.inner(t.algo.loss), PREDICTIONS[t.bn]
     curve = by_way(t.task, t.test_algorithm, lambda algo, way: AdaptationCurve(algo, t.algo.steps, inner, predict))

@@ -15,19 +15,15 @@ from metalab.config.experiment import ExperimentConfig
 from metalab.config.validate import check_type
 from metalab.core.errors import UserError
 from metalab.core.optional_output import optional_output
-from metalab.data.identity.class_ids import fingerprint
 from metalab.data.sampling.build import Source
-from metalab.evaluation import data_protocol
-from metalab.evaluation.classifier_report import classifier_report
 from metalab.evaluation.ensemble import combine
 from metalab.evaluation.ensemble.alphas import recorded_alphas
-from metalab.evaluation.ensemble.measured import counted_as, labels_of, measured
+from metalab.evaluation.ensemble.measured import labels_of, measured
 from metalab.evaluation.ensemble.members import Member, build_members, members_of, refuse_other_episodes
 from metalab.evaluation.ensemble.record import ensemble_record
 from metalab.evaluation.ensemble.stacking import fit_weights
-from metalab.evaluation.episode_report import episode_report
-from metalab.evaluation.query_predictions import predicted
 from metalab.evaluation.setup import EvaluationSetup, build_evaluation_setup
+from metalab.evaluation.split_metrics import split_metrics
 from metalab.tracking import class_report, ensemble_report
 from metalab.tracking.class_report import ClassReport
 
@@ -54,7 +50,9 @@ def run(runs: Sequence[tuple[Path | None, ExperimentConfig]], how: str, out: Pat
     weights = _weights(members, how)
     found = []
     for member, t in zip(members, setups, strict=True):
-        logger.info(f"{member.path}: {t.evaluation.episodes} {counted_as(t)} of {len(t.split.ids)} classes, bn={t.bn}")
+        logger.info(
+            f"{member.path}: {t.evaluation.episodes} {t.protocol.unit} of {len(t.split.ids)} classes, bn={t.bn}"
+        )
         found.append(measured(t))
     first = setups[0]
     source = first.source(first.task)
@@ -63,10 +61,10 @@ def run(runs: Sequence[tuple[Path | None, ExperimentConfig]], how: str, out: Pat
     accuracy, loss = _judged(combined, labels, first.evaluation.episodes)
     rows = [describe(t, m.loss) for t, m in zip(setups, found, strict=True)]
     record = ensemble_record(how, rows, [m.accuracy for m in found], accuracy, loss, weights)
-    record |= data_protocol.protocol_metrics(first.split, accuracy, source)
+    record |= split_metrics(first.split, accuracy, source)
     report = None
     with optional_output("the report of the classes"):
-        facts, report = _class_report(first, source, combined, labels, accuracy)
+        facts, report = _class_report(first, source, combined, accuracy)
         record |= facts
     ensemble_report.write(out, record, [m.accuracy for m in found], accuracy)
     class_report.write(out, record["split"], [report])
@@ -104,7 +102,7 @@ def _fitted(members: Sequence[Member]) -> list[float]:
         t = first if member is members[0] else _validation(member, members[0].config.eval.batch)
         refuse_other_episodes(members[0], first, member, t)
         found = measured(t)
-        logger.info(f"{member.path}: {t.evaluation.episodes} validation {counted_as(t)} for the weights of stacking")
+        logger.info(f"{member.path}: {t.evaluation.episodes} validation {t.protocol.unit} for the weights of stacking")
         logits.append(found.logits)
         labels = labels or labels_of(t, found)
     weights = fit_weights(logits, labels)
@@ -117,11 +115,8 @@ def _validation(member: Member, batch: int) -> EvaluationSetup:
     plain = member.config.data.get("protocol") == "images"  # its classes were trained on, and their other images not
     own = replace(member.config.eval, split="val", batch=batch, allow_overlap=member.config.eval.allow_overlap or plain)
     t = build_evaluation_setup(member.folder, replace(member.config, eval=own), member.checkpoint)
-    if t.split.by_image and fingerprint(t.split) != t.saved["data"]["val"]:
-        raise UserError(
-            f"ensemble=stacking: {member.folder} was validated on other images than these, and may have trained on "
-            "them: give the data of the training, or type ensemble=mean"
-        )
+    what = f"ensemble=stacking: {member.folder}"
+    t.protocol.refuse_other_validation(t.split, t.saved, what, "type ensemble=mean")
     return t
 
 
@@ -134,14 +129,12 @@ def _judged(combined: Sequence[Tensor], labels: Sequence[Tensor], episodes: int)
 
 
 def _class_report(
-    t: EvaluationSetup, source: Source, combined: list[Tensor], labels: list[Tensor], accuracy: np.ndarray
+    t: EvaluationSetup, source: Source, combined: list[Tensor], accuracy: np.ndarray
 ) -> tuple[dict[str, Any], ClassReport | None]:
     """Return what belongs into eval.json of the classes, and what is written beside it."""
     if not t.evaluation.report:
         return {}, None
-    if t.split.by_image:
-        return classifier_report(
-            torch.cat([part.flatten(0, 1) for part in combined]), torch.cat(labels).flatten(), t.split, None, True
-        )
     seen = t.image_source(t.task) if t.images is not t.split else source
-    return episode_report(t.split, t.task, seen, [predicted(part) for part in combined], accuracy, True)
+    return t.protocol.report(
+        t.split, t.task, seen, [t.protocol.judged(part) for part in combined], accuracy, None, True
+    )

@@ -9,7 +9,7 @@ from torch import Tensor
 from metalab.algorithms.objectives.build import by_way
 from metalab.evaluation.measure import measure
 from metalab.evaluation.objectives import measured_objective
-from metalab.evaluation.query_predictions import Kept, WithPredictions, query_labels
+from metalab.evaluation.query_predictions import Kept, WithPredictions
 from metalab.evaluation.setup import EvaluationSetup
 
 
@@ -22,11 +22,6 @@ class Measured:
     loss: np.ndarray  # float64 [E]
 
 
-def counted_as(t: EvaluationSetup) -> str:
-    """Return what is counted, in a word."""
-    return "images" if t.split.by_image else "episodes"
-
-
 def measured(t: EvaluationSetup) -> Measured:
     """Return what a net says of its episodes: the numbers of an evaluation of it alone."""
     objective = by_way(
@@ -36,7 +31,7 @@ def measured(t: EvaluationSetup) -> Measured:
     )
     torch.manual_seed(t.config.seed)  # of heads that are drawn for each task
     kept = Kept("logits")
-    results = kept.watch(t.outcomes(objective, t.source(t.task), counted_as(t)))
+    results = kept.watch(t.outcomes(objective, t.source(t.task), t.protocol.unit))
     accuracy, loss = measure(results, t.evaluation.episodes)
     return Measured([part.cpu() for part in kept.parts], accuracy, loss)
 
@@ -45,6 +40,5 @@ def labels_of(t: EvaluationSetup, found: Measured) -> list[Tensor]:
     """Return the labels of the queries of each meta-batch, int64 [T,N]; of images [N,1]."""
     made, source = [], t.source(t.task)
     for step, part in enumerate(found.logits):
-        draw = source.indices(step)
-        made.append(draw.label.reshape(-1, 1) if t.split.by_image else query_labels(draw, t.task, part.shape[1]))
+        made.append(t.protocol.query_labels(source.indices(step), t.task, part.shape[1]))
     return made

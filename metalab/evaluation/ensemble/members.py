@@ -115,12 +115,13 @@ def refuse_other_episodes(first: Member, ours: EvaluationSetup, other: Member, t
     """Raise UserError where two members' data, or the episodes drawn of it, are not the same."""
     both = f"of {other.folder} and of {first.folder}"
     if ours.split.ids != theirs.split.ids:
-        what = "classifies other classes" if ours.split.by_image and theirs.split.by_image else "is tested on others"
+        plain = not (ours.protocol.has_support or theirs.protocol.has_support)
+        what = "classifies other classes" if plain else "is tested on others"
         raise UserError(
             f"an ensemble sees the same classes, and {other.folder} {what}: {_some(theirs.split.ids)}, and "
             f"{first.folder} has {_some(ours.split.ids)}; give runs of one data set, or type data=... for all of them"
         )
-    if ours.split.by_image != theirs.split.by_image or fingerprint(ours.split) != fingerprint(theirs.split):
+    if ours.protocol != theirs.protocol or fingerprint(ours.split) != fingerprint(theirs.split):
         raise UserError(
             f"an ensemble sees the same images, and the {ours.evaluation.split} images {both} are not the same: give "
             "runs with the same data.root, data.seed and data.protocol, or type data=... for all of them"

@@ -20,7 +20,6 @@ from metalab.data.datasets.domains import Domains
 from metalab.data.identity.class_ids import fingerprint
 from metalab.data.sampling.build import Source
 from metalab.data.storage.resize import resize_split
-from metalab.evaluation.classification import as_labelled
 from metalab.evaluation.leakage import refuse_trained_on
 from metalab.evaluation.measure import measure, outcomes
 from metalab.evaluation.objectives import measured_objective
@@ -51,7 +50,7 @@ class DomainReport:
         t = self.setup
         there, own = _measured(t, t.trained, objective, self.source)  # its norms are those of the source
         reached = {"target": (accuracy, t.split, source), "source": (there, self.source, own)}
-        told = {name: _told(*each) for name, each in reached.items()}
+        told = {name: t.protocol.accuracy_record(*each) for name, each in reached.items()}
         gap = told["source"]["accuracy"] - told["target"]["accuracy"]
         half = math.hypot(told["source"]["ci95"], told["target"]["ci95"])  # two independent samples
         record = {
@@ -100,7 +99,7 @@ def build_domain_report(t: EvaluationSetup) -> DomainReport | None:
             )
         return None
     sources = _trained_sources(t, t.data)
-    part = as_labelled(sources.load("test"), t.saved)
+    part = t.protocol.as_labelled(sources.load("test"), t.saved)
     overlap = refuse_trained_on(part, t.saved["classes"], t.evaluation, t.folder)
     channels, size, _ = t.saved["shape"]
     return DomainReport(t, tested, sources.sources, resize_split(part, channels, size), overlap, _baseline(t))
@@ -140,21 +139,6 @@ def _as_tested(config: dict[str, Any], t: EvaluationSetup) -> ExperimentConfig:
 def _measured(t: EvaluationSetup, net: nn.Module, objective: Objective, split: Split) -> tuple[np.ndarray, Source]:
     """Return the accuracy of a net on each episode, or image, of a split, and what gave them."""
     source = t.source_of(t.task, split)
-    count = len(split.images) if split.by_image else t.evaluation.episodes
+    count = t.protocol.count(t.evaluation, split)
     torch.manual_seed(t.config.seed)  # of heads that are drawn for each task
     return measure(outcomes(t.counting, objective, net, source, count, t.bn), count)[0], source
-
-
-def _told(accuracy: np.ndarray, split: Split, source: Source) -> dict[str, Any]:
-    """Return an accuracy with its interval and, of images, that of each class."""
-    mean, ci95 = mean_ci95(accuracy)
-    if not split.by_image:
-        return {"accuracy": mean, "ci95": ci95, "episodes": len(accuracy)}
-    labels, step = np.empty(0, dtype=np.int64), 0
-    while len(labels) < len(accuracy):
-        labels, step = np.concatenate([labels, source.indices(step).label.flatten().numpy()]), step + 1
-    right = np.bincount(labels, accuracy, minlength=len(split.ids)).tolist()
-    classes = {
-        name: n / count for name, n, count in zip(split.names, right, split.count.tolist(), strict=True) if count
-    }
-    return {"accuracy": mean, "ci95": ci95, "images": len(accuracy), "classes": classes}

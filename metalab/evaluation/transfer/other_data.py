@@ -41,6 +41,5 @@ def validation_accuracy(folder: Path, own: ExperimentConfig, other: ExperimentCo
     t = build_evaluation_setup(folder, config)
     objective = by_way(t.task, t.test_algorithm, lambda algo, way: measured_objective(t.algo, algo, t.bn, way, t.terms))
     torch.manual_seed(config.seed)  # of heads that are drawn for each task
-    what = "images" if t.split.by_image else "episodes"
-    accuracy, _ = measure(t.outcomes(objective, t.source(t.task), what), t.evaluation.episodes)
+    accuracy, _ = measure(t.outcomes(objective, t.source(t.task), t.protocol.unit), t.evaluation.episodes)
     return Measured(float(accuracy.mean()), t.evaluation.episodes)

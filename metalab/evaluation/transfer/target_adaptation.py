@@ -39,7 +39,7 @@ def target_images(data: Data, asked: str) -> UnlabelledImages:
     return target
 
 
-def adapt_to_target(net: nn.Module, target: UnlabelledImages, evaluation: Eval, by_image: bool, seed: int) -> str:
+def adapt_to_target(net: nn.Module, target: UnlabelledImages, evaluation: Eval, has_support: bool, seed: int) -> str:
     """Adapt a net, in place, to a target's unlabelled training images, and return in words what was done.
 
     eval.bn=target: AdaBN (Li et al. 2017, algorithm 1). eval.tent=STEPS: TENT (Wang et al. 2021), then AdaBN with the
@@ -49,7 +49,7 @@ def adapt_to_target(net: nn.Module, target: UnlabelledImages, evaluation: Eval, 
         net: on its device, in evaluation mode; of a plain classifier where TENT is asked for.
         target: images of the net's size and channels.
         evaluation: says which of the two.
-        by_image: whether the net is measured as a plain classifier.
+        has_support: whether the net is measured in episodes, and not as a plain classifier.
         seed: draws the order of the images.
 
     Raises:
@@ -59,7 +59,7 @@ def adapt_to_target(net: nn.Module, target: UnlabelledImages, evaluation: Eval, 
     norms = batch_norms(net)
     if not norms:
         raise UserError(f"{asked}: the body of this net has no batch norm, which alone would be adapted: leave it out")
-    if steps is not None and not by_image:
+    if steps is not None and has_support:
         raise UserError(
             f"{asked} makes a plain classifier surer, and these are episodes, each with a classifier of its own: type "
             "data.protocol=images algo=baseline, or eval.bn=target"

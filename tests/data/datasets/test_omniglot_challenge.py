@@ -18,8 +18,9 @@ from metalab.data.class_lists import class_list
 from metalab.data.datasets.drawings.omniglot_challenge import OmniglotChallenge
 from metalab.data.datasets.drawings.omniglot_splits import split_of
 from metalab.data.sampling.episode_sampler import EpisodeSampler
-from metalab.evaluation import data_protocol
 from metalab.evaluation.leakage import refuse_trained_on
+from metalab.evaluation.protocols.build import evaluation_protocol
+from metalab.evaluation.split_metrics import split_metrics
 from metalab.training import train
 
 SHARED = os.environ.get("METALAB_SHARED_DATA")
@@ -115,7 +116,7 @@ def test_the_episodes_depend_on_nothing(split):
 def test_other_sizes_are_refused_and_settled_ones_are_those_of_the_runs(split):
     with pytest.raises(UserError, match=r"with 1 queries a class and nothing unlabelled: type task\.way=20 "):
         EpisodeSampler(split, 5, 1, 15, 8, 0, "test", CPU)
-    task, evaluation = data_protocol.apply_data_protocol(
+    task, evaluation = evaluation_protocol(split).sized(
         Task(5, 1, 15, None, None, None, 3, 2), Eval(600, None, "test", False, 8), split
     )
     assert (task.way, task.shot, task.query, evaluation.episodes) == (20, 1, 1, 20)
@@ -144,7 +145,7 @@ def test_a_net_trained_on_vinyals_split_is_refused_there(split):
 
 def test_the_report_sets_the_error_beside_people_and_bpl(split):
     accuracy = np.linspace(0, 1, 20)
-    told = data_protocol.protocol_metrics(split, accuracy, EpisodeSampler(split, 20, 1, 1, 8, 0, "test", CPU))
+    told = split_metrics(split, accuracy, EpisodeSampler(split, 20, 1, 1, 8, 0, "test", CPU))
     assert told["error"] == {"here": pytest.approx(0.5), "people": 0.045, "BPL": 0.033}
     assert list(told["error_of_each"]) == [f"run{i:02d}" for i in range(1, 21)]
     assert told["error_of_each"]["run20"] == 0
