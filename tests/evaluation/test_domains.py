@@ -21,6 +21,7 @@ from metalab.core.statistics import mean_ci95
 from metalab.data.datasets.domains import Domains, load_split
 from metalab.data.identity.class_ids import UNLABELLED, fingerprint
 from metalab.evaluation import evaluate, setup
+from metalab.evaluation.protocols.build import evaluation_protocol
 from metalab.evaluation.protocols.images import ImageProtocol
 from metalab.evaluation.transfer.domain_report import build_domain_report
 from metalab.models.layers import running_statistics
@@ -246,7 +247,7 @@ def reported(cfg: Any, saved: dict[str, Any], folder: Path, split: Split) -> Any
     """Return what a run with this checkpoint measures beside the target's test images."""
     config = read_config(cfg)
     t: Any = SimpleNamespace(config=config, evaluation=config.eval, data=build(cfg.data, "data"), saved=saved)
-    t.folder, t.split = folder, split
+    t.folder, t.split, t.protocol = folder, split, evaluation_protocol(split)
     return build_domain_report(t)
 
 
