@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -77,8 +78,10 @@ def untrained_checkpoint(config: ExperimentConfig, backbone: Backbone, channels:
     }
 
 
-def backbone_words(config: ExperimentConfig) -> str:
-    """Return in words which net is measured where there was no training."""
+def backbone_words(config: ExperimentConfig, folders: bool = True) -> str:
+    """Return in words which net is measured where there was no training; folders: with that of a file of weights."""
     node = config.backbone
     kind = str(node["_target_"]).rpartition(".")[2].lower()
-    return " ".join(filter(None, [kind, node.get("name"), f"with {node['weights']}" if node.get("weights") else ""]))
+    weights = str(node.get("weights") or "")
+    weights = weights if folders else Path(weights).name
+    return " ".join(filter(None, [kind, node.get("name"), weights and f"with {weights}"]))

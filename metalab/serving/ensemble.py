@@ -49,7 +49,15 @@ class LoadedEnsemble(LoadedRun):
     @property
     def words(self) -> str:
         """What is shown in the place of a run's folder."""
-        return f"the mean of {len(self.members)} nets: {', '.join(member.words for member in self.members)}"
+        return self._mean_of([member.words for member in self.members])
+
+    @property
+    def origin(self) -> str:
+        """What a file that goes elsewhere says of it."""
+        return self._mean_of([member.origin for member in self.members])
+
+    def _mean_of(self, names: list[str]) -> str:
+        return f"the mean of {len(names)} nets: {', '.join(names)}"
 
     def trained_adaptation(self) -> tuple[Adaptation, list[str]]:
         """Return what makes the classifier of the classes that all members were trained on, and their names."""

@@ -146,7 +146,7 @@ def _facts(run: LoadedRun, practice: Practice | None, what: Exportable, asked: E
     return {
         "metalab": __version__,
         "what": asked.what,
-        "run": run.folder.name if run.folder is not None and run.folder.is_absolute() else run.words,
+        "run": run.origin,
         "algo": run.algo_name,
         "bn": what.bn,
         "classes": None if practice is None else practice.classifier.names,

@@ -44,6 +44,13 @@ class LoadedRun:
         return backbone_words(self.config) if self.folder is None else str(self.folder)
 
     @property
+    def origin(self) -> str:
+        """What a file that goes elsewhere says of it: `words` without the folders of this machine."""
+        if self.folder is None:
+            return backbone_words(self.config, folders=False)
+        return self.folder.name if self.folder.is_absolute() else str(self.folder)
+
+    @property
     def shape(self) -> tuple[int, int]:
         """Channels and side of the images that the net takes."""
         channels, size, _ = self.saved["shape"]

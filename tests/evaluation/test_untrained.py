@@ -3,6 +3,8 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from metalab.evaluation.open_set import auroc, with_unknown
 from metalab.evaluation.protocols.build import evaluation_protocol
 from metalab.evaluation.robustness import build_attacks
 from metalab.evaluation.setup import images_stay_as_they_are
+from metalab.evaluation.untrained import backbone_words
 from metalab.models.build import build_net
 from metalab.models.layers import Normalize
 from metalab.regularizers.base import Hooks
@@ -192,6 +195,15 @@ def test_a_bare_eval_stays_a_mistake(command_line, tiny_dir, tmp_path, monkeypat
     assert code == 1
     assert message in " ".join(said.split())
     assert "Traceback" not in said
+
+
+def test_a_file_for_other_machines_names_no_folder_of_this_one():
+    node = {"_target_": "metalab.models.Torchvision", "name": "mobilenet_v2", "weights": "/home/me/a.pth"}
+    config: Any = SimpleNamespace(backbone=node)
+    assert backbone_words(config) == "torchvision mobilenet_v2 with /home/me/a.pth"
+    assert backbone_words(config, folders=False) == "torchvision mobilenet_v2 with a.pth"
+    node["weights"] = None
+    assert backbone_words(config, folders=False) == "torchvision mobilenet_v2"
 
 
 def test_classes_that_nothing_was_trained_on_are_refused(tiny):

@@ -49,7 +49,9 @@ def test_export_writes_one_graph_that_predict_takes(typed, run_of, tmp_path):
     both = (f"run=[{runs[0]},{runs[1]}]", "ensemble=mean", "support=support")
     code, said = typed("export", *both, "hydra.run.dir=file")
     assert code == 0, said
-    assert json.loads((tmp_path / "file" / "model.json").read_text())["check"]["largest_difference"] < 1e-4
+    held = json.loads((tmp_path / "file" / "model.json").read_text())
+    assert held["check"]["largest_difference"] < 1e-4
+    assert held["run"] == f"the mean of 2 nets: {runs[0].name}, {runs[1].name}"  # the file goes to other machines
     assert typed("predict", *both, "images=images", "hydra.run.dir=nets")[0] == 0
     assert typed("predict", "run=file/model.onnx", "images=images", "hydra.run.dir=onnx")[0] == 0
     assert shares(tmp_path / "onnx") == pytest.approx(shares(tmp_path / "nets"), abs=1e-4)
