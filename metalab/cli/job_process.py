@@ -3,7 +3,8 @@
 A job that the system kills, as for too much memory, is then one failed job: the launcher's worker lives, and with it
 the other jobs. joblib would lose them all, as its pool breaks with its first worker. The process is a fresh one, not a
 fork, so that nothing of the worker (threads, CUDA) is in it. Its standard input is a pipe that the worker holds open:
-where that ends, by whatever means, so does the job, after it has saved.
+where that ends, by whatever means, so does the job, after it has saved. A worker of joblib ends likewise with the
+command that launched it.
 """
 
 import importlib
@@ -14,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -106,6 +108,8 @@ def _run_apart(command: str, cfg: "DictConfig", place: dict[str, Any]) -> Any:
         )
     job = replace(job, **process(child.pid))
     sweeps.record(job)
+    if os.getppid() == place["process"]:
+        threading.Thread(target=_end_with_command, args=(child, os.getppid()), daemon=True).start()
     with child, forwarded_to(child):
         assert child.stdin is not None
         if (sweep := sweeps.current()) is not None and sweep.stopped:  # meanwhile, by who could not know of this one
@@ -154,7 +158,8 @@ def _cloudpickle() -> Any:
 def _this_place() -> dict[str, Any]:
     """Return what a job has from the command line that it belongs to."""
     carried = {name: os.environ[name] for name in CARRIED if name in os.environ}
-    return {"environment": carried, "folder": os.getcwd(), "path": [each for each in sys.path if each]}
+    path = [each for each in sys.path if each]
+    return {"environment": carried, "folder": os.getcwd(), "path": path, "process": os.getpid()}
 
 
 def _end_with_worker() -> None:
@@ -162,3 +167,13 @@ def _end_with_worker() -> None:
     while os.read(0, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _end_with_command(child: "subprocess.Popen[bytes]", command: int) -> None:
+    """Have a worker's job save, and end both, where the command that launched the worker has ended before the job."""
+    while child.poll() is None:
+        if os.getppid() != command:  # killed, for else it waits for its workers
+            child.terminate()
+            child.wait()
+            os._exit(1)  # what else the command had queued does not begin
+        time.sleep(1)

@@ -79,6 +79,19 @@ def test_ctrl_c_to_all_saves_what_runs_and_leaves_nobody_behind(tmp_path):
     assert not (tmp_path / "swept" / "2").exists() or not trains(tmp_path / "swept" / "2")
 
 
+def test_a_killed_command_takes_its_workers_along_and_what_runs_saves(tmp_path):
+    sweep = Sweep(tmp_path, "-m", *WORDS, *JOBLIB, "hydra.sweep.dir=swept", f"train.steps={LONG}", "seed=1,2,3")
+    folders = [tmp_path / "swept" / name for name in "01"]
+    until(lambda: all(map(trains, folders)), "two jobs train")
+    below = descendants(sweep.process.pid)
+    assert {job(folder).pid for folder in folders} <= below
+    os.kill(sweep.process.pid, signal.SIGKILL)
+    until(lambda: gone(below), "no process is left", 60)
+    assert all((folder / "last.pt").is_file() for folder in folders)
+    assert not (tmp_path / "swept" / "2" / "job.json").exists()
+    sweep.ends()
+
+
 def test_a_killed_worker_is_told_and_the_results_of_others_stay(tmp_path):
     words = ("-m", *WORDS, *JOBLIB, "hydra.sweep.dir=swept", f"train.steps=2,{LONG}", "seed=1,2")
     sweep = Sweep(tmp_path, *words)
