@@ -5,6 +5,7 @@ from pathlib import Path
 
 from metalab.cli.data import contact_sheet
 from metalab.core.interfaces import Split
+from metalab.data.identity.imagenet_duplicates import in_imagenet
 from metalab.data.identity.leaks import NEAR, UNLABELLED, Leaks, Place, pairs
 
 SHOWN = 20  # pairs that are printed; all of them are in leaks.json
@@ -39,6 +40,9 @@ def format_leak_report(name: str, splits: dict[str, Split], found: Leaks) -> str
         _heading("candidates for near copies across splits", len(found.near), f" (pHash, at most {NEAR} of 64 bits)")
     )
     lines += _cut([f"  {pair.distance} bits: {_named(pair.one)} ~ {_named(pair.other)}" for pair in found.near])
+    if twins := _imagenet(splits):
+        lines.append(_heading("images that ImageNet has, too, by published lists of file names", len(twins)))
+        lines += _cut([f"  {each['split']} {each['file']} = {each['imagenet']}" for each in twins])
     lines.append(_heading("files that cannot be read", len(found.unreadable)))
     lines += _cut([f"  {file}" for file in found.unreadable])
     return "\n".join(lines)
@@ -50,6 +54,7 @@ def write_leak_report(folder: Path, splits: dict[str, Split], found: Leaks) -> N
         "classes": found.classes,
         "same": [[place._asdict() for place in places] for places in found.same],
         "near": [{"distance": p.distance, "one": p.one._asdict(), "other": p.other._asdict()} for p in found.near],
+        "imagenet": _imagenet(splits),
         "unreadable": found.unreadable,
     }
     with contact_sheet.writing(folder):
@@ -65,6 +70,14 @@ def write_leak_report(folder: Path, splits: dict[str, Split], found: Leaks) -> N
             for p in found.near[:DRAWN]
         ]
         contact_sheet.save(contact_sheet.drawn(rows), folder / "near.png")
+
+
+def _imagenet(splits: dict[str, Split]) -> list[dict[str, str]]:
+    """Return the images that nets which were pretrained on ImageNet have seen."""
+    copies = {name: in_imagenet(held.files) for name, held in splits.items()}
+    return [
+        {"split": name, "file": file, "imagenet": copy} for name, own in copies.items() for file, copy in own.items()
+    ]
 
 
 def _image(splits: dict[str, Split], place: Place) -> list:

@@ -19,6 +19,18 @@ def test_check_finds_a_planted_copy_and_a_class_in_two_splits_is_exit_code_1(com
     assert command_line("data", "check", "leaky", "data.shared=false", "--config-dir", str(own))[0] == 0
 
 
+def test_check_names_the_images_that_imagenet_has_too(command_line, images, tmp_path):
+    words = ("data", "check", "folder", f"data.root={images}", "data.size=16", f"out={tmp_path}")
+    assert "ImageNet" not in command_line(*words)[1]
+    (images / "test" / "test0" / "0.png").rename(images / "test" / "test0" / "Blue_Jay_0053_62744.jpg")
+    code, said = command_line(*words)
+    assert code == 0
+    assert "images that ImageNet has, too, by published lists of file names: 1\n  test test/test0/Blue_Jay" in said
+    file = "test/test0/Blue_Jay_0053_62744.jpg"
+    found = json.loads((tmp_path / "leaks.json").read_text())["imagenet"]
+    assert found == [{"split": "test", "file": file, "imagenet": "n01580077_4622.JPEG"}]
+
+
 def test_check_reports_what_a_training_refuses_in_a_folder(command_line, images, tmp_path):
     (images / "test" / "test0").rename(images / "test" / "train0")
     for twin in ("train/again", "val/other"):

@@ -1,0 +1,39 @@
+"""Images of other data sets that ImageNet has, too, by published lists: a net pretrained there has seen them."""
+
+from collections.abc import Iterable
+from functools import cache
+
+from metalab.data.class_lists import class_list
+
+
+def in_imagenet(files: Iterable[str]) -> dict[str, str]:
+    """Return which of these files are, by their names, copies of training images of ILSVRC 2012.
+
+    The lists are those of Meta-Dataset (Triantafillou et al. 2020) for CUB-200-2011, Caltech-101 and Caltech-256. A
+    file of CUB is known by its name, one of Caltech by its name and its folder's.
+
+    Args:
+        files: paths, as Split.files has them.
+
+    Returns:
+        By each such path the name of the file in ImageNet.
+    """
+    known, found = _known(), {}
+    for file in files:
+        parts = file.split("/")
+        for key in (parts[-1], "/".join(parts[-2:])):
+            if key in known:
+                found[file] = known[key]
+    return found
+
+
+def imagenet_note(trained: Iterable[str], files: Iterable[str]) -> str:
+    """Return what a referee must know of a test on such files, by a net that was trained on these class ids; or ""."""
+    if not any(class_id.startswith("imagenet:") for class_id in trained) or not (copies := in_imagenet(files)):
+        return ""
+    return f"{len(copies)} of its images are in ImageNet, too, on whose classes the weights were trained"
+
+
+@cache
+def _known() -> dict[str, str]:
+    return dict(line.split() for line in class_list("imagenet_duplicates"))
