@@ -16,9 +16,12 @@ from .datasets.photos.cifar100 import CifarFS as CifarFS
 from .datasets.photos.cub import CUB as CUB
 from .datasets.photos.dtd import DTD as DTD
 from .datasets.photos.fungi import Fungi as Fungi
+from .datasets.photos.ilsvrc import ILSVRC as ILSVRC
 from .datasets.photos.miniimagenet import MiniImageNet as MiniImageNet
+from .datasets.photos.mscoco import MSCOCO as MSCOCO
 from .datasets.photos.pacs import PACS as PACS
 from .datasets.photos.svhn import SVHN as SVHN
 from .datasets.photos.tieredimagenet import TieredImageNet as TieredImageNet
+from .datasets.photos.traffic_sign import TrafficSign as TrafficSign
 from .datasets.photos.vgg_flower import VGGFlower as VGGFlower
 from .datasets.union import Union as Union

@@ -198,7 +198,11 @@ def test_a_bare_eval_stays_a_mistake(command_line, tiny_dir, tmp_path, monkeypat
 
 
 def test_a_file_for_other_machines_names_no_folder_of_this_one():
-    node = {"_target_": "metalab.models.Torchvision", "name": "mobilenet_v2", "weights": "/home/me/a.pth"}
+    node: dict[str, Any] = {
+        "_target_": "metalab.models.Torchvision",
+        "name": "mobilenet_v2",
+        "weights": "/home/me/a.pth",
+    }
     config: Any = SimpleNamespace(backbone=node)
     assert backbone_words(config) == "torchvision mobilenet_v2 with /home/me/a.pth"
     assert backbone_words(config, folders=False) == "torchvision mobilenet_v2 with a.pth"

@@ -3,7 +3,9 @@
 import io
 import json
 import tarfile
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,8 +24,15 @@ from metalab.data.datasets.photos.dtd import BENCHMARK as TEXTURES
 from metalab.data.datasets.photos.dtd import DTD
 from metalab.data.datasets.photos.fungi import BENCHMARK as FUNGI
 from metalab.data.datasets.photos.fungi import Fungi
+from metalab.data.datasets.photos.ilsvrc import BENCHMARK as IMAGENET
+from metalab.data.datasets.photos.ilsvrc import ILSVRC
+from metalab.data.datasets.photos.mscoco import BENCHMARK as OBJECTS
+from metalab.data.datasets.photos.mscoco import MSCOCO, larger
+from metalab.data.datasets.photos.traffic_sign import BENCHMARK as SIGNS
+from metalab.data.datasets.photos.traffic_sign import TrafficSign
 from metalab.data.datasets.photos.vgg_flower import BENCHMARK as FLOWERS
 from metalab.data.datasets.photos.vgg_flower import VGGFlower
+from metalab.data.storage.store import NoSplit
 
 
 def shade(k: int, margin: int = 0) -> bytes:
@@ -180,6 +189,110 @@ def test_drawings(tmp_path, prefix):
         QuickDraw(images=1)
 
 
+def without_training_classes(data: Any, option: str, order: list[str], images: int, only: tuple[str, ...]) -> None:
+    """Check as `check` does what has classes for some splits alone, and that the others are told."""
+    for name in SPLITS:
+        listed = class_list(f"{option}_metadataset_{name}")
+        if name not in only:
+            with pytest.raises(NoSplit, match=f"has no split '{name}'; it has: {only[0]}"):
+                data.load(name)
+            assert not listed
+            continue
+        split = data.load(name)
+        assert sorted(split.ids) == [f"{option}:{each}" for each in sorted(listed)]
+        places = [order.index(each.partition(":")[2]) for each in split.ids for _ in range(images)]
+        assert split.images[:, :2].amax((2, 3)).tolist() == [[k % 256, k // 256] for k in places]
+        assert split.images[:, :2].amin((2, 3)).tolist() == [[k % 256, k // 256] for k in places]
+
+
+@pytest.mark.parametrize("form", ["official", "archive", "torchvision"])
+def test_traffic_signs(tmp_path, form):
+    order = sorted(SIGNS.splits)
+    within = "Training" if form == "torchvision" else "Final_Training/Images"
+    files = {f"GTSRB/{within}/{k:05d}/00000_{i:05d}.ppm": shade(k) for k in range(43) for i in range(2)}
+    files |= {f"GTSRB/{within}/00000/GT-00000.csv": b"x", "GTSRB/Readme-Images.txt": b"x"}
+    if form == "archive":
+        with zipfile.ZipFile(tmp_path / "GTSRB_Final_Training_Images.zip", "w") as made:
+            for name, raw in files.items():
+                made.writestr(name, raw)
+    else:
+        write(tmp_path / ("gtsrb" if form == "torchvision" else ""), files)
+    data = TrafficSign(str(tmp_path), str(tmp_path / "cache"), 8)
+    without_training_classes(data, "traffic_sign", order, 2, ("test",))
+    assert data.load("test").note.startswith("86 images instead of 39,209")
+    if form == "official":
+        write(tmp_path, {"GTSRB/Final_Training/Images/00043/0.ppm": shade(1)})
+        with pytest.raises(UserError, match="hold its 43 signs: 00043 does not belong to German traffic signs"):
+            TrafficSign(str(tmp_path), str(tmp_path / "other"), 8).load("test")
+
+
+def coco(root: Path) -> dict[str, list]:
+    """Write a photograph a kind of object, 20x20, with two objects of 10x10 and one of no pixels."""
+    order = sorted(OBJECTS.splits)
+    held: dict[str, list] = {"categories": [], "images": [], "annotations": []}
+    for k, name in enumerate(order):
+        page = Image.new("RGB", (20, 20), "white")
+        page.paste((k % 256, k // 256, 9), (0, 0, 18, 20))
+        raw = io.BytesIO()
+        page.save(raw, "PNG")
+        write(root, {f"train2017/{k:012d}.jpg": raw.getvalue()})
+        held["categories"].append({"id": 100 + k, "name": name})
+        held["images"].append({"id": k, "file_name": f"{k:012d}.jpg", "width": 20, "height": 20})
+        for box in ([0, 0, 10, 10], [3.5, 4, 10, 10], [25, 4, 2, 2]):
+            held["annotations"].append({"image_id": k, "category_id": 100 + k, "bbox": box})
+    return held
+
+
+@pytest.mark.parametrize("where", ["", "annotations"])
+def test_objects_are_cut_out_a_fifth_larger(tmp_path, where):
+    order, held = sorted(OBJECTS.splits), coco(tmp_path)
+    write(tmp_path / where, {"instances_train2017.json": json.dumps(held).encode()})
+    data = MSCOCO(str(tmp_path), str(tmp_path / "cache"), 8)
+    without_training_classes(data, "mscoco", order, 2, ("test", "val"))
+    assert data.load("val").files[:2] == [f"train2017/{order.index('backpack'):012d}.jpg#{box}" for box in BOXES]
+    if where:
+        return
+    held["images"][5]["file_name"] = "../evil.jpg"
+    write(tmp_path, {"instances_train2017.json": json.dumps(held).encode()})
+    with pytest.raises(UserError, match=r"names a file outside of train2017/ \('\.\./evil\.jpg'\)"):
+        MSCOCO(str(tmp_path), str(tmp_path / "cache"), 8).load("val")
+    held["images"][5]["file_name"] = "gone.jpg"
+    write(tmp_path, {"instances_train2017.json": json.dumps(held).encode()})
+    with pytest.raises(UserError, match=r"train2017/gone\.jpg is missing \(1 such\): unpack train2017\.zip"):
+        MSCOCO(str(tmp_path), str(tmp_path / "cache"), 8).load("val")
+    write(tmp_path, {"instances_train2017.json": b'{"categories": [{}]}'})
+    with pytest.raises(UserError, match=r"instances_train2017\.json does not list categories, images and annotations"):
+        MSCOCO(str(tmp_path), str(tmp_path / "cache"), 8).load("val")
+
+
+BOXES = ("0,0,11,11", "2,2,15,15")  # by hand: -1 to 11 and (2.5, 3) to (14.5, 15), less half a pixel, the last one in
+
+
+def test_boxes_end_where_their_photograph_does():
+    assert larger([10, 10, 10, 10], 20, 20) == (8, 8, 20, 20)  # 9 - 0.5 = 8.5 to the even 8
+    left, _, right, _ = larger([25, 4, 2, 2], 20, 20)
+    assert left >= right
+
+
+@pytest.mark.parametrize("where", ["", "train", "ILSVRC/Data/CLS-LOC/train"])
+def test_imagenet_leaves_out_what_cub_and_caltech_have(tmp_path, where):
+    order = sorted(IMAGENET.splits)
+    within = f"{where}/" if where else ""
+    files = {f"{within}{name}/{name}_1.JPEG": shade(k) for k, name in enumerate(order)}
+    files[f"{within}n01531178/n01531178_12730.JPEG"] = shade(999)  # a goldfinch of CUB's
+    if where == "train":
+        files["val/ILSVRC2012_val_00000001.JPEG"] = shade(0)
+    write(tmp_path, files)
+    data = ILSVRC(str(tmp_path), str(tmp_path / "cache"), 8)
+    assert [len(data.load(name).ids) for name in SPLITS] == [712, 158, 130]
+    for name in SPLITS:
+        split = data.load(name)
+        assert sorted(split.ids) == [f"imagenet:{wnid}" for wnid in class_list(f"ilsvrc_metadataset_{name}")]
+        places = [order.index(each.partition(":")[2]) for each in split.ids]
+        assert split.images[:, :2, 4, 4].tolist() == [[k % 256, k // 256] for k in places]
+        assert split.note.startswith("1,000 images instead of 1,280,764")
+
+
 def test_downloads_are_torchvisions_and_what_has_none_says_where_to_go(tmp_path):
     sets = torchvision.datasets
     (file,) = TEXTURES.downloads
@@ -189,7 +302,14 @@ def test_downloads_are_torchvisions_and_what_has_none_says_where_to_go(tmp_path)
     for file, part in zip(FLOWERS.downloads, ("image", "label"), strict=True):
         assert file.urls[0].startswith(sets.Flowers102._download_url_prefix)
         assert (file.name, file.checksum.removeprefix("md5:")) == sets.Flowers102._file_dict[part]
-    for kind, word in ((Fungi, "fungi_train_val.tgz"), (QuickDraw, "gs://quickdraw_dataset/full/numpy_bitmap/")):
+    where = {
+        Fungi: "fungi_train_val.tgz",
+        QuickDraw: "gs://quickdraw_dataset/full/numpy_bitmap/",
+        ILSVRC: "ILSVRC/Data/CLS-LOC/train/",
+        MSCOCO: "train2017.zip",
+        TrafficSign: "GTSRB_Final_Training_Images.zip",
+    }
+    for kind, word in where.items():
         with pytest.raises(UserError, match=r"has to be given once, for") as caught:
             kind(None, str(tmp_path)).load("train")
         assert word in str(caught.value)

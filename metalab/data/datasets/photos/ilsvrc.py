@@ -1,0 +1,54 @@
+"""ImageNet (ILSVRC 2012, Russakovsky et al., 2015): the training images of its 1000 classes, Meta-Dataset's split."""
+
+from pathlib import Path
+
+from metalab.data.class_lists import class_list, class_splits
+from metalab.data.datasets.base.official_split import OfficialSplitDataset
+from metalab.data.datasets.base.published import PublishedDataset
+from metalab.data.formats.layouts import Layout, class_folders
+
+PLACES = (".", "train", "ILSVRC2012_img_train", "Data/CLS-LOC/train", "ILSVRC/Data/CLS-LOC/train")
+
+
+def photographs(root: Path) -> Layout | None:
+    """Recognise a folder a class, n01440764/*.JPEG; what CUB and Caltech have, too, is left out, as in Meta-Dataset."""
+    found = next((made for place in PLACES if (made := _class_folders(root / place)) is not None), None)
+    if found is None:
+        return None
+    copies = {line.split()[1] for line in class_list("imagenet_duplicates")}
+    kept = [path for path in found.files if path.name not in copies]
+    return found._replace(
+        pictures=lambda: (each for each in found.pictures() if each.file.rpartition("/")[2] not in copies),
+        files=kept,
+        total=len(kept),
+    )
+
+
+def _class_folders(root: Path) -> Layout | None:
+    """Return the class folders that stand side by side in a folder; None where it has none."""
+    if not root.is_dir() or (root / "train").is_dir():
+        return None
+    return class_folders(root)
+
+
+BENCHMARK = PublishedDataset(
+    title="ImageNet",
+    option="ilsvrc",
+    protocol="metadataset",
+    prefix="imagenet",
+    splits=class_splits("ilsvrc_metadataset"),
+    whose="the 1000 classes of ILSVRC 2012",
+    images=1_280_764,
+    recognise=(photographs,),
+    layouts=(
+        "  the 1000 class folders of the training images side by side: n01440764/*.JPEG, also in train/,\n"
+        "  ILSVRC2012_img_train/ or ILSVRC/Data/CLS-LOC/train/"
+    ),
+    why="its images may not be passed on (image-net.org)",
+)
+
+
+class ILSVRC(OfficialSplitDataset):
+    """Serve ImageNet's training images as [3,size,size], 712/158/130 classes (Triantafillou et al., 2020)."""
+
+    benchmark = BENCHMARK
