@@ -20,6 +20,8 @@ from .datasets.photos.ilsvrc import ILSVRC as ILSVRC
 from .datasets.photos.miniimagenet import MiniImageNet as MiniImageNet
 from .datasets.photos.mscoco import MSCOCO as MSCOCO
 from .datasets.photos.pacs import PACS as PACS
+from .datasets.photos.stanford_cars import StanfordCars as StanfordCars
+from .datasets.photos.stanford_dogs import StanfordDogs as StanfordDogs
 from .datasets.photos.svhn import SVHN as SVHN
 from .datasets.photos.tieredimagenet import TieredImageNet as TieredImageNet
 from .datasets.photos.traffic_sign import TrafficSign as TrafficSign
