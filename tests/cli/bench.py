@@ -59,4 +59,4 @@ class Bench:
 
 def run(*words: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
     command = [*METALAB, *words]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **env}, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **env}, timeout=300)
