@@ -86,10 +86,12 @@ def test_a_killed_command_takes_its_workers_along_and_what_runs_saves(tmp_path):
     below = descendants(sweep.process.pid)
     assert {job(folder).pid for folder in folders} <= below
     os.kill(sweep.process.pid, signal.SIGKILL)
-    until(lambda: gone(below), "no process is left", 60)
+    try:
+        until(lambda: gone(below), "no process is left", 60)
+    finally:
+        sweep.ends()
     assert all((folder / "last.pt").is_file() for folder in folders)
     assert not (tmp_path / "swept" / "2" / "job.json").exists()
-    sweep.ends()
 
 
 def test_a_killed_worker_is_told_and_the_results_of_others_stay(tmp_path):
