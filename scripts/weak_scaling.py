@@ -1,9 +1,11 @@
 """Weak scaling: the time of a meta-step with 1 and 2 processes on this machine's CPU, and a model of more.
 
-Each process has one thread and as many tasks as the one alone, so that the ideal is a ratio of 1. Beside the meta-steps
-the script times the all_reduce of small and large messages between the two processes, from which it has the delay of a
-message and the rate of the link; --delay and --rate put those of other machines in their place, --step the time of
-their meta-step. With them a ring (Patarasuk & Yuan 2009) is computed for 2 to 64 processes:
+Each process has one thread and as many tasks as the one alone, so that the ideal is a ratio of 1. What the machine
+itself takes from that is seen in two trainings side by side that have nothing to do with each other: a step of two
+processes waits for the slower one. Beside the meta-steps the script times the all_reduce of small and large messages
+between the two processes, from which it has the delay of a message and the rate of the link; --delay and --rate put
+those of other machines in their place, --step the time of their meta-step. With them a ring (Patarasuk & Yuan 2009) is
+computed for 2 to 64 processes:
 
     step(N) = step(1) + 2 (N - 1) delay + 2 (N - 1) / N bytes / rate
 
@@ -19,9 +21,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -38,6 +41,14 @@ from metalab.training.train import _init_or_resume
 
 PAYS = 1.5  # times the tasks a second that twice the processes have to bring
 SMALL, LARGE = 4, 4 * 2**22  # bytes of the messages by which delay and rate are found
+
+
+class Round(NamedTuple):
+    """What was measured in turn, in milliseconds a meta-step."""
+
+    one: dict[str, Any]  # of a process alone
+    apart: list[float]  # of two trainings side by side, the faster one first
+    two: dict[str, Any]  # of two processes of one training
 
 
 def main() -> None:
@@ -57,7 +68,7 @@ def main() -> None:
         return worker(given)
     if given.smoke:
         given.steps, given.rounds, given.tasks = 2, 1, 1
-    report(given, [(launched(given, 1), launched(given, 2)) for _ in range(given.rounds)])
+    report(given, [Round(launched(given, 1), apart(given), launched(given, 2)) for _ in range(given.rounds)])
 
 
 def worker(given: argparse.Namespace) -> None:
@@ -107,6 +118,12 @@ def median(run: Callable[[], object], repeats: int) -> float:
     return statistics.median(times[5:])
 
 
+def apart(given: argparse.Namespace) -> list[float]:
+    """Return the time of a meta-step of each of two trainings that run side by side, the faster one first."""
+    with ThreadPoolExecutor(2) as pool:
+        return sorted(found["step"] for found in pool.map(lambda _: launched(given, 1), range(2)))
+
+
 def launched(given: argparse.Namespace, count: int) -> dict[str, Any]:
     """Run so many workers as one training; return what rank 0 prints."""
     with socket.socket() as one:
@@ -127,16 +144,20 @@ def launched(given: argparse.Namespace, count: int) -> dict[str, Any]:
     return json.loads(outputs[0].splitlines()[-1])
 
 
-def report(given: argparse.Namespace, rounds: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+def report(given: argparse.Namespace, rounds: list[Round]) -> None:
     """Print what was measured, and the model of more processes."""
-    one, two = (statistics.median(pair[i]["step"] for pair in rounds) for i in (0, 1))
-    size = rounds[0][1]["bytes"]
+    one = statistics.median(each.one["step"] for each in rounds)
+    two = statistics.median(each.two["step"] for each in rounds)
+    faster, slower = (statistics.median(each.apart[i] for each in rounds) for i in (0, 1))
+    size = rounds[0].two["bytes"]
     small, own, large = (
-        statistics.median(pair[1]["messages"][str(count)] for pair in rounds) for count in (SMALL, size, LARGE)
+        statistics.median(each.two["messages"][str(count)] for each in rounds) for count in (SMALL, size, LARGE)
     )
     print(f"{processor()}; {given.tasks} tasks a process, one thread each; medians of {len(rounds)} x {given.steps}")
     print(f"1 process   {one:9.2f} ms a meta-step")
-    print(f"2 processes {two:9.2f} ms a meta-step, {two / one:.3f} times that of one (1 is the ideal)")
+    print(f"2 trainings {slower:9.2f} ms a meta-step of the slower, {faster:.2f} of the faster, side by side")
+    print(f"2 processes {two:9.2f} ms a meta-step, {two / one:.3f} times that of one (1 is the ideal),")
+    print(f"            {two / slower:.3f} times that of the slower training")
     print(f"all_reduce of {size:,} bytes of gradients between 2 processes: {own:.3f} ms")
     delay = 1e-6 * given.delay if given.delay else small / 2000
     rate = 1e9 * given.rate if given.rate else (LARGE - SMALL) / max(1e-9, (large - small) / 1000)
