@@ -34,7 +34,7 @@ def test_a_meta_step_leaves_nothing_that_only_the_garbage_collector_finds():
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("engine", ["learn2learn", "vectorized"])
-def test_host_memory_does_not_rise_over_thousands_of_meta_steps(engine, small, tmp_path, monkeypatch):
+def test_host_memory_does_not_rise_over_two_thousand_meta_steps(engine, small, tmp_path, monkeypatch):
     kept, drawn = [], EpisodeSampler.__call__
 
     def watched(self, step):
@@ -43,9 +43,9 @@ def test_host_memory_does_not_rise_over_thousands_of_meta_steps(engine, small, t
         return drawn(self, step)
 
     monkeypatch.setattr(EpisodeSampler, "__call__", watched)
-    words = ("algo=maml", f"engine={engine}", "train.meta_batch=1", "train.steps=3000", "train.val_every=3000")
+    words = ("algo=maml", f"engine={engine}", "train.meta_batch=1", "train.steps=2000", "train.val_every=2000")
     train.run(small(*words, "train.val_episodes=2", "train.log_every=1000", "train.workers=0"), tmp_path)
     half = len(kept) // 2
-    assert half == 10
-    risen = sum(kept[half:]) / half - sum(kept[:half]) / half  # over 1,000 steps
-    assert risen < 2000, f"{risen:.0f} kB more"  # keeping each episode would be some 10 MB
+    assert half == 5
+    risen = sum(kept[half:]) / half - sum(kept[:half]) / half  # over 500 steps
+    assert risen < 1000, f"{risen:.0f} kB more"  # keeping each episode would be some 5 MB
