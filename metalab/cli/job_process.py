@@ -15,8 +15,8 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,6 +96,9 @@ def _run_apart(command: str, cfg: "DictConfig", place: dict[str, Any]) -> Any:
     from metalab.cli.job_environment import environment
 
     job, sweep = sweeps.this_job(), sweeps.current()
+    watched = _is_joblibs_worker(place["process"])
+    if watched and os.getppid() != place["process"]:
+        os._exit(1)  # the command was killed, and this is what it had queued
     if sweep is not None and sweep.stopped:
         raise CompactHydraException("the sweep was stopped before it began")
     sent = _cloudpickle().dumps((command, cfg, Singleton.get_state()))
@@ -108,9 +111,10 @@ def _run_apart(command: str, cfg: "DictConfig", place: dict[str, Any]) -> Any:
         )
     job = replace(job, **process(child.pid))
     sweeps.record(job)
-    if os.getppid() == place["process"]:
-        threading.Thread(target=_end_with_command, args=(child, os.getppid()), daemon=True).start()
-    with child, forwarded_to(child):
+    told = threading.Event()
+    if watched:
+        threading.Thread(target=_end_with_command, args=(child, place["process"], told), daemon=True).start()
+    with ended(told), child, forwarded_to(child):
         assert child.stdin is not None
         if (sweep := sweeps.current()) is not None and sweep.stopped:  # meanwhile, by who could not know of this one
             child.terminate()
@@ -169,11 +173,29 @@ def _end_with_worker() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _end_with_command(child: "subprocess.Popen[bytes]", command: int) -> None:
-    """Have a worker's job save, and end both, where the command that launched the worker has ended before the job."""
-    while child.poll() is None:
+def _is_joblibs_worker(command: int) -> bool:
+    """Whether this is a process that joblib began for the command; its threads, and one job at a time, are none."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return HydraConfig.get().launcher._target_.endswith(".JoblibLauncher") and os.getpid() != command
+
+
+def _end_with_command(child: "subprocess.Popen[bytes]", command: int, told: threading.Event) -> None:
+    """Have a worker's job save, and end both, where the command that launched the worker has ended before the job.
+
+    told: that what the job came to is written down.
+    """
+    while not told.wait(1):
         if os.getppid() != command:  # killed, for else it waits for its workers
             child.terminate()
-            child.wait()
-            os._exit(1)  # what else the command had queued does not begin
-        time.sleep(1)
+            told.wait()
+            os._exit(1)
+
+
+@contextmanager
+def ended(told: threading.Event) -> Iterator[None]:
+    """Set the event at the end, however that comes."""
+    try:
+        yield
+    finally:
+        told.set()

@@ -159,7 +159,8 @@ def _notes(t: EvaluationSetup, lost: int) -> list[str]:
         notes.add(robust.batch_norm_note(t.bn, t.saved["config"]["train"].get("bn") or "batch") if t.normed else "")
         notes |= robust.support_attack_notes(t.attacks)
     notes |= corruptions.corruption_notes(t.evaluation)
-    notes.add(imagenet_note(t.saved["classes"], t.split.files))
+    if t.saved["config"]["backbone"].get("weights") or t.saved["config"]["data"]["_target_"] != "metalab.data.ILSVRC":
+        notes.add(imagenet_note(t.saved["classes"], t.split.files))  # which data=ilsvrc leaves out
     if lost:
         of = f"{t.evaluation.episodes} {t.protocol.unit}"
         notes.add(f"{lost} of {of} have predictions that are no numbers, which count as wrong")

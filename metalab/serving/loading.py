@@ -48,7 +48,8 @@ class LoadedRun:
         """What a file that goes elsewhere says of it: `words` without the folders of this machine."""
         if self.folder is None:
             return backbone_words(self.config, folders=False)
-        return self.folder.name if self.folder.is_absolute() else str(self.folder)
+        elsewhere = self.folder.is_absolute() or ".." in self.folder.parts
+        return self.folder.name if elsewhere else str(self.folder)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -88,7 +88,7 @@ def check(configs: Sequence[ExperimentConfig]) -> list[TrainingSetup]:
                     "begins with: give all phases the same backbone and data of the same channels"
                 )
             before = body or before
-            refuse_leaked(r.data["val"], known, "an earlier phase")
+            refuse_leaked(r.data["val"], known, "an earlier phase", "Give both the same split of the same data")
         except UserError as error:
             raise UserError(f"train.phases[{k}]: {error}") from error
         train = r.data["train"]

@@ -17,6 +17,7 @@ from metalab.tracking import checkpoint_schema
 from metalab.tracking.run_folder import find_run
 
 logger = logging.getLogger("metalab")
+SAME = "Give the split that it was trained with"
 
 
 def kept_labels(train: Train, saved: Mapping[str, Any] | None) -> Labels | None:
@@ -81,18 +82,19 @@ def _with_rows(own: Tensor, given: Tensor) -> Tensor:
     return torch.cat([given, own[len(given) :]])
 
 
-def refuse_leaked(val: Split, known: set[str], source: str) -> None:
+def refuse_leaked(val: Split, known: set[str], source: str, instead: str = SAME) -> None:
     """Raise UserError where what validation is made of, images or classes, was trained on.
 
     Args:
         val: the validation split.
         known: the ids of all that was trained on.
         source: where, in words.
+        instead: what is to be done, in words.
     """
-    (refuse_leaked_images if val.by_image else refuse_leaked_validation)(val, known, source)
+    (refuse_leaked_images if val.by_image else refuse_leaked_validation)(val, known, source, instead)
 
 
-def refuse_leaked_images(val: Split, known: set[str], source: str) -> None:
+def refuse_leaked_images(val: Split, known: set[str], source: str, instead: str = SAME) -> None:
     """Raise UserError where validation images were trained on by the warm start, whose classes may be the same.
 
     As for refuse_leaked_validation, images that it saw without their labels are among these.
@@ -100,19 +102,19 @@ def refuse_leaked_images(val: Split, known: set[str], source: str) -> None:
     if shared := [file for file, seen in zip(val.files, class_ids.seen_images(val, known), strict=False) if seen]:
         raise UserError(
             f"{source} was trained on {len(shared)} of the {len(val.images)} validation images, {shared[0]} the first. "
-            "Give the split that it was trained with"
+            f"{instead}"
         )
     _refuse_unlabelled(val, known, source)
 
 
-def refuse_leaked_validation(val: Split, known: set[str], source: str) -> None:
+def refuse_leaked_validation(val: Split, known: set[str], source: str, instead: str = SAME) -> None:
     """Raise UserError where validation classes were trained on by the warm start: they would choose best.pt."""
     shared = class_ids.seen_classes(val, known)
     if shared:
         more = f" and {len(shared) - 5} more" if len(shared) > 5 else ""
         raise UserError(
             f"{source} was trained on {len(shared)} of the {len(set(val.ids))} validation classes: "
-            f"{', '.join(shared[:5])}{more}. Give the split that it was trained with"
+            f"{', '.join(shared[:5])}{more}. {instead}"
         )
     _refuse_unlabelled(val, known, source)
 

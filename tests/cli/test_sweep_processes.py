@@ -91,6 +91,7 @@ def test_a_killed_command_takes_its_workers_along_and_what_runs_saves(tmp_path):
     finally:
         sweep.ends()
     assert all((folder / "last.pt").is_file() for folder in folders)
+    assert [job(folder).state for folder in folders] == ["stopped", "stopped"]
     assert not (tmp_path / "swept" / "2" / "job.json").exists()
 
 

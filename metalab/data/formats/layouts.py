@@ -40,9 +40,12 @@ class Layout(NamedTuple):
     note: str = ""  # what a referee must know
 
 
-def class_folders(root: Path, named: re.Pattern[str] = WNID) -> Layout | None:
-    """Recognise train/ val/ test/ with a folder a class in each, or a flat tree of class folders, by their names."""
-    places: dict[Path, str | None] = {root / split: split for split in SPLITS if (root / split).is_dir()}
+def class_folders(root: Path, named: re.Pattern[str] = WNID, flat: bool = False) -> Layout | None:
+    """Recognise train/ val/ test/ with a folder a class in each, or a flat tree of class folders, by their names.
+
+    flat: the flat tree alone.
+    """
+    places: dict[Path, str | None] = {root / split: split for split in SPLITS if (root / split).is_dir() and not flat}
     places = places or {root: None}
     folders = {path: split for place, split in places.items() for path in sorted(place.iterdir())}
     folders = {path: split for path, split in folders.items() if named.fullmatch(path.name) and path.is_dir()}

@@ -1,6 +1,6 @@
 """Images of other data sets that ImageNet has, too, by published lists: a net pretrained there has seen them."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import cache
 
 from metalab.data.class_lists import class_list
@@ -27,11 +27,13 @@ def in_imagenet(files: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def imagenet_note(trained: Iterable[str], files: Iterable[str]) -> str:
-    """Return what a referee must know of a test on such files, by a net that was trained on these class ids; or ""."""
-    if not any(class_id.startswith("imagenet:") for class_id in trained) or not (copies := in_imagenet(files)):
+def imagenet_note(trained: Collection[str], files: Iterable[str]) -> str:
+    """Return what a referee must know of a test on such files by weights that were trained on these ids; or ""."""
+    if not any(class_id.startswith("imagenet:") for class_id in trained):
         return ""
-    return f"{len(copies)} of its images are in ImageNet, too, on whose classes the weights were trained"
+    seen = {class_id.partition(":")[2] for class_id in trained}
+    count = sum(copy.partition("_")[0] in seen for copy in in_imagenet(files).values())
+    return f"{count} of its images are, by their file names, among ImageNet's of trained classes" if count else ""
 
 
 @cache

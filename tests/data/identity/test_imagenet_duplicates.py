@@ -24,7 +24,8 @@ def test_a_file_is_known_by_its_name_or_with_its_folders():
 
 
 def test_a_result_of_weights_that_saw_imagenet_says_how_many():
-    said = "1 of its images are in ImageNet, too, on whose classes the weights were trained"
+    said = "1 of its images are, by their file names, among ImageNet's of trained classes"
     assert imagenet_note(["imagenet:n01531178"], [BIRD, "x/y.jpg"]) == said
     assert imagenet_note(["imagenet:n01531178"], ["x/y.jpg"]) == ""
     assert imagenet_note(["cub:001"], [BIRD]) == ""
+    assert imagenet_note(["imagenet:n01440764"], [BIRD]) == ""  # of a class that was not trained on

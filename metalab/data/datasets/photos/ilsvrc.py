@@ -1,34 +1,37 @@
 """ImageNet (ILSVRC 2012, Russakovsky et al., 2015): the training images of its 1000 classes, Meta-Dataset's split."""
 
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 from metalab.data.class_lists import class_list, class_splits
 from metalab.data.datasets.base.official_split import OfficialSplitDataset
 from metalab.data.datasets.base.published import PublishedDataset
-from metalab.data.formats.layouts import Layout, class_folders
+from metalab.data.formats.layouts import Layout, SourceImage, class_folders
 
 PLACES = (".", "train", "ILSVRC2012_img_train", "Data/CLS-LOC/train", "ILSVRC/Data/CLS-LOC/train")
 
 
 def photographs(root: Path) -> Layout | None:
     """Recognise a folder a class, n01440764/*.JPEG; what CUB and Caltech have, too, is left out, as in Meta-Dataset."""
-    found = next((made for place in PLACES if (made := _class_folders(root / place)) is not None), None)
-    if found is None:
-        return None
+    for place in PLACES:
+        found = class_folders(root / place, flat=True) if (root / place).is_dir() else None
+        if found is not None:
+            return _without_copies(found, place)
+    return None
+
+
+def _without_copies(found: Layout, place: str) -> Layout:
+    """Return the layout without the images that Meta-Dataset leaves out; place: of the class folders in data.root."""
     copies = {line.split()[1] for line in class_list("imagenet_duplicates")}
     kept = [path for path in found.files if path.name not in copies]
-    return found._replace(
-        pictures=lambda: (each for each in found.pictures() if each.file.rpartition("/")[2] not in copies),
-        files=kept,
-        total=len(kept),
-    )
 
+    def pictures() -> Iterator[SourceImage]:
+        for each in found.pictures():
+            file = PurePosixPath(place, each.file)
+            if file.name not in copies:
+                yield each._replace(file=str(file))
 
-def _class_folders(root: Path) -> Layout | None:
-    """Return the class folders that stand side by side in a folder; None where it has none."""
-    if not root.is_dir() or (root / "train").is_dir():
-        return None
-    return class_folders(root)
+    return found._replace(pictures=pictures, files=kept, total=len(kept))
 
 
 BENCHMARK = PublishedDataset(

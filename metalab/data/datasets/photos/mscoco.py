@@ -57,7 +57,7 @@ def _boxes(path: Path) -> dict[str, list[tuple[str, Box]]]:
             left, upper, right, lower = box = larger(each["bbox"], width, height)
             if left < right and upper < lower:
                 found.setdefault(kinds[each["category_id"]], []).append((file, box))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise UserError(
             f"{path} does not list categories, images and annotations ({error!r}). Fetch it anew."
         ) from error

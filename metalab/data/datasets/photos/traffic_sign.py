@@ -19,19 +19,25 @@ PLACES = (
 
 def photographs(root: Path) -> Layout | None:
     """Recognise GTSRB/ with 00000/*.ppm, ..., one folder a sign, unpacked or in its archive."""
-    files = found(root, "GTSRB", (ARCHIVE, "GTSRB-Training_fixed.zip"))
-    if files is None:
-        files = found(root / "gtsrb", "GTSRB")  # torchvision's folder
-    if files is None:
-        return None
+    for folder in (root, root / "gtsrb"):  # torchvision's
+        files = found(folder, "GTSRB", (ARCHIVE, "GTSRB-Training_fixed.zip"))
+        if files is None:
+            continue
+        for place in PLACES:
+            if images := _signs(files.names, place):
+                return layout(files, images)
+    return None
+
+
+def _signs(names: list[str], place: str) -> dict[str, list[str]]:
+    """Return the images of each sign among the files below a place."""
     signs = {f"{int(name[:2]):05d}": name for name in OFFICIAL}
     images: dict[str, list[str]] = {}
-    for name in files.names:
-        place = next((place for place in PLACES if name.startswith(place)), None)
-        if place is not None and name.lower().endswith(".ppm"):
+    for name in names:
+        if name.startswith(place) and name.lower().endswith(".ppm"):
             folder = name.removeprefix(place).partition("/")[0]
             images.setdefault(signs.get(folder, folder), []).append(name)
-    return layout(files, images) if images else None
+    return images
 
 
 BENCHMARK = PublishedDataset(
