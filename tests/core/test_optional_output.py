@@ -92,7 +92,7 @@ def test_an_event_file_that_cannot_be_opened_or_cut_is_said(tmp_path, monkeypatc
     [
         "metalab.tracking.figures.robustness_curve",
         "metalab.tracking.eval_report._write_scalars",
-        "metalab.evaluation.class_reporting.episode_report",
+        "metalab.evaluation.protocols.episodes.episode_report",
         "metalab.tracking.class_report._write_rows",
     ],
 )
