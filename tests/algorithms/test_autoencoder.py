@@ -26,6 +26,7 @@ def reconstruct(small, x: torch.Tensor, y: torch.Tensor):
     return net, r.objective()(TaskLearner(net, True), Episode(Batch(x[:0], y[:0], x[:0]), Batch(x, y, x[:0])), y)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_it_gives_images_of_unseen_classes_back_better_than_their_mean_image(small, tiny, tmp_path):
     cfg = small(*WORDS, "train.steps=150", "train.val_every=150", "optim.lr=0.005")
     train.run(cfg, tmp_path)

@@ -78,6 +78,7 @@ def test_imaml_the_proximal_term_is_in_every_inner_step_and_holds_phi_at_theta()
     assert max(g.abs().max() for g in gradient.values()) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["learned", "zero", "prototype", "knn"])
 def test_imamls_meta_gradient_is_that_of_finite_differences_through_the_solved_inner_problem(head):
     algorithm = IMAML(WAY, 0.01, 20.0, 60, 0.0, head)

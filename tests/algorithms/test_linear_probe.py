@@ -35,6 +35,7 @@ def held_out(f: torch.Tensor, y: torch.Tensor, folds: int) -> np.ndarray:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("counts", "noise"), [([5] * 4, 0.1), ([5] * 4, 0.6), ([5] * 4, 3.0), ([2] * 4, 0.3), ([3, 4, 5, 8], 0.5)]
 )

@@ -68,6 +68,7 @@ def test_the_centre_of_training_is_the_mean_feature_of_training_images(small, tm
     assert found.norm() > 0
 
 
+@pytest.mark.slow
 def test_it_takes_the_net_of_another_algorithms_run_and_says_what_it_leaves(small, tmp_path, tiny, caplog):
     caplog.set_level(logging.INFO)
     train.run(small("algo=maml", "train.meta_batch=1"), tmp_path / "run")
@@ -88,6 +89,7 @@ def test_it_takes_the_net_of_another_algorithms_run_and_says_what_it_leaves(smal
         evaluate.run([(relation, small("algo=simpleshot", "data.absent=''", "backbone.filters=8"))], tmp_path / "third")
 
 
+@pytest.mark.slow
 def test_the_centre_is_of_the_runs_training_images_whatever_it_is_tested_on(small, tmp_path, caplog):
     run = tmp_path / "run"
     train.run(small("algo=maml", "train.meta_batch=1"), run)

@@ -51,6 +51,7 @@ def test_episodes_of_any_way_can_be_attacked(result):
     assert (out / "robustness.png").stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_zero_gradients_are_the_mean_over_the_episodes_that_had_any(result):
     """With one query a class, some episodes have none that is right, and attack=auto then takes no gradient."""
     words = ("task.query=1", "eval.episodes=30", "eval.batch=30", "attack=auto", "attack.auto.steps=2")
@@ -82,6 +83,7 @@ def test_a_net_that_adapts_to_attacked_supports_says_so(small, tmp_path):
     assert record["note"] == "adapted to supports that reg.adv_pgd attacked"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_clean_and_attacked_accuracy_are_of_the_same_episodes(result, name, capsys):
     words = ("attack=[fgsm,pgd]", "attack.pgd.steps=4", "eval.eps=[0,16,64]")
@@ -114,6 +116,7 @@ def test_clean_and_attacked_accuracy_are_of_the_same_episodes(result, name, caps
     assert again == record  # the random starts, too, come from the seed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("support", ["adapt", "own_loss"])
 @pytest.mark.parametrize("on", ["support", "both"])
 def test_the_support_can_be_attacked(result, on, support, capsys):
@@ -133,6 +136,7 @@ def test_the_support_can_be_attacked(result, on, support, capsys):
     assert (much <= query["attacks"][1]["accuracy"]) == (on == "both")
 
 
+@pytest.mark.slow
 def test_maml_is_attacked_through_its_inner_step_on_both_engines(result):
     words = ("attack=pgd", "attack.pgd.steps=3", "attack.on=support", "eval.eps=[0,51]", "eval.bn=support")
     for engine in ("learn2learn", "vectorized"):

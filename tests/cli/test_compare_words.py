@@ -31,6 +31,7 @@ def made(bench, *names: str) -> None:
         bench.new_run(f"hydra.run.dir='{name}'")
 
 
+@pytest.mark.slow
 def test_lists_patterns_and_sweeps_name_their_runs(bench, compared):
     made(bench, "runs/a/0", "runs/a/1", "runs/a/10", "runs/a/2", "runs/b", "other")
     sweep = ["runs/a/0", "runs/a/1", "runs/a/2", "runs/a/10"]
@@ -69,6 +70,7 @@ MISTAKES = [
 ]
 
 
+@pytest.mark.slow
 def test_mistakes_are_told_in_a_line(bench, compared):
     made(bench, "runs/one", "runs/two")
     for words, said in MISTAKES:

@@ -108,6 +108,7 @@ def test_ctrl_c_stops_a_sweep(bench):
     )
 
 
+@pytest.mark.slow
 def test_sweep_runs_every_combination(bench):
     code, _, err = bench("train", "-m", "seed=1,2", "algo=maml,protonet", "reg=l2,[l2,dropout]")
     assert (code, err) == (0, "")

@@ -26,6 +26,7 @@ def trained(command_line, small, tiny_dir, tmp_path, monkeypatch):
     return data
 
 
+@pytest.mark.slow
 def test_evaluation_takes_it_where_the_command_names_it(trained, command_line):
     words = ("run=run", trained, "data.absent=", "device=cpu")
     code, said = command_line("eval", *words)

@@ -103,6 +103,7 @@ def test_an_empty_file_of_weights_is_an_error(key):
         Torchvision(**given)
 
 
+@pytest.mark.slow
 def test_the_home_folder_is_written_out_for_runs(bench, run):
     assert bench("eval", "run=~/x")[0] == 0
     assert bench.evaluated[0][0][0][0] == run

@@ -15,6 +15,7 @@ from tests.cli.bench import ROOT
 PATHS = ["/x/plä", "/x/été (1)", "/x/(a)", "/x/a=b", "/x/it's", "/x/a{1}", "~/x", "/x/a#b", "/x/a,b=c", '/x/"q" é\\']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS)
 def test_any_path_is_read_as_typed(bench, path):
     for word in (f"data.root={path}", f"data.root='{path}'" if path == PATHS[0] else f"data.cache={path}"):
@@ -29,6 +30,7 @@ def test_a_comma_is_of_the_path_where_there_is_such_a_folder(bench, tmp_path):
     assert "Ambiguous value for argument 'data.root=a,c'" in bench("train", "data=folder", "data.root=a,c")[2]
 
 
+@pytest.mark.slow
 def test_sweeps_and_lists_of_runs_with_odd_letters(bench, tmp_path):
     names = ["plä", "b=1", "c"]
     for name in names:

@@ -36,6 +36,7 @@ def test_eval_takes_other_data_whole(bench, tmp_path):
     assert (cfg.data.root, cfg.seed, cfg.run) == ("/a/b", 4, str(run))
 
 
+@pytest.mark.slow
 def test_eval_cfg_shows_the_runs_settings(bench):
     run = bench.new_run("algo=maml", "algo.lr=0.25")
     code, out, _ = bench("eval", f"run={run}", "--cfg", "job", "-p", "algo")
@@ -65,6 +66,7 @@ def test_several_runs_of_different_algorithms(bench):
     assert {cfg.task.shot for _, cfg in pairs} == {3}
 
 
+@pytest.mark.slow
 def test_sweep_over_runs(bench):
     runs = [bench.new_run(f"algo={algo}") for algo in ("maml", "protonet", "anil")]
     code, _, err = bench("eval", "-m", f"run={runs[0]},[{runs[1]},{runs[2]}],latest", "task.shot=1,5")
@@ -74,6 +76,7 @@ def test_sweep_over_runs(bench):
     assert rows == [(names, shot) for names in three for shot in (1, 5)]
 
 
+@pytest.mark.slow
 def test_key_of_one_run_only_fails_for_the_other_alone(bench):
     runs = [bench.new_run(f"algo={algo}") for algo in ("maml", "protonet")]
     code, _, err = bench("eval", "-m", f"run={runs[0]},{runs[1]}", "algo.test_steps=4")
@@ -99,6 +102,7 @@ def test_warm_start_of_a_sweep_is_looked_up_once(bench):
     assert "there is no folder nope" in bench("train", "train.init=nope")[2]
 
 
+@pytest.mark.slow
 def test_folder_with_odd_letters(bench):
     run = bench.new_run("hydra.run.dir='outputs/train/odd, it\\'s a=b/x [1]'")
     assert run.name == "x [1]"

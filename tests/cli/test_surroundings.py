@@ -136,6 +136,7 @@ def test_a_seed_that_torch_does_not_take_is_one_message(small, tmp_path, seed):
     torch.manual_seed(2**64 - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["a=b", "a(1)", "it's", "plä", "é (1)='x'"])
 def test_the_folder_of_a_run_or_a_sweep_is_taken_as_typed(bench, tmp_path, folder):
     assert bench("train", f"hydra.run.dir={folder}") == (0, "", "")

@@ -73,6 +73,7 @@ def test_members_of_a_union_have_a_size_and_other_data_is_left_as_it_is():
     assert fill_preparation(older, OWN) == older
 
 
+@pytest.mark.slow
 def test_the_run_keeps_how_its_images_were_prepared_and_is_evaluated_so(small, words, tmp_path):
     train.run(composed(small, words), tmp_path / "run")
     kept = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["data"]

@@ -138,6 +138,7 @@ def told(stranger, command_line, tiny_dir):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", HYDRA)
 def test_no_node_of_hydras_is_obeyed(stranger, told, what):
     altered(stranger / "run", lambda held: held.update(hydra=HYDRA[what]), names=())
@@ -160,6 +161,7 @@ def test_no_list_of_defaults_is_obeyed(stranger, told, where):
     assert told("eval", "run=run")[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", NAMES)
 def test_no_part_is_imported(stranger, told, what):
     altered(stranger / "run", set_in(NAMES[what]))
@@ -227,6 +229,7 @@ def test_no_file_is_blown_up(stranger, told, text):
     assert (code, "config.yaml cannot be read: it has " in said) == (1, True), said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("train", "--cfg", "job", "-p", "seed"), ("data", "check", "glyphs", "data.no=1")])
 def test_no_plugin_of_hydras_is_taken_from_the_current_folder(tmp_path, words):
     (tmp_path / "hydra_plugins").mkdir()

@@ -28,6 +28,7 @@ def pages(keep: str) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
 def test_tensors_of_one_size_take_no_new_pages():
     kept, given_back = pages("assert keep_freed_memory()"), pages("")

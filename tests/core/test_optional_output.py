@@ -87,6 +87,7 @@ def test_an_event_file_that_cannot_be_opened_or_cut_is_said(tmp_path, monkeypatc
     assert len(caplog.messages) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "part",
     [

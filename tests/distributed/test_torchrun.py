@@ -109,6 +109,7 @@ def logged(out: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in json.loads(line).items() if k != "time/step_ms"} for line in lines]
 
 
+@pytest.mark.slow
 def test_a_mistake_is_told_once_and_nobody_leaves_files_but_rank_0(tmp_path):
     run = started(tmp_path, "train.meta_batch=1")
     out, err = run.communicate(timeout=120)

@@ -88,6 +88,7 @@ def test_a_named_engine_is_left_alone():
     assert select_engine(Learn2Learn(), WORK) == Learn2Learn()
 
 
+@pytest.mark.slow
 def test_a_run_and_its_resumption_take_the_same(small, tmp_path, monkeypatch, caplog):
     words = ("algo=maml", "train.meta_batch=2", "algo.test_steps=1")
     work = Workload("cpu", "maml", 16, 2, 5 * (1 + 3), 1, 4)

@@ -112,6 +112,7 @@ def test_one_task_that_does_not_fit_is_an_error_with_advice(monkeypatch):
         Vectorized(None).grad(what, net, episodes(), PROGRESS)
 
 
+@pytest.mark.slow
 def test_the_chunk_that_was_taken_is_saved_and_taken_again(small, tmp_path, monkeypatch, caplog):
     words = ("algo=maml", "engine=vectorized", "train.meta_batch=5", "algo.test_steps=1", "eval.batch=2")
     with monkeypatch.context() as full:

@@ -97,6 +97,7 @@ ENGINES = {"whole": Vectorized(None), "chunks": Vectorized(2), "loop": Learn2Lea
 RECORDED = [(case, engine) for case in ALGORITHMS for engine in ENGINES]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "engine"), quick(RECORDED, lambda both: "protonet" in both or both[1] == "whole"))
 def test_a_training_by_recorded_steps_is_the_training(case, engine, recorder):
     engine = ENGINES[engine]
@@ -115,6 +116,7 @@ def test_a_training_by_recorded_steps_is_the_training(case, engine, recorder):
 GRAPHED = [a for a in EVERY if a != "metaoptnet"]  # it solves on the CPU
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algo", quick(GRAPHED, among("maml", "mamlpp", "protonet", "r2d2", "mann")))
 def test_every_algorithms_step_is_the_same_program_from_first_to_last(algo, small, recorder):
     """What changes with the training's progress (MAML++) has to be an operation, as a replay runs no Python."""
@@ -132,6 +134,7 @@ def test_every_algorithms_step_is_the_same_program_from_first_to_last(algo, smal
     assert recorder.replayed
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_there_is_added_to(recorder):
     (net, what), batch = of("maml"), batches(1)[0]
     engine = CUDAGraphEngine(Vectorized(None))
@@ -142,6 +145,7 @@ def test_a_gradient_that_is_there_is_added_to(recorder):
         assert farthest(total, {n: steps * g for n, g in one.items()}) < 1e-12
 
 
+@pytest.mark.slow
 def test_each_shape_and_mode_has_a_recording_of_its_own(recorder):
     (net, what), batch = of("maml"), batches(1)[0]
     engine = CUDAGraphEngine(Vectorized(None))
@@ -155,6 +159,7 @@ def test_each_shape_and_mode_has_a_recording_of_its_own(recorder):
     assert recorder.recorded == 2
 
 
+@pytest.mark.slow
 def test_metalab_train_takes_it(small, tmp_path, recorder, monkeypatch):
     words = ("algo=maml", "engine=vectorized", "train.meta_batch=2", "train.steps=6", "algo.test_steps=1")
     train.run(small(*words), tmp_path / "plain")
@@ -167,6 +172,7 @@ def test_metalab_train_takes_it(small, tmp_path, recorder, monkeypatch):
     assert farthest(mine, plain) == 0
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_without_them(small, tmp_path, recorder):
     words = ("algo=maml", "engine=vectorized", "train.meta_batch=2", "algo.test_steps=1")
     with pytest.MonkeyPatch.context() as there:

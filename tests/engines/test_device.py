@@ -72,6 +72,7 @@ def off_device(engine: Engine, small: Callable[..., DictConfig], algo: str, *wor
 ON_THE_DEVICE = [a for a in ALGORITHMS if a != "metaoptnet"]  # it solves on the CPU
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algo", ON_THE_DEVICE)
 def test_a_meta_step_stays_on_the_device(algo, small):
     try:
@@ -86,6 +87,7 @@ def test_what_solves_on_the_host_is_noticed(small):
         off_device(Vectorized(None), small, "metaoptnet")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["query", "support", "both"])
 @pytest.mark.parametrize("reg", ["adv_fgsm", "adv_pgd"])
 def test_an_attacked_meta_step_stays_there(reg, where, small):
@@ -96,6 +98,7 @@ def test_an_attacked_meta_step_stays_there(reg, where, small):
 OPTIONS = sorted({p.stem for p in (Path(conf_dir()) / "reg").glob("*.yaml")} - {"none", "distill", "learned_loss"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reg", OPTIONS)
 def test_a_regularized_meta_step_stays_there(reg, small):
     algo = "baseline" if reg in ("entropy_target", "pseudo_labels") else "protonet"  # which takes no classifier's

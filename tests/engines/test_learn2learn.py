@@ -88,6 +88,7 @@ def distance(mine: dict[str, Tensor], theirs: dict[str, Tensor], names: dict[str
     return max((mine[names[n]] - g).abs().max().item() for n, g in theirs.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize("steps", [1, 3])
 def test_maml_has_the_loss_and_meta_gradient_of_learn2learns_maml(steps, first_order):

@@ -38,6 +38,7 @@ def test_all_of_it_is_set_and_comes_back(allowed):
     assert flags() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "first", ["pass", "torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True"]
 )
@@ -54,6 +55,7 @@ torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32  # a user
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_bfloat16_keeps_the_meta_gradients_direction_where_it_is_not_refused(algo, small):
     """By a CPU's autocast: those that are refused were at cosines of 0.48 to 0.92, the others at 0.98 and above."""

@@ -95,6 +95,7 @@ def test_a_class_that_is_turned_has_its_turn():
     assert base.mean[1].tolist() == pytest.approx(base.mean[0].view(2, 2).rot90().flatten().tolist())
 
 
+@pytest.mark.slow
 def test_a_body_of_negative_features_is_refused_before_it_is_trained(small, tmp_path):
     words = ("algo=distribution_calibration", "algo.mini_batch=6", "task.train_way=null", "backbone=resnet12")
     filters = "backbone.filters=[4,4,4,4]"

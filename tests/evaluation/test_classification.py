@@ -111,6 +111,7 @@ def test_the_accuracy_is_that_of_the_nets_own_head_on_each_test_image(made, run,
     assert sorted(rows) == sorted(right.tolist())
 
 
+@pytest.mark.slow
 def test_a_fitted_temperature_calibrates_and_leaves_the_accuracy(made, run, tmp_path, command_line, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for temperature in ("null", "fit", "1.5"):
@@ -175,6 +176,7 @@ def test_corruptions_are_measured_image_by_image(made, run, tmp_path):
         evaluate.run([(run, both)], tmp_path / "no")
 
 
+@pytest.mark.slow
 def test_from_the_command_line_with_attacks_image_by_image(command_line, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     titles, real = [], figures.robustness_curve
@@ -221,6 +223,7 @@ def test_what_trains_on_episodes_or_needs_a_support_is_refused(made, tmp_path, w
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algo", ["baselinepp", "feature_extraction", "finetune", "simpleshot"])
 def test_every_classifier_on_mini_batches_is_measured_by_its_head(made, tmp_path, algo):
     cfg = made(f"algo={algo}", "train.steps=2", "train.val_every=1")
@@ -279,6 +282,7 @@ def test_a_warm_start_from_the_same_images_goes_on_and_from_others_is_refused(ma
         train.run(made(f"train.init={run}", "data.seed=1"), tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_a_warm_start_from_the_test_images_in_a_folder_is_known_again(made, tmp_path, small):
     test = build(made().data, "data").load("test").images
     for k in range(10):
@@ -300,6 +304,7 @@ def test_a_warm_start_from_the_test_images_in_a_folder_is_known_again(made, tmp_
     assert len(record(tmp_path / "eval")["overlap"]) == 20
 
 
+@pytest.mark.slow
 def test_it_is_no_member_of_a_union_and_its_report_compares_images(command_line, home, monkeypatch, tmp_path):
     monkeypatch.setenv("METALAB_CACHE", str(tmp_path / "cache"))
     words = ("data.protocol=images", f"data.root={home}")

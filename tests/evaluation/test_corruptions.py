@@ -47,6 +47,7 @@ def result(small, runs, tmp_path):
     return evaluated
 
 
+@pytest.mark.slow
 def test_every_kind_and_severity_is_reported_beside_the_clean_accuracy(result, capsys):
     clean, _ = result("protonet")
     capsys.readouterr()

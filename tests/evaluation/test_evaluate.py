@@ -85,6 +85,7 @@ def test_600_episodes_are_the_default(small):
     assert yaml.safe_load((conf_dir() / "train.yaml").read_text())["eval"]["episodes"] == 600
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 3, 7, 64])
 def test_episodes_do_not_depend_on_the_batch(result, batch):
     assert result("maml", f"eval.batch={batch}", "eval.bn=support")[1] == result("maml", "eval.bn=support")[1]
@@ -112,6 +113,7 @@ def test_the_same_seed_gives_two_runs_the_same_episodes(small, runs, tmp_path, m
     assert not torch.equal(first[0], seen[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["protonet", "maml"])
 def test_all_four_modes_are_measured_and_batch_alone_is_transductive(result, name):
     records = {bn: result(name, f"eval.bn={bn}")[0] for bn in ("batch", "support", "one", "running")}
@@ -237,6 +239,7 @@ def test_eval_from_the_command_line_takes_all_else_from_the_run(command_line, ru
     assert "metalab: the head was learned for 5 classes and the task has 3; give task.way=5" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [3, 8])
 @pytest.mark.parametrize("name", ["protonet", "zero", "random", "prototype", "knn"])
 def test_way_and_shot_can_be_others_where_no_head_is_learned(result, name, way):

@@ -94,6 +94,7 @@ def test_nothing_is_trained_and_the_accuracy_is_the_nearest_mean_s(typed, weight
     assert record["accuracy"] == pytest.approx(np.mean(right[:12]), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_results_on_kept_features_are_those_on_images(typed):
     kept, first = typed("algo=simpleshot", "task.shot=3")
     again, second = typed("algo=simpleshot", "task.shot=3", "hydra.run.dir=out")
@@ -105,6 +106,7 @@ def test_results_on_kept_features_are_those_on_images(typed):
     assert "algo.transform=l2n in the place of cl2n" in kept["note"]
 
 
+@pytest.mark.slow
 def test_corrupted_images_are_looked_at_and_no_kept_features(typed):
     words = ("algo=simpleshot", "task.shot=3", "eval.corrupt=[contrast,pixelate]", "eval.severities=[5]")
     found, said = typed(*words)
@@ -114,6 +116,7 @@ def test_corrupted_images_are_looked_at_and_no_kept_features(typed):
     assert found["corruptions"]["mean"]["accuracy"] != found["accuracy"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algo", ["baseline", "feature_extraction", "r2d2", "matching", "baselinepp"])
 def test_every_method_without_training_takes_features(typed, algo):
     more = ["algo.epochs=3"] if algo.startswith("baseline") else []

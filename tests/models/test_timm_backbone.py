@@ -278,6 +278,7 @@ def test_mistakes_are_told(words, message, tmp_path):
         train.run(composed(*own), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_without_network_or_package_there_is_one_message(tmp_path, monkeypatch):
     code = "from metalab.models import Timm\nwhat = Timm('test_vit', 'default', None)\nwhat.load(what.build(3, 160))"
     env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}

@@ -149,6 +149,7 @@ def words(small: Callable[..., DictConfig], **backbone: str | None) -> DictConfi
     return cfg
 
 
+@pytest.mark.slow
 def test_what_the_weights_saw_is_in_the_checkpoint_and_is_not_tested_on(small, weights, tmp_path, tiny):
     ids = tmp_path / "ids.txt"
     ids.write_text(tiny["test"].ids[0] + "\n")
@@ -171,6 +172,7 @@ def test_what_the_weights_saw_is_in_the_checkpoint_and_is_not_tested_on(small, w
 BASELINES = ["baseline", "baselinepp", "finetune", "simpleshot", "protonet"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algo", quick(BASELINES, among("protonet")))
 def test_the_weights_work_for_every_transfer_baseline(algo, small, weights, tmp_path):
     own = () if algo == "protonet" else ("task.train_way=null", "algo.mini_batch=8")
@@ -243,6 +245,7 @@ def test_real_weights_on_a_prepared_file_are_torchvisions_own_pipeline(tmp_path)
     assert float(expected.abs().max()) > 0.1
 
 
+@pytest.mark.slow
 def test_weights_of_unknown_data_are_a_note_in_the_log_and_on_the_result(small, weights, tmp_path):
     cfg = words(small, weights=weights[0], classes="unknown")
     cfg.data.absent = ""

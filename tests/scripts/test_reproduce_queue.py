@@ -131,6 +131,7 @@ def test_a_signal_ends_what_runs_and_begins_nothing(queues, made, tmp_path, numb
     assert signal.getsignal(number) is before
 
 
+@pytest.mark.slow
 def test_what_does_not_end_in_time_is_killed_and_its_json_written(queues, made, tmp_path, monkeypatch):
     monkeypatch.setattr(queues, "LEAST", 0.0)
     deaf, _ = made("deaf", deaf=True)

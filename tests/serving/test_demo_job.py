@@ -40,6 +40,7 @@ def refused(home, command_line, tiny_dir, monkeypatch):
     return told
 
 
+@pytest.mark.slow
 def test_mistakes_are_told_before_the_run_is_loaded(refused, monkeypatch):
     monkeypatch.setattr(job, "load_run", lambda *_: pytest.fail("the run was loaded"))
     assert refused().startswith("metalab: which run? metalab demo run=")
@@ -66,6 +67,7 @@ def test_a_missing_extra_is_named_with_what_to_type(refused, monkeypatch):
     assert refused("run=latest") == "metalab: the page needs gradio: pip install 'metalab[demo]'"
 
 
+@pytest.mark.slow
 def test_a_support_that_does_not_fit_is_told_before_the_page_opens(refused, tmp_path):
     pytest.importorskip("gradio")
     pytest.importorskip("captum")

@@ -74,6 +74,7 @@ def test_a_picture_of_the_support_is_the_nearest_to_itself(filled, files):
     assert (index, round(similarity, 5)) == (9, 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("eval.bn=support",), ("eval.bn=batch",), ("algo=maml", "algo.head_init=zero")])
 def test_nets_of_other_batch_norm_modes_and_algorithms_answer(small, words, files, tmp_path):
     made = Session(trained(small, tmp_path / "run", *words), ASKED, 0, tmp_path)

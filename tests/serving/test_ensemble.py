@@ -28,6 +28,7 @@ def typed(command_line, tiny_dir, tmp_path, monkeypatch):
     return lambda command, *words: command_line(command, "--config-dir", str(tiny_dir), *words, "device=cpu")
 
 
+@pytest.mark.slow
 def test_predict_averages_the_members_probabilities(typed, run_of, tmp_path):
     runs = [run_of("algo=protonet"), run_of("algo=protonet", "seed=1")]
     words = ("support=support", "images=images", "predict.calibrate=false")
@@ -43,6 +44,7 @@ def test_predict_averages_the_members_probabilities(typed, run_of, tmp_path):
     assert held["expected"]["images"] == 6  # left out, by both nets together
 
 
+@pytest.mark.slow
 def test_export_writes_one_graph_that_predict_takes(typed, run_of, tmp_path):
     pytest.importorskip("onnxruntime")
     runs = [run_of("algo=protonet"), run_of("algo=protonet", "seed=1")]
@@ -57,6 +59,7 @@ def test_export_writes_one_graph_that_predict_takes(typed, run_of, tmp_path):
     assert shares(tmp_path / "onnx") == pytest.approx(shares(tmp_path / "nets"), abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "words", "said"),
     [

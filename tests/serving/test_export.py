@@ -145,6 +145,7 @@ def infers_jointly(algo: str) -> bool:
     return algorithm_traits(build_algorithm(composed(f"algo={algo}")["algo"], 5, True)[1]).transductive
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algo", quick(ALGORITHMS, among("protonet", "maml", "bdcspn")))
 def test_the_onnx_of_an_adapted_net_gives_the_probabilities_of_predict(exported, pictures, algo):
     code, said, out = exported(algo, f"support={pictures}/support")
@@ -192,6 +193,7 @@ def test_predict_takes_the_file_in_the_place_of_the_run(exported, pictures):
         assert (code, message in said) == (1, True), said
 
 
+@pytest.mark.slow
 def test_without_a_support_the_classes_are_those_that_the_run_learned(exported, small, pictures, tmp_path):
     draw = np.random.default_rng(0)
     for part, n in (("train", 6), ("t10k", 3)):
@@ -216,6 +218,7 @@ def test_without_a_support_the_classes_are_those_that_the_run_learned(exported, 
     assert torch.allclose(probabilities(theirs)[1], probabilities(ours)[1], atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algo", quick(COMPARE, among("protonet")))
 def test_an_episode_takes_any_number_of_supports_and_queries(exported, pictures, runs, algo):
     code, said, out = exported(algo, "what=episode", f"support={pictures}/support")
@@ -235,6 +238,7 @@ def test_an_episode_takes_any_number_of_supports_and_queries(exported, pictures,
     assert found.std(0).max() > 1e-6
 
 
+@pytest.mark.slow
 def test_who_declares_an_episode_is_who_is_tested():
     from metalab.algorithms.build import build_algorithm
     from tests.config.test_conf import composed
@@ -244,6 +248,7 @@ def test_who_declares_an_episode_is_who_is_tested():
     assert sorted(declared) == sorted(COMPARE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algo", ["maml", "r2d2", "mann"])
 def test_an_algorithm_that_learns_from_each_support_has_no_episode(exported, pictures, algo):
     code, said, out = exported(algo, "what=episode", f"support={pictures}/support")
@@ -281,6 +286,7 @@ def test_the_weights_of_an_adapted_net_and_the_supports_statistics_are_enough(ex
     assert (code, "adapts no weights" in said) == (1, True), said
 
 
+@pytest.mark.slow
 def test_a_program_of_torch_export_is_loaded_again(exported, pictures):
     code, said, out = exported("protonet", f"support={pictures}/support", "format=pt2")
     assert code == 0, said
@@ -292,6 +298,7 @@ def test_a_program_of_torch_export_is_loaded_again(exported, pictures):
     assert torch.allclose(program.module()(images), opened(onnx)[0](images=images), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_sweep_writes_a_file_a_job(exported, tmp_path):
     code, said, _ = exported("protonet", "-m", "what=features,episode", "format=pt2", "hydra.sweep.dir=sweep")
     assert code == 0, said
@@ -319,6 +326,7 @@ def test_the_difference_of_what_is_no_number_is_none_that_passes():
     assert export._difference(torch.tensor([1.0, -torch.inf]), torch.tensor([1.5, -torch.inf])) == 0.5
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_told_before_any_work(exported, pictures, monkeypatch):
     for words, message in (
         (("what=whole",), "what=whole"),

@@ -46,6 +46,7 @@ def shares(folder: Path) -> dict[str, list[float]]:
         return {row[0]: [float(v) for v in row[3:]] for row in list(csv.reader(file))[1:]}
 
 
+@pytest.mark.slow
 def test_all_images_are_classified_at_once_and_it_is_said(typed, home, tmp_path):
     words = (f"support={home}/support", f"images={home}/images")
     code, said = typed("predict", *words, "predict.batch=3")
@@ -99,6 +100,7 @@ def test_the_answers_are_those_of_the_episode(home, typed, tmp_path, tiny):
     assert torch.allclose(found, expected, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_too_few_images_a_threshold_and_a_file_are_refused(typed, home):
     support = f"support={home}/support"
     code, said = typed("predict", support, f"images={home}/images/class0/2.png")

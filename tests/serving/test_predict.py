@@ -79,6 +79,7 @@ def test_predictions_are_those_of_the_evaluation_s_objective(typed, run_of, tiny
     assert torch.allclose(found.double(), shares, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_an_image_s_prediction_does_not_hang_on_its_neighbours(typed, run_of, folders, tmp_path):
     """maml's own batch norm would look at all queries together: predict takes the support's statistics."""
     run = run_of("algo=maml", "task.way=3", "task.train_way=3", "algo.test_steps=2")
@@ -172,6 +173,7 @@ def test_mistakes_have_one_message(typed, run_of, folders, tiny, tmp_path, words
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_a_learned_head_of_another_way_is_refused(typed, run_of, folders):
     run = run_of("algo=maml", "task.way=5", "algo.test_steps=1")
     code, said = typed(f"run={run}", "support=support", "images=images", "device=cpu")

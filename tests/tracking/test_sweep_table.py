@@ -16,6 +16,7 @@ def runs(small, tmp_path_factory):
     return home
 
 
+@pytest.mark.slow
 def test_a_sweep_over_runs_and_data_collects_its_matrix(command_line, runs, tiny_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ("-m", f"run={runs / 'one'},{runs / 'two'}", "data.absent=''", "eval.split=test,val,train", "device=cpu")
@@ -36,6 +37,7 @@ def test_a_sweep_over_runs_and_data_collects_its_matrix(command_line, runs, tiny
     assert "sweep/matrix.csv" in said.replace("\n", "")
 
 
+@pytest.mark.slow
 def test_a_sweep_over_data_is_a_row_of_the_cross_domain_matrix(command_line, runs, tiny_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("METALAB_CACHE", str(tmp_path / "cache"))
@@ -51,6 +53,7 @@ def test_a_sweep_over_data_is_a_row_of_the_cross_domain_matrix(command_line, run
     ]
 
 
+@pytest.mark.slow
 def test_one_survivor_of_several_is_still_told(command_line, runs, tiny_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = (f"run={runs / 'one'}", "data.absent=''", "eval.split=train,test", "device=cpu", "hydra.sweep.dir=sweep")

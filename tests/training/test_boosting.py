@@ -154,6 +154,7 @@ def test_earlier_runs_that_cannot_be_are_refused(small, home, tmp_path, monkeypa
     assert not list(tmp_path.glob("*/best.pt"))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_takes_its_weights_from_its_checkpoint(small, home, tmp_path, monkeypatch):
     words = (f"train.boost=[{home / 'first'}]", "task.train_way=3", "eval.episodes=20")
     train.run(small(*words), tmp_path / "whole")

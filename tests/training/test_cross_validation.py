@@ -141,6 +141,7 @@ def test_an_evaluation_trains_no_folds(folds, made, tmp_path):
         evaluate.run([(out / "fold0", made("eval.folds=3"))], tmp_path / "eval")
 
 
+@pytest.mark.slow
 @real
 def test_two_classes_of_photographs_from_the_command_line(command_line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -26,6 +26,7 @@ def validations(out: Path) -> list[tuple[float, int]]:
     return [(line["val/accuracy"], line["step"]) for line in found if "val/accuracy" in line]
 
 
+@pytest.mark.slow
 def test_the_best_validations_are_kept_and_a_killed_run_comes_to_the_same(small, tmp_path, monkeypatch):
     import tiny_parts  # pyright: ignore[reportMissingImports]
 
@@ -99,6 +100,7 @@ def test_the_rate_of_snapshots_is_huangs_equation_2():
     assert rate.ends(steps) == (5, 10, 14)
 
 
+@pytest.mark.slow
 def test_a_snapshot_is_the_net_at_the_end_of_its_cycle_and_a_stopped_run_comes_to_the_same(
     small, tmp_path, monkeypatch
 ):

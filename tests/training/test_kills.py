@@ -82,6 +82,7 @@ def after_step(monkeypatch):
     return at
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moved", [True, False])
 def test_a_folder_that_is_gone_while_the_run_trains_is_made_anew(small, tmp_path, after_step, caplog, moved):
     out, there = tmp_path / "run", tmp_path / "there"

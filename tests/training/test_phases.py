@@ -62,6 +62,7 @@ def killed(monkeypatch):
     return at
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_the_second_phase_it_goes_on_bit_for_bit(
     typed, killed, command_line, tiny_dir, tmp_path
 ):
@@ -132,6 +133,7 @@ def test_a_phase_is_what_its_own_training_from_the_one_before_gives(two, small, 
     assert set(one["classes"]) == set(other["classes"])
 
 
+@pytest.mark.slow
 def test_the_list_is_gone_through_again(typed, tmp_path):
     words = ("train.steps=2", "train.cycles=2", "train.phases=[{seed: 1}]")
     code, said = typed(*words, f"hydra.run.dir={tmp_path / 'run'}")
@@ -140,6 +142,7 @@ def test_the_list_is_gone_through_again(typed, tmp_path):
     assert checkpoint.load(tmp_path / "run/phase1/last.pt")["config"]["train"]["init"] == str(tmp_path / "run/phase0")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said"),
     [

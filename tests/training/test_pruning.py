@@ -91,6 +91,7 @@ def test_only_runs_of_the_sweep_that_ended_well_count(tmp_path):
     assert alone(State(2, best=0.0)) is None
 
 
+@pytest.mark.slow
 def test_a_bad_run_ends_early_and_a_good_one_does_not(small, tmp_path):
     for name, value in (("good", 0.0), ("bad", 1.0)):
         for i in range(2):

@@ -77,6 +77,7 @@ def doomed(monkeypatch):
     return at
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     [("algo=protonet", "reg=dropout", "optim.schedule=cosine"), ("algo=reptile", "algo.steps=2", "algo.test_steps=3")],
@@ -156,6 +157,7 @@ def test_a_run_that_patience_ended_goes_on_with_more_of_it(small, tmp_path, capl
     assert lines(tmp_path)[-1]["step"] == 5
 
 
+@pytest.mark.slow
 def test_more_steps_are_taken_and_said(small, tmp_path, caplog):
     train.run(small("train.steps=4"), tmp_path / "a")
     train.run(small("train.steps=8"), tmp_path / "b")
@@ -166,6 +168,7 @@ def test_more_steps_are_taken_and_said(small, tmp_path, caplog):
     assert lines(tmp_path / "a") == lines(tmp_path / "b")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_more_steps_change_a_schedule_and_that_is_said(small, tmp_path, caplog, schedule):
     words = (f"optim.schedule={schedule}",)

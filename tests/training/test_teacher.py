@@ -49,6 +49,7 @@ def record(folder: Path) -> dict:
     return json.loads((folder / "eval.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_a_student_is_resumed_bit_by_bit_and_tested_without_its_teacher(maml, small, tmp_path):
     teacher, moved = tmp_path / "teacher", tmp_path / "moved"
     shutil.copytree(maml, teacher)

@@ -126,6 +126,7 @@ MADE = [(algo, init) for algo in ("maml", "anil") for init in ("zero", "random",
 MADE += [("metasgd", "knn"), ("mamlpp", "prototype"), ("imaml", "knn"), ("metacurvature", "zero"), ("reptile", "knn")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("algo", "init"), MADE)
 def test_a_head_made_for_each_task_may_train_at_another_way(small, tmp_path, algo, init):
     words = (f"algo={algo}", f"algo.head_init={init}", "task.train_way=7", "train.meta_batch=1", "train.steps=1")

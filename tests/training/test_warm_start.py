@@ -14,6 +14,7 @@ from metalab.training import train
 from metalab.training.warm_start import refuse_leaked, refuse_leaked_images, refuse_leaked_validation
 
 
+@pytest.mark.slow
 def test_a_warm_start_takes_weights_and_class_ids(small, tmp_path, caplog):
     train.run(small("data.seed=0"), tmp_path / "a")
     caplog.set_level(logging.INFO, "metalab")
@@ -30,6 +31,7 @@ def test_a_warm_start_takes_weights_and_class_ids(small, tmp_path, caplog):
     assert not torch.equal(checkpoint.load(tmp_path / "c" / "best.pt")["net"][running[-1]], first["net"][running[-1]])
 
 
+@pytest.mark.slow
 def test_a_warm_start_names_what_starts_afresh_and_what_is_left(small, tmp_path, caplog):
     caplog.set_level(logging.INFO, "metalab")
     train.run(small("algo=anil", "train.meta_batch=1"), tmp_path / "anil")

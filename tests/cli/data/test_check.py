@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+
 
 def test_check_finds_a_planted_copy_and_a_class_in_two_splits_is_exit_code_1(command_line, images, own):
     (images / "test" / "test0" / "9.png").write_bytes((images / "train" / "train1" / "0.png").read_bytes())
@@ -66,6 +68,7 @@ def test_check_names_every_file_that_cannot_be_read(command_line, images, tmp_pa
         assert found == [f"val/val3/broken{i:02d}.jpg" for i in range(25)]
 
 
+@pytest.mark.slow
 def test_check_reports_a_folder_in_a_union_as_it_does_the_folder_alone(command_line, images, tmp_path):
     (images / "test" / "test0").rename(images / "test" / "train0")
     (images / "val" / "val3" / "broken.jpg").write_bytes(b"")

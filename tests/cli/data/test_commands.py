@@ -97,6 +97,7 @@ def test_what_makes_no_sense_is_said_in_a_line(command_line, words, code, why):
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_show_draws_an_episode_as_the_task_and_the_data_have_it(command_line, tmp_path):
     path, words = tmp_path / "a.png", ("data.images=8", "what=episode", f"out={tmp_path / 'a.png'}")
     code, said = command_line("data", "show", "glyphs", *words, "task=variable", "task.way=9", "task.query=2")
@@ -107,6 +108,7 @@ def test_show_draws_an_episode_as_the_task_and_the_data_have_it(command_line, tm
         assert 5 <= (page.size[1] - contact_sheet.GAP) // row <= 9
 
 
+@pytest.mark.slow
 def test_all_classes_at_once_are_no_picture(command_line, tmp_path):
     words = ("show", "glyphs", "data.images=8", "what=episode", f"out={tmp_path / 'a.png'}", "task=all_way")
     code, said = command_line("data", *words)
@@ -114,6 +116,7 @@ def test_all_classes_at_once_are_no_picture(command_line, tmp_path):
     assert "too many for a picture: type task=fixed" in said
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
     script = "from metalab.cli import main; main()"
     words = ["data", "check", "glyphs", "data.images=4", f"data.cache={tmp_path}"]

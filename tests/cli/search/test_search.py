@@ -45,6 +45,7 @@ def trials(folder: str = "found") -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_the_highest_is_sought_and_found_again(search):
     asked = ("-m", "search=maml", "algo.steps=1", "algo.adapt_norm=false", "optim.lr=0.002", *FOLDER)
     code, out, err = search("train", *asked, "hydra.sweeper.n_trials=4")
@@ -65,6 +66,7 @@ def test_the_highest_is_sought_and_found_again(search):
     assert search.trained[0][0].algo.lr != tried[0]
 
 
+@pytest.mark.slow
 def test_it_goes_on_in_its_folder_to_so_many_trials_in_all(search):
     asked = ("-m", "search=anil", "optim.lr=0.001", "algo.steps=1", *FOLDER)
     assert search("train", *asked, "hydra.sweeper.n_trials=3")[0] == 0
@@ -92,6 +94,7 @@ def test_it_goes_on_in_its_folder_to_so_many_trials_in_all(search):
     assert len(search.trained) == count
 
 
+@pytest.mark.slow
 def test_failed_trials_are_told_and_do_not_end_it(search):
     search.fail = lambda cfg: UserError("step 7: the loss is nan") if cfg.algo.lr > 0.4 else None
     asked = ("-m", "search=anil", "optim.lr=0.001", "algo.steps=1", *FOLDER, "hydra.sweeper.n_trials=4")
@@ -212,6 +215,7 @@ def test_a_folder_that_is_being_searched_is_refused(search):
     assert search.trained == []
 
 
+@pytest.mark.slow
 def test_an_own_space_is_printed_as_words_that_train_its_best_again(bench, monkeypatch, tmp_path):
     (tmp_path / "mine/search").mkdir(parents=True)
     (tmp_path / "mine/search/wide.yaml").write_text(

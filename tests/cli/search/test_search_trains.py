@@ -23,6 +23,7 @@ def trials(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_a_search_reads_no_test_image_and_leaves_pictures_and_its_best(
     tiny_dir, tmp_path, monkeypatch, command_line, caplog
 ):

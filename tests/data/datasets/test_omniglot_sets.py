@@ -60,6 +60,7 @@ def test_a_minimal_set_is_read_from_its_own_zip_first(tmp_path, no_download):
     assert data.load("train").files[0].startswith("images_background_small1/")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED, reason="METALAB_SHARED_DATA is unset: there is no real Omniglot to test on")
 @pytest.mark.parametrize(("protocol", "characters"), [("background", 964), ("small1", 136), ("small2", 156)])
 def test_the_real_background_sets_are_whole(tmp_path, protocol, characters):

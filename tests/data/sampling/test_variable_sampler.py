@@ -156,6 +156,7 @@ def test_what_cannot_be_drawn_is_told(given, said):
         make(**given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "algo", [("algo=protonet",), ("engine=vectorized", "algo=maml", "algo.head_init=zero", "algo.steps=1")]
 )
@@ -169,6 +170,7 @@ def test_metric_methods_and_heads_made_for_the_task_train_and_are_tested(small, 
     assert (tmp_path / "run" / "episode.png").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["learn2learn", "vectorized"])
 def test_small_classes_train_and_are_tested_under_attack_and_the_queries_are_told(small, tmp_path, monkeypatch, engine):
     Tiny = importlib.import_module("tiny_parts").Tiny

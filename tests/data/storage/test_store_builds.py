@@ -75,6 +75,7 @@ print(open_or_build(Path(sys.argv[1]) / "toy", {"a": 1}, records).split("train")
 """
 
 
+@pytest.mark.slow
 def test_two_processes_build_once(tmp_path):
     command = [sys.executable, "-c", BUILDER, str(tmp_path)]
     both = [subprocess.Popen([*command, name], stdout=subprocess.PIPE, text=True) for name in "ab"]
