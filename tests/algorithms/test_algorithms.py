@@ -110,6 +110,7 @@ def test_shuffled_labels_give_chance(algo, small, tmp_path, monkeypatch):
     assert abs(accuracy - 0.2) < 2 * ci95
 
 
+@pytest.mark.slow
 def test_who_knows_the_queries_by_their_order_is_noticed_by_shuffled_labels(small, tmp_path, monkeypatch):
     def cheats(
         self, learner, support, loss, steps

@@ -66,6 +66,7 @@ def test_an_image_is_right_where_it_is_given_back_better_than_by_the_mean_image(
     assert result.loss == (1 - 2 * x[2:]).square().mean() / 2
 
 
+@pytest.mark.slow
 def test_another_method_starts_from_its_weights(small, tmp_path, caplog):
     train.run(small(*WORDS), tmp_path / "first")
     caplog.set_level(logging.INFO, "metalab")

@@ -111,6 +111,7 @@ def drawn(tasks: int, shot: int, generator: torch.Generator) -> Episode:
     return Episode(batch, batch)
 
 
+@pytest.mark.slow
 def test_it_learns_to_bind_labels_to_pictures_it_has_never_seen():
     """Five ways of real pictures take it tens of thousands of episodes; two of random bits 200 meta-steps."""
     torch.manual_seed(0)

@@ -40,6 +40,7 @@ def test_a_scale_of_nothing_is_refused():
         MetaBaseline(WAY, 0.0, True)
 
 
+@pytest.mark.slow
 def test_the_second_stage_begins_with_the_classifiers_body(small, tmp_path):
     first = small("algo=baseline", "task.train_way=null", "train.steps=2")
     train.run(first, tmp_path / "first")

@@ -10,6 +10,7 @@ from metalab.tracking import checkpoint
 from metalab.training import train
 
 
+@pytest.mark.slow
 def test_training_way_is_all_training_classes_and_the_baseline_starts_another_run(small, tmp_path):
     """Phases compose: a baseline's body is the start of MAML, and MAML's of a fine-tuning."""
     train.run(small("algo=baseline", "task.train_way=null", "algo.epochs=1"), tmp_path / "baseline")
@@ -24,6 +25,7 @@ def test_training_way_is_all_training_classes_and_the_baseline_starts_another_ru
     assert (maml["body.0.0.weight"] - fine["body.0.0.weight"]).abs().max() < 1e-6
 
 
+@pytest.mark.slow
 def test_a_run_on_mini_batches_resumes_bit_for_bit(small, tmp_path):
     words = ("algo=feature_extraction", "task.train_way=null", "algo.iterations=2")
     train.run(small(*words), tmp_path / "whole")

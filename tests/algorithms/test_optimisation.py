@@ -40,6 +40,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_both_engines_have_the_same_losses_and_meta_gradients(case):
     algorithm, kind, steps, progress = CASES[case]

@@ -61,6 +61,7 @@ def test_zero_gradients_are_the_mean_over_the_episodes_that_had_any(result):
         assert 0 <= record["attacks"][0]["zero_gradients"] <= 1
 
 
+@pytest.mark.slow
 def test_what_adapts_at_random_is_not_attacked(small, tmp_path):
     maml = (*RUNS["maml"], "train.steps=1")
     inner = ("reg=adv_pgd", "reg.adv_pgd.on=support", "reg.adv_pgd.where=inner", "reg.adv_pgd.steps=1")

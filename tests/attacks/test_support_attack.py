@@ -195,6 +195,7 @@ KINDS: dict[str, Attack] = {
 }
 
 
+@pytest.mark.slow
 @ENGINES
 @pytest.mark.parametrize("name", quick(KINDS, among("pgd_l2", "apgd", "square")))
 def test_every_attack_moves_the_support_as_one_and_stays_in_the_ball(name, engine):

@@ -80,6 +80,7 @@ def test_mistakes_are_told_in_a_line(bench, compared):
         assert "Traceback" not in text, words
 
 
+@pytest.mark.slow
 def test_each_run_is_composed_alone_and_on_each_data_set(bench, compared):
     first, second = bench.new_run("algo=maml", "task.shot=5"), bench.new_run("algo=protonet")
     names = f"run=[{first},{second}]"

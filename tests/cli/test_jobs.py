@@ -75,6 +75,7 @@ def test_stopped_run_keeps_its_exit_code(bench):
         assert bench("train")[0] == code
 
 
+@pytest.mark.slow
 def test_failed_jobs_of_a_sweep_are_named_and_the_rest_go_on(bench):
     bench.fail = lambda cfg: {1: UserError("no luck"), 2: ZeroDivisionError("a bug")}.get(cfg.seed)
     code, out, err = bench("train", "-m", "seed=0,1,2,3", "task=5way5shot")

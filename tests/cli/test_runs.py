@@ -54,6 +54,7 @@ def test_eval_refuses_a_key_that_the_run_lacks(bench):
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_several_runs_of_different_algorithms(bench):
     runs = [bench.new_run(f"algo={algo}", f"seed={i}") for i, algo in enumerate(["maml", "protonet"])]
     code, _, err = bench("eval", f"run=[{runs[0]},{runs[1]}]", "task.shot=3")

@@ -58,6 +58,7 @@ def test_what_is_unfinished_goes_on_under_its_own_number_and_words(swept):
     )
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_moved_and_is_older_than_its_records_goes_on(swept):
     Path("swept").rename("elsewhere")
     Path("elsewhere/sweep.json").unlink()

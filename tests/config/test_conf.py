@@ -46,6 +46,7 @@ def test_every_file_belongs_to_a_known_group():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes_and_names_what_exists(group, option):
     cfg = composed(f"{group}={option}")

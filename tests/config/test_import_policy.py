@@ -149,6 +149,7 @@ def test_no_node_of_hydras_is_obeyed(stranger, told, what):
     assert (code, "finished 4 steps. Nothing is done" in said) == (0, True), said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["", "algo."])
 def test_no_list_of_defaults_is_obeyed(stranger, told, where):
     node = [{"override /hydra/callbacks": "evil"}, {"override /data": "nowhere"}, "_self_"]

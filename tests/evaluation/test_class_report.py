@@ -71,6 +71,7 @@ def judged(run: Path, cfg, episodes: int) -> tuple[Counter, dict[str, list[float
     return pairs, shares
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [(), ("engine=vectorized",), ("task=variable", "task.way=8", "task.shot=3")])
 def test_every_query_of_every_episode_is_counted_by_its_class(tested, run, tmp_path, words):
     cfg = tested("eval.episodes=11", "eval.batch=4", *words)

@@ -271,6 +271,7 @@ def test_a_net_trained_on_the_classes_in_episodes_has_seen_the_test_images(made,
         train.run(made(f"train.init={tmp_path / 'few'}"), tmp_path / "warm")
 
 
+@pytest.mark.slow
 def test_a_warm_start_from_the_same_images_goes_on_and_from_others_is_refused(made, run, tmp_path):
     cfg = made(f"train.init={run}", "train.steps=1")
     train.run(cfg, tmp_path / "warm")

@@ -201,6 +201,7 @@ def test_other_data_and_stamps_are_named(compared):
     assert not rows["maml"]["paired"]
 
 
+@pytest.mark.slow
 def test_several_data_sets_are_ranked_over(small, folders, tmp_path):
     names = ("protonet0", "matching", "maml")
     by_data = {

@@ -60,6 +60,7 @@ def evaluated(small, home, tmp_path):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["mean", "vote", "stacking"])
 def test_a_run_with_itself_is_that_run(evaluated, how):
     alone, columns = evaluated(None, "protonet")
@@ -74,6 +75,7 @@ def test_a_run_with_itself_is_that_run(evaluated, how):
         assert record["weights"][0] == pytest.approx(record["weights"][1], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_members_are_measured_as_alone_and_differences_are_paired(evaluated):
     names = ("protonet", "second", "maml")  # of two sizes of images, two batch-norm modes and two algorithms
     record, found = evaluated("mean", *names, words=("eval.report=true",))

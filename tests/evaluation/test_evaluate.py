@@ -211,6 +211,7 @@ def test_fitting_keeps_grey_and_brightness(tiny):
     assert larger.ids == split.ids
 
 
+@pytest.mark.slow
 def test_several_runs_give_a_row_each_and_mean_and_sd(command_line, runs, tiny_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = (f"run=[{runs['protonet']},{runs['second']}]", "hydra.run.dir=both", "data.absent=''", "device=cpu")

@@ -22,6 +22,7 @@ QUICK = (*NOISY, "mann", "metaoptnet", "relation", "siamese")  # each of another
 ONE_STEP = ("train.steps=1", "train.val_every=1", "train.val_episodes=2", "task.shot=2", "eval.episodes=4")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algo", quick(ALGORITHMS, among(*QUICK)))
 def test_every_algorithm_takes_them_alike_on_both_engines(algo, small):
     own = small(f"algo={algo}").algo

@@ -66,6 +66,7 @@ def typed(command_line, weights, tiny_dir, tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_nothing_is_trained_and_the_accuracy_is_the_nearest_mean_s(typed, weights, tiny, tmp_path):
     """An oracle without metalab's nets: torchvision's own, its pooled features, the episodes as they were drawn."""
     record, said = typed("algo=protonet")
@@ -126,6 +127,7 @@ def test_every_method_without_training_takes_features(typed, algo):
     assert kept["loss"] == pytest.approx(without["loss"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_queries_of_other_classes_are_told_apart(typed):
     record, said = typed("algo=protonet", "eval.unknown=3")
     assert record["unknown"]["classes"] == 3

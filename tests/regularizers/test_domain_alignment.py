@@ -99,6 +99,7 @@ def test_coral_is_skadas():
     torch.testing.assert_close(coral_loss(source, target), deepcoral_loss(source, target))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mmd", "coral"])
 def test_training_a_linear_map_of_the_target_closes_the_gap(name):
     """Gaussians of other means and deviations: MMD moves both, CORAL, which knows no means, the covariance alone."""

@@ -92,6 +92,7 @@ def test_what_does_something_is_not(algo, words, small):
     built(small, algo, *words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("head", "why"),
     [

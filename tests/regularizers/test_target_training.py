@@ -59,6 +59,7 @@ def test_the_two_engines_agree_and_it_does_something(case, name, joint, small):
     assert set(fast) - set(old) == {n for n in fast if n.startswith("reg_domain.")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*ALIGN, *PREDICT])
 def test_at_weight_0_the_weights_are_those_without_it_to_the_last_bit(name, small):
     found = {}
@@ -161,6 +162,7 @@ def dann_run(small, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_a_run_with_a_domain_classifier_is_resumed_to_the_last_bit(small, dann_run, tmp_path, monkeypatch):
     import tiny_parts  # pyright: ignore[reportMissingImports]
 

@@ -172,6 +172,7 @@ def test_the_onnx_of_an_adapted_net_gives_the_probabilities_of_predict(exported,
     assert shares.std(0).max() > 1e-6  # they are not all alike
 
 
+@pytest.mark.slow
 def test_predict_takes_the_file_in_the_place_of_the_run(exported, pictures):
     words = f"support={pictures}/support", f"images={pictures}/images"
     _, _, out = exported("maml", words[0])
@@ -256,6 +257,7 @@ def test_an_algorithm_that_learns_from_each_support_has_no_episode(exported, pic
     assert not list(out.glob("model.*"))
 
 
+@pytest.mark.slow
 def test_features_are_those_of_a_conv4_written_out(exported, pictures):
     from safetensors import safe_open
     from safetensors.torch import load_file

@@ -125,6 +125,7 @@ def test_one_image_a_class_gives_no_estimate(typed, run_of, tiny, tmp_path):
     assert json.loads((tmp_path / "out" / "predict.json").read_text())["expected"] is None
 
 
+@pytest.mark.slow
 def test_images_of_other_classes_are_marked(typed, run_of, folders, tmp_path):
     write_patterns(tmp_path / "others", [5, 7, 8], range(12), classes=False)
     run = run_of("algo=protonet")
@@ -181,6 +182,7 @@ def test_a_learned_head_of_another_way_is_refused(typed, run_of, folders):
     assert "the run's head was learned for 5 classes and the support has 3" in " ".join(said.split())
 
 
+@pytest.mark.slow
 def test_a_plain_classifier_predicts_without_a_support(typed, run_of, tiny, tmp_path):
     """The checkpoint of a plain classifier holds the names of its classes."""
     run = run_of("algo=baseline", "task.train_way=null", "train.steps=2", "train.val_every=2")

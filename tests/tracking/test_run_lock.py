@@ -124,6 +124,7 @@ def test_a_folder_that_is_taken_away_meanwhile_is_no_traceback(tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_a_refused_command_leaves_hydras_files_of_the_other_run(command_line, small, tmp_path, tiny_dir):
     words = ("train", f"--config-dir={tiny_dir}", *small.words, f"hydra.run.dir={tmp_path}")
     hydra = tmp_path / ".hydra" / "overrides.yaml"

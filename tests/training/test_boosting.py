@@ -84,6 +84,7 @@ def record(out: Path) -> dict:
     return json.loads((out / "run.json").read_text())["boost"]
 
 
+@pytest.mark.slow
 def test_classes_that_an_earlier_run_gets_wrong_are_drawn_more_often(small, home, tmp_path, caplog):
     words = (f"train.boost=[{home / 'first'}]", "task.train_way=3", "eval.episodes=20")
     train.run(small(*words), tmp_path / "second")

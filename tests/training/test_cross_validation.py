@@ -96,6 +96,7 @@ def test_a_fold_is_what_its_own_training_gives_and_the_value_is_their_mean_valid
     assert value == pytest.approx(np.mean([fold["validation"] for fold in record(out / "folds.json")["folds"]]))
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_where_it_was_stopped(folds, made, tmp_path):
     whole, value = folds
     words = (f"eval.folds={FOLDS}",)

@@ -143,6 +143,7 @@ def test_a_finished_run_is_left_as_it_is(small, tmp_path, caplog):
     assert f"{tmp_path} has ended: finished 4 steps. Nothing is done; to go on, raise that limit" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_run_that_patience_ended_goes_on_with_more_of_it(small, tmp_path, caplog):
     caplog.set_level(logging.INFO, "metalab")
     impatient = ("train.steps=30", "train.val_every=1", "train.log_every=1", "optim.lr=1e-12")
@@ -249,6 +250,7 @@ def test_resume_checks_a_limit_before_it_compares_it(small, tmp_path):
         train.run(small("train.steps=abc", f"resume={tmp_path}"), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_on_images_that_were_moved_goes_on(small, tmp_path):
     tree(tmp_path / "here", classes=40, images=6)
     words = ("data=folder", "data.size=16", "data.channels=1", f"data.cache={tmp_path / 'cache'}", "task.query=3")

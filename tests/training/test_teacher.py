@@ -174,6 +174,7 @@ def test_each_generation_learns_from_the_one_before(generations, plain):
     assert same(first["net"], checkpoint.load(plain / "best.pt")["net"])  # the first is a training as any
 
 
+@pytest.mark.slow
 def test_generations_go_on_after_a_kill_between_them(generations, command_line, tiny_dir, tmp_path, monkeypatch):
     whole, _ = generations
     monkeypatch.chdir(tmp_path)
@@ -234,6 +235,7 @@ def test_another_training_in_the_folder_of_generations_is_refused(generations, s
 LEARNED = ("algo=maml", "algo.test_steps=1", "reg=learned_loss", *EPISODES)
 
 
+@pytest.mark.slow
 def test_a_learned_loss_is_kept_for_the_test(maml, small, tmp_path):
     cfg = small(*LEARNED, "optim.lr=0.5")
     train.run(cfg, tmp_path / "run")

@@ -102,6 +102,7 @@ def test_training_never_loads_the_test_split(trained):
     assert cfg.data.absent == "test"  # loading it raises
 
 
+@pytest.mark.slow
 def test_the_same_seed_trains_the_same_and_another_seed_does_not(trained, small, tmp_path):
     train.run(small("train.steps=10", "train.val_every=4"), tmp_path / "a")
     train.run(small("train.steps=10", "train.val_every=4", "seed=1"), tmp_path / "b")
@@ -185,6 +186,7 @@ def test_a_schedule_that_is_cut_short_is_said(small, tmp_path, caplog):
     assert "optim.schedule=linear was cut short, at 0.999 of optim.lr" in caplog.text
 
 
+@pytest.mark.slow
 def test_the_inner_l2_of_training_is_that_of_validation(small, tmp_path):
     """The inner steps descend one loss wherever they are taken."""
     maml = ("algo=maml", "algo.head_init=learned", "train.meta_batch=1", "optim.lr=1e-30", "reg=l2", "train.steps=2")

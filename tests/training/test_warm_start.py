@@ -43,6 +43,7 @@ def test_a_warm_start_names_what_starts_afresh_and_what_is_left(small, tmp_path,
     assert re.search(r"starts from \S+proto after its step 1; afresh: head\n", caplog.text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("other", "tensor"), [("backbone.filters=5", "body.0.0.weight"), ("data.channels=3", "body.0.0.weight")]
 )

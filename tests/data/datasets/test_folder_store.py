@@ -160,6 +160,7 @@ def test_one_name_in_two_spellings_is_one_name(root, one, other, told):
     assert len(load(root)["train"].ids) == 4
 
 
+@pytest.mark.slow
 def test_a_run_may_be_gone_on_with_where_its_names_are_refused_now(root, small, tmp_path, monkeypatch):
     tree(root, images=4)
     words = ("data=folder", f"data.root={root}", "data.size=16", f"data.cache={tmp_path / 'cache'}", "task.way=2")

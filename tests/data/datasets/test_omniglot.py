@@ -139,6 +139,7 @@ def test_a_failed_download_says_what_to_do_by_hand(tmp_path, monkeypatch):
     assert seen[-1] == tmp_path / "downloads" / "images_background.zip"
 
 
+@pytest.mark.slow
 def test_missing_and_unknown_characters_and_damaged_drawings_are_named(tmp_path):
     write_zips(tmp_path, CHARACTERS[:-3])
     with pytest.raises(UserError, match=rf"3 of the 1623 characters are missing, {CHARACTERS[-3]} the first"):

@@ -151,6 +151,7 @@ def test_the_report_sets_the_error_beside_people_and_bpl(split):
     assert told["error_of_each"]["run20"] == 0
 
 
+@pytest.mark.slow
 def test_a_net_of_another_task_is_measured_on_the_20_runs(small, root, tiny_dir, command_line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     train.run(small("train.steps=1", "train.val_episodes=2"), tmp_path / "run")

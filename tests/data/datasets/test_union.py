@@ -134,6 +134,7 @@ def test_a_member_with_too_few_classes_is_named():
         EpisodeSampler(split, 11, 1, 2, 4, 0, "train", CPU)
 
 
+@pytest.mark.slow
 def test_it_trains_and_is_told_by_source_and_carries_all_ids(command_line, small, tiny_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fake = ",".join(f"{key}:{value}" for key, value in node("two", 200).items() if key != "odd")

@@ -89,6 +89,7 @@ def test_unlabelled_images_are_on_the_supports_side():
         assert not query & set(row[25:].tolist())
 
 
+@pytest.mark.slow
 def test_the_same_whatever_the_meta_batch():
     split = tracks([[2, 30], [30, 2], [4, 4, 4, 4], [30, 30], [3, 3], [1, 3, 9], [2, 5]])
     flat = [torch.cat([make(split, tasks=t).indices(s).image for s in range(600 // t)]) for t in (4, 300)]

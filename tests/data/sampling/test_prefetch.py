@@ -83,6 +83,7 @@ def test_images_that_are_where_training_is_are_not_made_ahead():
         Prefetcher(source, -1)
 
 
+@pytest.mark.slow
 def test_training_with_workers_is_training_without(small, tmp_path):
     weights = []
     for workers in (0, 2):

@@ -84,6 +84,7 @@ def test_two_processes_build_once(tmp_path):
     assert len(list(tmp_path.glob("built-by-*"))) == 1
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_while_building(tmp_path):
     code = """
 import resource, sys
