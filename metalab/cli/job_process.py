@@ -15,8 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,7 +113,8 @@ def _run_apart(command: str, cfg: "DictConfig", place: dict[str, Any]) -> Any:
     told = threading.Event()
     if watched:
         threading.Thread(target=_end_with_command, args=(child, place["process"], told), daemon=True).start()
-    with ended(told), child, forwarded_to(child):
+    with ExitStack() as ending, child, forwarded_to(child):
+        ending.callback(told.set)
         assert child.stdin is not None
         if (sweep := sweeps.current()) is not None and sweep.stopped:  # meanwhile, by who could not know of this one
             child.terminate()
@@ -190,12 +190,3 @@ def _end_with_command(child: "subprocess.Popen[bytes]", command: int, told: thre
             child.terminate()
             told.wait()
             os._exit(1)
-
-
-@contextmanager
-def ended(told: threading.Event) -> Iterator[None]:
-    """Set the event at the end, however that comes."""
-    try:
-        yield
-    finally:
-        told.set()

@@ -11,10 +11,7 @@ from metalab.data.formats.layouts import Layout
 
 ARCHIVE = "GTSRB_Final_Training_Images.zip"
 OFFICIAL = class_splits("traffic_sign_metadataset")  # 00.Speed limit (20km/h): the number is the folder's
-PLACES = (
-    "Final_Training/Images/",
-    "Training/",
-)  # in the official archive, in torchvision's
+PLACES = ("Final_Training/Images/", "Training/")  # in the official archive, in torchvision's
 
 
 def photographs(root: Path) -> Layout | None:
