@@ -102,7 +102,7 @@ def refuse_leaked_images(val: Split, known: set[str], source: str, instead: str 
     if shared := [file for file, seen in zip(val.files, class_ids.seen_images(val, known), strict=False) if seen]:
         raise UserError(
             f"{source} was trained on {len(shared)} of the {len(val.images)} validation images, {shared[0]} the first. "
-            f"{instead}"
+            + instead
         )
     _refuse_unlabelled(val, known, source)
 

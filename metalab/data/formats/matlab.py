@@ -9,13 +9,15 @@ from scipy.io.matlab import MatReadError
 
 from metalab.core.errors import UserError
 
+UNSOUND = (MatReadError, OSError, zlib.error, ValueError, LookupError, TypeError, NotImplementedError)  # loadmat's
+
 
 def arrays(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
     """Return the arrays of these names; UserError where the file has none, or no numbers in one."""
     try:
         held = loadmat(path, variable_names=names)
         found = [np.asarray(held[name]) for name in names]
-    except (MatReadError, OSError, zlib.error, ValueError, LookupError, TypeError, NotImplementedError) as error:
+    except UNSOUND as error:
         raise UserError(
             f"{path} is no sound matlab file with {' and '.join(names)} ({error}). Fetch it anew."
         ) from error
@@ -34,7 +36,7 @@ def fields(path: Path, name: str, keys: tuple[str, ...]) -> list[tuple[object, .
     try:
         held = np.atleast_1d(loadmat(path, variable_names=(name,), squeeze_me=True)[name])
         return [tuple(_plain(entry[key]) for key in keys) for entry in held]
-    except (MatReadError, OSError, zlib.error, ValueError, LookupError, TypeError, NotImplementedError) as error:
+    except UNSOUND as error:
         raise UserError(f"{path} is no sound matlab file with {name} of {' and '.join(keys)} ({error}).") from error
 
 
