@@ -10,6 +10,7 @@ take most of each meta-step's time.
 
 import argparse
 import csv
+import math
 import statistics
 import sys
 from collections.abc import Callable
@@ -60,7 +61,7 @@ def measured(given: argparse.Namespace, device: torch.device, top: float) -> tup
             if set(given.engine or []) - set(runs):
                 raise SystemExit(f"--engine {given.engine}: this device races {', '.join(runs)}")
             runs = {n: run for n, run in runs.items() if n in (USER, USER_TF32) or n in (given.engine or runs)}
-            operations, moved = amount(runs[USER])
+            operations, moved = (math.nan, math.nan) if given.uncounted else amount(runs[USER])
             sizes.append(f"{name} {algo}: {operations / 1e9:.3g} GFLOP, {moved / 1e9:.3g} GB")
             print(sizes[-1], flush=True)
             if given.profile:
@@ -142,6 +143,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--evaluate", action="store_true", help="without an outer gradient, as metalab eval does")
     parser.add_argument("--profile", action="store_true", help="where the time goes, in the place of how much it is")
+    parser.add_argument("--uncounted", action="store_true", help="leave out how many operations and bytes there are")
     parser.add_argument("--give-back", action="store_true", help="freed memory to the system, which metalab does not")
     parser.add_argument("--smoke", action="store_true", help="a tiny case, once: does it run?")
     given = parser.parse_args()

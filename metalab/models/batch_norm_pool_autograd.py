@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from metalab.models import batch_norm_autograd
+from metalab.models import batch_norm_autograd, batch_norm_triton
 from metalab.models.batch_norm_autograd import apply_per_task, with_signature
 
 ATEN = torch.ops.aten
@@ -49,12 +49,19 @@ def gather_maxima(x: Tensor, at: Tensor, alive: Tensor) -> Tensor:
     return x.flatten(2).gather(2, at.flatten(2)).view_as(at) * alive
 
 
+def is_marked(at: Tensor) -> bool:
+    """Whether the places of the maxima are those of batch_norm_triton.py, which says by them too what is alive."""
+    return at.dtype == torch.uint8
+
+
 class BatchNormPoolForward(Function):
     """x, weight, bias, eps -> y, mean, 1 / deviation, where the maxima were."""
 
     @staticmethod
     @with_signature
     def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Any:
+        if batch_norm_triton.takes(x):
+            return batch_norm_triton.forward(x, weight, bias, eps)
         whole, mean, inverse = batch_norm_autograd.BatchNormForward.forward(x, weight, bias, eps)
         y, at = maxima(whole)
         return y.relu_(), mean, inverse, at
@@ -63,7 +70,7 @@ class BatchNormPoolForward(Function):
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         (x, weight, _, ctx.eps), (y, mean, inverse, at) = inputs, output
         ctx.mark_non_differentiable(mean, inverse, at)
-        ctx.save_for_backward(x, weight, mean, inverse, at, y > 0)
+        ctx.save_for_backward(x, weight, mean, inverse, at, at if is_marked(at) else y > 0)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor, *_: Any) -> Any:
@@ -83,6 +90,8 @@ class BatchNormPoolBackward(Function):
     def forward(
         g: Tensor, x: Tensor, weight: Tensor, mean: Tensor, inverse: Tensor, at: Tensor, alive: Tensor, eps: float
     ) -> Any:
+        if is_marked(at):
+            return batch_norm_triton.backward(g, x, at, weight, mean, inverse)
         return batch_norm_autograd.BatchNormBackward.forward(unpool(g, x, at, alive), x, weight, mean, inverse, eps)
 
     @staticmethod
@@ -108,6 +117,8 @@ class BatchNormPoolDoubleBackward(Function):
     @with_signature
     def forward(a: Tensor, to_weight: Tensor, to_bias: Tensor, *rest: Any) -> Any:
         g, x, weight, mean, inverse, at, alive, gw, gb, eps = rest
+        if is_marked(at):
+            return batch_norm_triton.double_backward(a, to_weight, to_bias, g, x, at, weight, mean, inverse, gw, gb)
         whole = unpool(g, x, at, alive)
         at_whole, *others = batch_norm_autograd.BatchNormDoubleBackward.forward(
             a, to_weight, to_bias, whole, x, weight, mean, inverse, gw, gb, eps
@@ -122,6 +133,8 @@ class BatchNormPoolDoubleBackward(Function):
     @staticmethod
     def backward(ctx: Any, *given: Tensor) -> Any:
         a, to_weight, to_bias, g, x, weight, at, alive = ctx.saved_tensors
+        if is_marked(at):
+            at, alive = batch_norm_triton.positions(at, x.shape[3])
 
         def whole(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             return gather_maxima(batch_norm_autograd.differentiable_batch_norm(x, weight, bias, ctx.eps), at, alive)

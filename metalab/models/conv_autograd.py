@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from metalab.models import conv_im2col
+from metalab.models import conv_im2col, conv_triton
 from metalab.models.batch_norm_autograd import with_signature
 
 Pair = tuple[int, int]
@@ -89,6 +89,8 @@ class Convolution(Function):
     @staticmethod
     @with_signature
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, groups: int) -> Any:
+        if conv_triton.takes(x, weight.shape, stride, groups):
+            return conv_triton.output(x, weight, bias, stride, padding, groups)
         if conv_im2col.is_faster(x, x.shape, weight.shape, stride, padding, groups):
             return conv_im2col.output(x, weight, bias, stride, padding, groups)
         return torch.ops.aten.convolution(x, weight, bias, stride, padding, [1, 1], False, [0, 0], groups)
@@ -112,8 +114,8 @@ class Convolution(Function):
     def vmap(info: Any, in_dims: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *how: Any) -> Any:
         (dim_x, dim_weight, dim_bias, *_), tasks = in_dims, info.batch_size
         stride, padding, groups = how
-        if dim_weight is None and dim_bias is None:  # one net: tasks are more images
-            x, sizes, dim = as_images(x, dim_x)
+        if dim_weight is None and dim_bias is None and not in_groups(x, weight.shape, how, tasks):
+            x, sizes, dim = as_images(x, dim_x)  # one net: tasks are more images
             return Convolution.apply(x, weight, bias, *how).unflatten(0, sizes), dim  # type: ignore[union-attr]
         weight, bias = as_filters(weight, dim_weight, tasks), as_filters(bias, dim_bias, tasks)
         if dim_x is None and groups == 1:  # one set of images: tasks are more filters
@@ -129,6 +131,8 @@ class ConvolutionInputGradient(Function):
     @staticmethod
     @with_signature
     def forward(g: Tensor, weight: Tensor, shape: Any, stride: Pair, padding: Pair, groups: int) -> Any:
+        if conv_triton.takes(g, weight.shape, stride, groups):
+            return conv_triton.input_gradient(g, weight, shape, stride, padding, groups)
         if conv_im2col.is_faster(g, shape, weight.shape, stride, padding, groups):
             return conv_im2col.input_gradient(g, weight, shape, stride, padding, groups)
         x = shape_only(shape, g)
@@ -152,7 +156,7 @@ class ConvolutionInputGradient(Function):
     def vmap(info: Any, in_dims: Any, g: Tensor, weight: Tensor, shape: Any, *how: Any) -> Any:
         (dim_g, dim_weight, *_), tasks = in_dims, info.batch_size
         stride, padding, groups = how
-        if dim_weight is None:
+        if dim_weight is None and not in_groups(g, weight.shape, how, tasks):
             g, sizes, dim = as_images(g, dim_g)
             x = ConvolutionInputGradient.apply(g, weight, (g.shape[0], *shape[1:]), *how)
             return x.unflatten(0, sizes), dim  # type: ignore[union-attr]
@@ -171,6 +175,8 @@ class ConvolutionWeightGradient(Function):
     @staticmethod
     @with_signature
     def forward(g: Tensor, x: Tensor, shape: Any, bias: bool, stride: Pair, padding: Pair, groups: int) -> Any:
+        if conv_triton.takes(x, shape, stride, groups):
+            return conv_triton.weight_gradient(g, x, shape, bias, stride, padding, groups)
         if conv_im2col.is_faster(x, x.shape, shape, stride, padding, groups):
             of_bias = g.sum((0, 2, 3)) if bias else g.new_empty(0)
             return conv_im2col.weight_gradient(g, x, shape, stride, padding, groups), of_bias
@@ -212,9 +218,20 @@ def as_images(x: Tensor, dim: int) -> tuple[Tensor, Pair, int]:
 
 
 def as_channels(x: Tensor, dim: int | None, tasks: int) -> Tensor:
-    """Return maps [N,C,h,w] of all tasks as [N,tasks*C,h,w], as a convolution in groups has them."""
+    """Return maps [N,C,h,w] of all tasks as [N,tasks*C,h,w], as a convolution in groups has them.
+
+    On a GPU they are channels-last, as the kernels of conv_triton.py have them.
+    """
     x = x.unsqueeze(1).expand(-1, tasks, -1, -1, -1) if dim is None else x.movedim(dim, 1)
-    return x.flatten(1, 2)
+    if not conv_triton.takes_maps(x) or x.shape[2] > conv_triton.MOST:
+        return x.flatten(1, 2)
+    return x.permute(0, 3, 4, 1, 2).flatten(3, 4).permute(0, 3, 1, 2)
+
+
+def in_groups(x: Tensor, weight: torch.Size, how: tuple[Pair, Pair, int], tasks: int) -> bool:
+    """Whether kernels that all tasks share are faster as so many groups with kernels of their own."""
+    stride, _, groups = how
+    return conv_triton.SHARED and conv_triton.takes(x, (tasks * weight[0], *weight[1:]), stride, tasks * groups)
 
 
 def as_filters(weight: Any, dim: int | None, tasks: int) -> Any:

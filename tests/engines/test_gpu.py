@@ -47,6 +47,25 @@ def test_its_gradients_are_the_cpus(algo, engine, small):
         assert farthest({n: g.cpu() for n, g in mine.items()}, theirs) < NEAR
 
 
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_in_float32_the_gradient_is_float64s_direction(algo, small):
+    """Small nets of noise: a maximum that rounding moves to another pixel is the largest difference."""
+    try:
+        found = recipes(small, algo, 16)
+    except UserError as error:
+        pytest.skip(f"not here: {error}")
+    for r in found:
+        net, batch = net_of(r, SMALL["conv4"], 16), episodes(r)
+        try:
+            _, exact = gradient(Learn2Learn(), r, net, batch, 0.25)
+            single = Episode(*(Batch(*(t.float() if t.is_floating_point() else t for t in b)) for b in there(batch)))
+            _, mine = gradient(Vectorized(None), r, net.float().to(DEVICE), single, 0.25)
+        except UserError as error:
+            pytest.skip(f"refused: {error}")
+        both = [torch.cat([found[n].double().cpu().flatten() for n in exact]) for found in (exact, mine)]
+        assert torch.cosine_similarity(*both, dim=0) > 0.999
+
+
 @pytest.mark.parametrize("algo", [a for a in ALGORITHMS if a != "metaoptnet"])  # it solves on the CPU
 def test_a_training_by_graphs_is_the_training(algo, small):
     for r in recipes(small, algo, 16):
