@@ -5,17 +5,16 @@ the sums of those, and one pass over the map. Maps are channels-last, so that th
 """
 
 from functools import cache
+from math import ceil
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from metalab.models.conv_triton import available, ceil, power
+from metalab.models.conv_triton import LAST, power, takes_maps
 
-LAST = torch.channels_last
-PIXELS, CHANNELS, WARPS = 64, 32, 4  # that a program takes at once
-PROGRAMS = 1056  # that the pixels are shared among where they are summed
-ENABLED = True
+PIXELS, CHANNELS, WARPS = 64, 32, 4  # that a program takes at once, and of how many warps it is
+PROGRAMS = 1056  # that the pixels are shared among where they are summed: eight for each multiprocessor of an H200
 
 
 @cache
@@ -26,31 +25,28 @@ def kernels() -> Any:
     return batch_norm
 
 
-def takes(x: Tensor, pool: bool = False) -> bool:
-    """Whether these kernels take a map: float32 [N,D,h,w] on a GPU, channels-last."""
-    return (
-        ENABLED
-        and x.is_cuda
-        and x.dtype == torch.float32
-        and x.dim() == 4
-        and x.is_contiguous(memory_format=LAST)
-        and available()
-        and min(x.shape[2:]) > 1
-    )
+def takes(x: Tensor) -> bool:
+    """Whether these kernels take a map: float32 [N,D,h,w] on a GPU, channels-last, of more than a row or a column."""
+    return takes_maps(x) and x.dim() == 4 and x.is_contiguous(memory_format=LAST) and min(x.shape[2:]) > 1
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the ReLU of the normalized map's 2x2 maxima, mean, 1 / deviation, and where the maxima were."""
+    """Return the ReLU of the normalized map's 2x2 maxima, mean, 1 / deviation, and where the maxima were.
+
+    x [N,D,h,w]; weight, bias, mean and 1 / deviation [D]. Where: uint8 [N,D,h//2,w//2], the number of the pixel in its
+    window, row by row, or 4 where the ReLU left nothing.
+    """
     mean, inverse = statistics(x, eps)
     n, d, height, width = x.shape
     shape = (n, d, height // 2, width // 2)
     y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=LAST)
     at = torch.empty(shape, dtype=torch.uint8, device=x.device, memory_format=LAST)
-    rows = n * shape[2] * shape[3]
-    kernels().normalize_and_pool[grid(rows, d)](
-        x, weight.contiguous(), bias.contiguous(), mean, inverse, y, at, rows, height, width, d, PIXELS, channels(d),
+    windows = y.numel() // d
+    kernels().normalize_and_pool[grid(windows, d)](
+        *(x, weight.contiguous(), bias.contiguous(), mean, inverse, y, at),
+        *(windows, height, width, d, PIXELS, channels(d)),
         num_warps=WARPS,
-    )  # fmt: skip
+    )
     return y, mean, inverse, at
 
 
@@ -64,42 +60,51 @@ def statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 def backward(g: Tensor, x: Tensor, at: Tensor | None, weight: Tensor, mean: Tensor, inverse: Tensor) -> Any:
     """Return the gradients of the map x, the weight and the bias; at: of the maxima, None where nothing was pooled."""
-    (n, d, height, width), g = x.shape, g.contiguous(memory_format=LAST)
-    rows, pool, marks = n * g.shape[2] * g.shape[3], at is not None, x if at is None else at
+    g, d, pooled, marks = g.contiguous(memory_format=LAST), x.shape[1], at is not None, x if at is None else at
+    rows, pixels = g.numel() // d, x.numel() // d
     shares, each = split(rows, d)
-    parts = torch.empty((shares, 2, d), dtype=x.dtype, device=x.device)
-    kernels().backward_sums[(shares, ceil(d, channels(d)))](
-        g, x, marks, mean, inverse, parts, rows, each, height, width, d, pool, PIXELS, channels(d), num_warps=WARPS
+    parts, gx = torch.empty((shares, 2, d), dtype=x.dtype, device=x.device), torch.empty_like(x)
+    sizes = (*x.shape[2:], d, pooled, PIXELS, channels(d))
+    kernels().backward_sums[(shares, ceil(d / channels(d)))](
+        *(g, x, marks, mean, inverse, parts, rows, each, *sizes), num_warps=WARPS
     )
     sums = parts[0] if shares == 1 else parts.sum(0)
-    gx, pixels = torch.empty_like(x), n * height * width
     kernels().backward[grid(pixels, d)](
-        g, x, marks, weight.contiguous(), mean, inverse, sums, gx, pixels, height, width, d, pool, PIXELS, channels(d),
-        num_warps=WARPS,
-    )  # fmt: skip
+        *(g, x, marks, weight.contiguous(), mean, inverse, sums, gx, pixels, *sizes), num_warps=WARPS
+    )
     return gx, sums[0], sums[1]
 
 
-def double_backward(a: Tensor, to_weight: Tensor, to_bias: Tensor, g: Tensor, x: Tensor, at: Tensor | None,
-                    weight: Tensor, mean: Tensor, inverse: Tensor, gw: Tensor, gb: Tensor) -> Any:  # fmt: skip
+def double_backward(
+    a: Tensor,
+    to_weight: Tensor,
+    to_bias: Tensor,
+    g: Tensor,
+    x: Tensor,
+    at: Tensor | None,
+    weight: Tensor,
+    mean: Tensor,
+    inverse: Tensor,
+    gw: Tensor,
+    gb: Tensor,
+) -> Any:
     """Return the gradients of g, x and weight from those of backward's outputs, two of which are gw and gb."""
-    (n, d, height, width), pool, marks = x.shape, at is not None, x if at is None else at
     a, g = a.contiguous(memory_format=LAST), g.contiguous(memory_format=LAST)
-    pixels = n * height * width
+    d, pixels, pooled, marks = x.shape[1], x.numel() // x.shape[1], at is not None, x if at is None else at
     shares, each = split(pixels, d)
     parts = torch.empty((shares, 3, d), dtype=x.dtype, device=x.device)
-    kernels().double_backward_sums[(shares, ceil(d, channels(d)))](
-        a, g, x, marks, mean, inverse, parts, pixels, each, height, width, d, pool, PIXELS, channels(d),
-        num_warps=WARPS,
-    )  # fmt: skip
-    second = parts[0] if shares == 1 else parts.sum(0)
-    sums = torch.stack([gw, gb])
+    sizes = (*x.shape[2:], d, pooled, PIXELS, channels(d))
+    kernels().double_backward_sums[(shares, ceil(d / channels(d)))](
+        *(a, g, x, marks, mean, inverse, parts, pixels, each, *sizes), num_warps=WARPS
+    )
+    first, second = torch.stack([gw, gb]), parts[0] if shares == 1 else parts.sum(0)
     at_g, at_x, at_weight = torch.empty_like(g), torch.empty_like(x), torch.empty_like(mean)
+    vectors = (weight.contiguous(), mean, inverse, first, second)
     kernels().double_backward[grid(pixels, d)](
-        a, to_weight.contiguous(), to_bias.contiguous(), g, x, marks, weight.contiguous(), mean, inverse,
-        sums, second, at_g, at_x, at_weight, pixels, height, width, d, pool, PIXELS,
-        channels(d), num_warps=WARPS,
-    )  # fmt: skip
+        *(a, to_weight.contiguous(), to_bias.contiguous(), g, x, marks, *vectors, at_g, at_x, at_weight, pixels),
+        *sizes,
+        num_warps=WARPS,
+    )
     return at_g, at_x, at_weight
 
 
@@ -112,15 +117,17 @@ def positions(at: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
 
 def grid(rows: int, d: int) -> tuple[int, int]:
-    return ceil(rows, PIXELS), ceil(d, channels(d))
+    """Return how many programs a pass over rows and channels is of."""
+    return ceil(rows / PIXELS), ceil(d / channels(d))
 
 
 def channels(d: int) -> int:
+    """Return how many channels a program takes."""
     return min(power(d), CHANNELS)
 
 
 def split(rows: int, d: int) -> tuple[int, int]:
     """Return among how many programs rows are shared where they are summed, and how many each has."""
-    shares = max(1, min(PROGRAMS // ceil(d, channels(d)), ceil(rows, 2 * PIXELS)))
-    each = ceil(ceil(rows, shares), PIXELS) * PIXELS
-    return ceil(rows, each), each
+    shares = max(1, min(PROGRAMS // ceil(d / channels(d)), ceil(rows / (2 * PIXELS))))
+    each = ceil(rows / shares / PIXELS) * PIXELS
+    return ceil(rows / each), each

@@ -231,7 +231,7 @@ def as_channels(x: Tensor, dim: int | None, tasks: int) -> Tensor:
 def in_groups(x: Tensor, weight: torch.Size, how: tuple[Pair, Pair, int], tasks: int) -> bool:
     """Whether kernels that all tasks share are faster as so many groups with kernels of their own."""
     stride, _, groups = how
-    return conv_triton.SHARED and conv_triton.takes(x, (tasks * weight[0], *weight[1:]), stride, tasks * groups)
+    return conv_triton.takes(x, (tasks * weight[0], *weight[1:]), stride, tasks * groups)
 
 
 def as_filters(weight: Any, dim: int | None, tasks: int) -> Any:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -65,6 +66,48 @@ def test_by_tritons_interpreter():
 def near(mine: Tensor, exact: Tensor) -> bool:
     """Whether a float32 tensor is the float64 one to rounding."""
     return bool((mine.double() - exact).norm() <= 2e-6 * exact.norm() + 1e-12)
+
+
+def test_where_it_does_not_run_torchs_kernels_are_taken(monkeypatch, caplog):
+    """As on a machine without a C compiler; here there is no GPU to find, or the driver's first call fails."""
+    driver = pytest.importorskip("triton").runtime.driver
+
+    def missing() -> None:
+        raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.\nmore")
+
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(type(driver), "active", property(lambda _: missing()))
+    conv_triton.available.cache_clear()
+    with caplog.at_level("INFO", "metalab"):
+        assert [conv_triton.available(torch.device("cuda", 0)) for _ in range(3)] == [False] * 3
+    conv_triton.available.cache_clear()
+    assert caplog.text.count("Triton does not run here (Failed to find C compiler. Please specify") == 1
+
+
+@pytest.mark.parametrize(("capability", "taken"), [((7, 0), False), ((8, 0), True), ((9, 0), True)])
+def test_it_takes_gpus_with_tf32(capability, taken, monkeypatch):
+    driver = pytest.importorskip("triton").runtime.driver
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(type(driver), "active", property(lambda _: SimpleNamespace(get_current_target=lambda: None)))
+    conv_triton.available.cache_clear()
+    assert conv_triton.available(torch.device("cuda", 0)) == taken
+    conv_triton.available.cache_clear()
+    assert not conv_triton.available(torch.device("cpu"))
+
+
+def test_large_maps_and_wide_groups_are_not_taken(monkeypatch):
+    """Offsets are of 32 bits, and more than 64 channels were not measured."""
+    monkeypatch.setattr(conv_triton, "takes_maps", lambda _: True)
+    maps, one = torch.empty(1).expand(300, 128, 84, 84), (1, 1)
+    assert conv_triton.takes(maps, (128, 32, 3, 3), one, 4)
+    assert not conv_triton.takes(maps, (128, 32, 3, 3), one, 1)
+    assert not conv_triton.takes(maps, (128, 128, 3, 3), one, 4)
+    assert not conv_triton.takes(maps, (1024, 32, 3, 3), one, 4)
+    assert not conv_triton.takes(maps, (128, 32, 3, 3), (2, 1), 4)
+    assert not conv_triton.takes(maps[:1].expand(2400, 128, 84, 84), (128, 32, 3, 3), one, 4)
+    assert not conv_triton.takes(maps[:, :12], (4 * 64, 3, 3, 3), (4, 4), 4)  # a gradient's images are larger
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
