@@ -8,6 +8,7 @@ from .gradient_based.metasgd import MetaSGD as MetaSGD
 from .gradient_based.reptile import Reptile as Reptile
 from .memory_based.mann import MANN as MANN
 from .metric_based.covamnet import CovaMNet as CovaMNet
+from .metric_based.ctx import CTX as CTX
 from .metric_based.deepbdc import DeepBDC as DeepBDC
 from .metric_based.dn4 import DN4 as DN4
 from .metric_based.feat import FEAT as FEAT
