@@ -57,7 +57,7 @@ def measured(given: argparse.Namespace, device: torch.device, top: float) -> tup
     precisions = ["tf32", "bf16"] if device.type == "cuda" else []
     for name, case in cases.items():
         for algo in given.algo or ALGORITHMS:
-            runs = contestants(case, algo, device, precisions, given.evaluate)  # type: ignore[arg-type]
+            runs = contestants(case, algo, device, precisions, given.evaluate, given.torch_convolutions)  # type: ignore[arg-type]
             if set(given.engine or []) - set(runs):
                 raise SystemExit(f"--engine {given.engine}: this device races {', '.join(runs)}")
             runs = {n: run for n, run in runs.items() if n in (USER, USER_TF32) or n in (given.engine or runs)}
@@ -144,11 +144,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--evaluate", action="store_true", help="without an outer gradient, as metalab eval does")
     parser.add_argument("--profile", action="store_true", help="where the time goes, in the place of how much it is")
     parser.add_argument("--uncounted", action="store_true", help="leave out how many operations and bytes there are")
+    parser.add_argument("--torch-convolutions", action="store_true", help="also race the engines with torch's own")
     parser.add_argument("--give-back", action="store_true", help="freed memory to the system, which metalab does not")
     parser.add_argument("--smoke", action="store_true", help="a tiny case, once: does it run?")
     given = parser.parse_args()
-    if given.table and (given.evaluate or given.profile or given.give_back):
-        parser.error("--table holds meta-steps as metalab takes them: leave out --evaluate, --profile and --give-back")
+    if given.table and (given.evaluate or given.profile or given.give_back or given.torch_convolutions):
+        extra = "--evaluate, --profile, --give-back and --torch-convolutions"
+        parser.error(f"--table holds meta-steps as metalab takes them: leave out {extra}")
     if given.table and given.engine and not (LOOP in given.engine and any(e.startswith(FAST) for e in given.engine)):
         parser.error(f"--table compares the engines: give --engine {LOOP} and one of {FAST}, or leave --engine out")
     if given.smoke:

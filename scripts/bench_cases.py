@@ -1,6 +1,7 @@
 """What bench.py races: the cases, and each contestant with the same weights and episodes."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +21,13 @@ from metalab.engines.learn2learn import Learn2Learn
 from metalab.engines.precision import Precision, tf32
 from metalab.engines.vectorized import Vectorized
 from metalab.models.backbones import Conv4
+from metalab.models.conv_autograd import Conv2d
 from metalab.models.layers import Normalize
 from metalab.models.meta_net import Net
 
 USER, LOOP, FAST = "learn2learn, by hand", "engine=learn2learn", "engine=vectorized"
 USER_TF32 = f"{USER}, TF32"  # about torch's own default, which has TF32 in convolutions alone
+TORCH = ", torch's convolutions"  # of which an engine's name is followed
 GRAPHS = f"{FAST} engine.graphs=true"
 
 
@@ -71,11 +74,16 @@ def episodes(case: Case, device: torch.device) -> Episode:
 
 
 def contestants(
-    case: Case, algo: str, device: torch.device, precisions: list[Precision], evaluating: bool = False
+    case: Case,
+    algo: str,
+    device: torch.device,
+    precisions: list[Precision],
+    evaluating: bool = False,
+    torch_convolutions: bool = False,
 ) -> dict[str, Callable[[], Tensor]]:
     """Return what is raced: name -> one meta-step's gradient, which returns the mean loss.
 
-    evaluating: an evaluation of as many tasks in its place.
+    evaluating: an evaluation of as many tasks in its place. torch_convolutions: also the engines with torch's own.
     """
     torch.manual_seed(0)
     algorithm: Any = ALGORITHMS[algo](case.way)
@@ -87,7 +95,7 @@ def contestants(
     objective = QueryLoss(algorithm, case.steps, cross_entropy, cross_entropy, predict_transductive)
     theirs = cnn4(net, case.way, case.filters, case.channels, features)
 
-    def by(engine: Engine) -> Callable[[], Tensor]:
+    def by(engine: Engine, net: Net = net) -> Callable[[], Tensor]:
         def run() -> Tensor:
             torch.backends.cudnn.benchmark = False  # as metalab leaves it, so that a run and its repetition are alike
             net.zero_grad()
@@ -114,6 +122,9 @@ def contestants(
     for chunk in chunks:
         name = FAST + (f" engine.chunk={chunk}" if chunk else "")
         found |= {name: by(Vectorized(chunk))}
+    if torch_convolutions:
+        plain = with_torch_convolutions(net)
+        found |= {f"{name}{TORCH}": by(e, plain) for name, e in ((LOOP, Learn2Learn()), (FAST, Vectorized(None)))}
     found |= {f"{FAST} engine.precision={p}": by(Vectorized(None, p)) for p in precisions}
     if device.type == "cuda" and not evaluating:
         in_full = {GRAPHS: by(CUDAGraphEngine(Vectorized(None)))}
@@ -127,3 +138,12 @@ def work(case: Case, algo: str, device: torch.device) -> Workload:
     """Return what engine=auto goes by."""
     steps = 0 if algo == "protonet" else case.steps
     return Workload(device.type, algo, case.size, case.tasks, case.way * (case.shot + case.query), steps, case.filters)
+
+
+def with_torch_convolutions(net: Net) -> Net:
+    """Return a copy of a net whose convolutions are torch's, with the derivatives that torch has of them."""
+    plain = deepcopy(net)
+    for module in plain.modules():
+        if type(module) is Conv2d:
+            module.__class__ = nn.Conv2d
+    return plain

@@ -180,7 +180,7 @@ class ConvolutionWeightGradient(Function):
         if conv_im2col.is_faster(x, x.shape, shape, stride, padding, groups):
             of_bias = g.sum((0, 2, 3)) if bias else g.new_empty(0)
             return conv_im2col.weight_gradient(g, x, shape, stride, padding, groups), of_bias
-        weight = shape_only(shape, x)
+        weight = shape_only(shape, x, g)  # images are not channels-last, where the first layer's maps are
         _, of_weight, of_bias = derivatives(g, x, weight, bias, (stride, padding, groups), [False, True])
         return of_weight, of_bias if bias else g.new_empty(0)
 
@@ -242,8 +242,8 @@ def as_filters(weight: Any, dim: int | None, tasks: int) -> Any:
     return weight.flatten(0, 1)
 
 
-def shape_only(shape: Any, like: Tensor) -> Tensor:
-    """Return a tensor of which torch will read the shape alone; it is laid out as `like`, so that nothing is copied."""
-    rows = like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous()
+def shape_only(shape: Any, *likes: Tensor) -> Tensor:
+    """Return a tensor of which torch will read the shape and the layout alone: channels-last where one of these is."""
+    rows = any(t.is_contiguous(memory_format=torch.channels_last) and not t.is_contiguous() for t in likes)
     layout = torch.channels_last if rows else torch.contiguous_format
-    return torch.empty(tuple(shape), dtype=like.dtype, device=like.device, memory_format=layout)
+    return torch.empty(tuple(shape), dtype=likes[0].dtype, device=likes[0].device, memory_format=layout)

@@ -165,3 +165,19 @@ def test_a_meta_step_by_columns_is_the_meta_step(monkeypatch):
         net, what = tasks.net_of(algorithm), tasks.objective(algorithm, steps)
         made.append(tasks.gradient(Vectorized(None), net, what, tasks.episodes())[1])
     assert tasks.farthest(*made) < 1e-10
+
+
+@pytest.mark.parametrize("second", [False, True])
+def test_one_channels_last_map_keeps_all_that_follows_channels_last(second):
+    """Images are not, kernels of the loop and what they make are: else each gradient of the first layer is laid out
+    anew, and the second derivatives go on in the other layout.
+    """
+    x, weight, bias = (t.float() for t in tensors())
+    weight = weight.contiguous(memory_format=torch.channels_last).requires_grad_()
+    y = convolution(x, weight, bias, (1, 1), (1, 1))
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    (of_weight,) = torch.autograd.grad(y.square().sum(), weight, create_graph=True)
+    if second:
+        (of_weight,) = torch.autograd.grad(of_weight.square().sum(), weight)
+    assert of_weight.is_contiguous(memory_format=torch.channels_last)
+    assert not of_weight.is_contiguous()

@@ -64,6 +64,7 @@ def test_smoke(tmp_path):
 def test_all_contestants_compute_the_same(cases, algo, evaluating):
     """ANIL and ProtoNet differ by design: learn2learn's examples normalize support and query in one pass."""
     (case,) = cases.SMOKE.values()
-    runs = cases.contestants(case, algo, torch.device("cpu"), [], evaluating)
+    runs = cases.contestants(case, algo, torch.device("cpu"), [], evaluating, torch_convolutions=True)
+    assert len(runs) == 5
     losses = [run().item() for run in runs.values()]
     assert losses[1:] == pytest.approx(losses[:1] * (len(losses) - 1), rel=1e-5)
