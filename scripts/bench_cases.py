@@ -145,5 +145,5 @@ def with_torch_convolutions(net: Net) -> Net:
     plain = deepcopy(net)
     for module in plain.modules():
         if type(module) is Conv2d:
-            module.__class__ = nn.Conv2d
+            module.__class__ = nn.Conv2d  # type: ignore[assignment]
     return plain

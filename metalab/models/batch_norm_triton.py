@@ -42,11 +42,12 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor
     y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=LAST)
     at = torch.empty(shape, dtype=torch.uint8, device=x.device, memory_format=LAST)
     windows = y.numel() // d
-    kernels().normalize_and_pool[grid(windows, d)](
-        *(x, weight.contiguous(), bias.contiguous(), mean, inverse, y, at),
-        *(windows, height, width, d, PIXELS, channels(d)),
-        num_warps=WARPS,
-    )
+    with torch.cuda.device_of(x):  # Triton launches on the current device
+        kernels().normalize_and_pool[grid(windows, d)](
+            *(x, weight.contiguous(), bias.contiguous(), mean, inverse, y, at),
+            *(windows, height, width, d, PIXELS, channels(d)),
+            num_warps=WARPS,
+        )
     return y, mean, inverse, at
 
 
@@ -65,13 +66,14 @@ def backward(g: Tensor, x: Tensor, at: Tensor | None, weight: Tensor, mean: Tens
     shares, each = split(rows, d)
     parts, gx = torch.empty((shares, 2, d), dtype=x.dtype, device=x.device), torch.empty_like(x)
     sizes = (*x.shape[2:], d, pooled, PIXELS, channels(d))
-    kernels().backward_sums[(shares, ceil(d / channels(d)))](
-        *(g, x, marks, mean, inverse, parts, rows, each, *sizes), num_warps=WARPS
-    )
-    sums = parts[0] if shares == 1 else parts.sum(0)
-    kernels().backward[grid(pixels, d)](
-        *(g, x, marks, weight.contiguous(), mean, inverse, sums, gx, pixels, *sizes), num_warps=WARPS
-    )
+    with torch.cuda.device_of(x):
+        kernels().backward_sums[(shares, ceil(d / channels(d)))](
+            *(g, x, marks, mean, inverse, parts, rows, each, *sizes), num_warps=WARPS
+        )
+        sums = parts[0] if shares == 1 else parts.sum(0)
+        kernels().backward[grid(pixels, d)](
+            *(g, x, marks, weight.contiguous(), mean, inverse, sums, gx, pixels, *sizes), num_warps=WARPS
+        )
     return gx, sums[0], sums[1]
 
 
@@ -94,17 +96,19 @@ def double_backward(
     shares, each = split(pixels, d)
     parts = torch.empty((shares, 3, d), dtype=x.dtype, device=x.device)
     sizes = (*x.shape[2:], d, pooled, PIXELS, channels(d))
-    kernels().double_backward_sums[(shares, ceil(d / channels(d)))](
-        *(a, g, x, marks, mean, inverse, parts, pixels, each, *sizes), num_warps=WARPS
-    )
+    with torch.cuda.device_of(x):
+        kernels().double_backward_sums[(shares, ceil(d / channels(d)))](
+            *(a, g, x, marks, mean, inverse, parts, pixels, each, *sizes), num_warps=WARPS
+        )
     first, second = torch.stack([gw, gb]), parts[0] if shares == 1 else parts.sum(0)
     at_g, at_x, at_weight = torch.empty_like(g), torch.empty_like(x), torch.empty_like(mean)
     vectors = (weight.contiguous(), mean, inverse, first, second)
-    kernels().double_backward[grid(pixels, d)](
-        *(a, to_weight.contiguous(), to_bias.contiguous(), g, x, marks, *vectors, at_g, at_x, at_weight, pixels),
-        *sizes,
-        num_warps=WARPS,
-    )
+    with torch.cuda.device_of(x):
+        kernels().double_backward[grid(pixels, d)](
+            *(a, to_weight.contiguous(), to_bias.contiguous(), g, x, marks, *vectors, at_g, at_x, at_weight, pixels),
+            *sizes,
+            num_warps=WARPS,
+        )
     return at_g, at_x, at_weight
 
 

@@ -128,10 +128,11 @@ def maps(
     pixels, block_o = shape[0] * shape[2] * shape[3], min(power(o), MAPS.filters)
     sizes = (pixels, groups, *x.shape[2:], *shape[2:], c, o, *weight.shape[2:], stride[0], *padding)
     blocks = (MAPS.pixels, block(c, taps, MAPS.channels), block_o)
-    kernels().maps[(ceil(pixels / MAPS.pixels), groups * ceil(o / block_o))](
-        *(x, filters, bias, y, *sizes, transposed, bias is not None, *blocks, precision(), MAPS.stages),
-        num_warps=MAPS.warps,
-    )
+    with torch.cuda.device_of(x):  # Triton launches on the current device
+        kernels().maps[(ceil(pixels / MAPS.pixels), groups * ceil(o / block_o))](
+            *(x, filters, bias, y, *sizes, transposed, bias is not None, *blocks, precision(), MAPS.stages),
+            num_warps=MAPS.warps,
+        )
     return y
 
 
@@ -153,7 +154,9 @@ def weight_gradient(g: Tensor, x: Tensor, shape: Any, bias: bool, stride: Pair, 
     bias_parts = torch.empty((shares, shape[0] if bias else 0), dtype=x.dtype, device=x.device)
     sizes = (pixels, groups, *x.shape[2:], *g.shape[2:], c, o, *shape[2:], stride[0], *padding)
     blocks = (tile.pixels, block_k, block_o)
-    kernels().kernel_gradient[(shares, others)](
-        *(g, x, parts, bias_parts, *sizes, bias, each, row, *blocks, precision(), tile.stages), num_warps=tile.warps
-    )
+    with torch.cuda.device_of(x):
+        kernels().kernel_gradient[(shares, others)](
+            *(g, x, parts, bias_parts, *sizes, bias, each, row, *blocks, precision(), tile.stages),
+            num_warps=tile.warps,
+        )
     return (parts[0], bias_parts[0]) if shares == 1 else (parts.sum(0), bias_parts.sum(0))
