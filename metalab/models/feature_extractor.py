@@ -16,11 +16,14 @@ logger = logging.getLogger("metalab")
 class FrozenBatchNorm(nn.Module):
     """Batch norm by its stored statistics alone, which is exact under torch.func; gain and shift are learned.
 
-    What timm's norms have inside, as an activation behind them (BatchNormAct2d), follows.
+    What timm's norms have inside, as an activation behind them (BatchNormAct2d), follows. batches: None, or, while it
+    is adapted to other images, how many it has seen: it takes the statistics of each and stores their mean, as torch's
+    does with momentum None.
     """
 
     running_mean: Tensor
     running_var: Tensor
+    batches: int | None = None
 
     def __init__(self, of: _BatchNorm) -> None:
         super().__init__()
@@ -31,7 +34,11 @@ class FrozenBatchNorm(nn.Module):
             self.add_module(name, child)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps)
+        stored, affine, share = (self.running_mean, self.running_var), (self.weight, self.bias), 0.0
+        if self.batches is not None:
+            self.batches += 1
+            share = 1 / self.batches
+        x = F.batch_norm(x, *stored, *affine, training=self.batches is not None, momentum=share, eps=self.eps)
         for child in self._modules.values():
             if child is not None:
                 x = child(x)

@@ -12,6 +12,7 @@ from metalab.config.schema import Eval
 from metalab.core.errors import UserError
 from metalab.core.interfaces import UnlabelledImages
 from metalab.evaluation.transfer.target_adaptation import RATE, adabn, adapt_to_target, asked_for, batch_norms, tent
+from metalab.models.feature_extractor import freeze_batch_norm
 from metalab.models.layers import convert, running_statistics
 from metalab.models.meta_net import Net
 
@@ -34,11 +35,13 @@ def plain() -> nn.Sequential:
     return nn.Sequential(body, nn.Flatten(), nn.Linear(5, 4)).double().eval()
 
 
-def net_of(plain: nn.Sequential, ours: bool) -> Net:
-    """The same net as a run has it: with our batch norms, or with torch's as a pretrained body keeps them."""
+NORMS = {"ours": convert, "a pretrained body's": freeze_batch_norm, "torch's": nn.Identity()}
+
+
+def net_of(plain: nn.Sequential, norms: str = "ours") -> Net:
+    """The same net as a run has it: with our batch norms, with a pretrained body's, or with torch's."""
     body, _, head = deepcopy(plain)
-    net = Net(nn.Identity(), convert(body) if ours else body, nn.Sequential(), {"head": head})
-    return net.double().eval()
+    return Net(nn.Identity(), NORMS[norms](body), nn.Sequential(), {"head": head}).double().eval()
 
 
 def batches(count: int) -> list[torch.Tensor]:
@@ -55,9 +58,9 @@ def logits(net: Net, x: torch.Tensor) -> torch.Tensor:
         return net("logits", x)
 
 
-@pytest.mark.parametrize("ours", [True, False])
-def test_adabn_has_the_statistics_that_torch_takes_and_changes_nothing_else(plain, ours):
-    net, seen = net_of(plain, ours), batches(3)
+@pytest.mark.parametrize("norms", NORMS)
+def test_adabn_has_the_statistics_that_torch_takes_and_changes_nothing_else(plain, norms):
+    net, seen = net_of(plain, norms), batches(3)
     weights = {name: p.clone() for name, p in net.named_parameters()}
     adabn(net, batch_norms(net), seen)
     update_bn([x.clone() for x in seen], plain)  # momentum None while it runs
@@ -71,13 +74,13 @@ def test_adabn_has_the_statistics_that_torch_takes_and_changes_nothing_else(plai
     torch.testing.assert_close(logits(net, x), plain(x), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("ours", [True, False])
-def test_tent_is_adam_on_the_norms_weights_down_the_entropy(plain, ours):
-    net, seen = net_of(plain, ours), batches(4)
+@pytest.mark.parametrize("norms", NORMS)
+def test_tent_is_adam_on_the_norms_weights_down_the_entropy(plain, norms):
+    net, seen = net_of(plain, norms), batches(4)
     tent(net, batch_norms(net), iter(seen))
-    norms = [m for m in plain.modules() if isinstance(m, nn.BatchNorm2d)]
+    found = [m for m in plain.modules() if isinstance(m, nn.BatchNorm2d)]
     plain.train()  # batch statistics, as its authors have it
-    optimizer = torch.optim.Adam([p for m in norms for p in (m.weight, m.bias)], lr=RATE)
+    optimizer = torch.optim.Adam([p for m in found for p in (m.weight, m.bias)], lr=RATE)
     for x in seen:
         optimizer.zero_grad()
         torch.distributions.Categorical(logits=plain(x)).entropy().mean().backward()
@@ -90,7 +93,7 @@ def test_tent_is_adam_on_the_norms_weights_down_the_entropy(plain, ours):
 
 
 def test_the_entropy_on_the_target_falls_and_the_words_say_what_was_done(plain):
-    net = net_of(plain, True).float()
+    net = net_of(plain).float()
     images = torch.randint(0, 256, (300, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     target = UnlabelledImages(images, [""] * 300, "ink")
     x = images.float() / 255
@@ -122,4 +125,4 @@ def test_what_cannot_be_adapted_is_said(plain):
     with pytest.raises(UserError, match=r"eval\.bn=target: the body of this net has no batch norm"):
         adapt_to_target(bare, target, evaluation(bn="target"), False, 0)
     with pytest.raises(UserError, match=r"eval\.tent=3 makes a plain classifier surer, and these are episodes"):
-        adapt_to_target(net_of(plain, True), target, evaluation(tent=3), True, 0)
+        adapt_to_target(net_of(plain), target, evaluation(tent=3), True, 0)

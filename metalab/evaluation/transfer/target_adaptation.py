@@ -11,11 +11,12 @@ from metalab.core.errors import UserError
 from metalab.core.interfaces import Data, UnlabelledImages
 from metalab.data.sampling.target_images import EndlessOrder
 from metalab.data.storage.resize import resize_images
+from metalab.models.feature_extractor import FrozenBatchNorm
 from metalab.models.layers import BatchStatNorm, estimate_running
 
 BATCH = 128  # images of a mini-batch: TENT's section 4, for other data than ImageNet, and OPTIM in conf.py of its code
 RATE = 1e-3  # of Adam, ibid.
-Norm = BatchStatNorm | nn.modules.batchnorm._BatchNorm
+Norm = BatchStatNorm | FrozenBatchNorm | nn.modules.batchnorm._BatchNorm
 HOW = "type data=domains data.source=... data.target=..., or leave it out"
 
 
@@ -93,7 +94,7 @@ def adabn(net: nn.Module, norms: Sequence[Norm], batches: Sequence[Tensor]) -> N
     """
     with _by_batch(norms):
         for norm in norms:
-            if not isinstance(norm, BatchStatNorm):
+            if not isinstance(norm, BatchStatNorm | FrozenBatchNorm):
                 norm.reset_running_stats()
         ours = nn.ModuleList([norm for norm in norms if isinstance(norm, BatchStatNorm)])
         estimate_running(ours, [lambda x=x: net("features", x) for x in batches])
@@ -128,8 +129,11 @@ def tent(net: nn.Module, norms: Sequence[Norm], batches: Iterator[Tensor]) -> No
 
 @contextmanager
 def _by_batch(norms: Sequence[Norm]) -> Iterator[None]:
-    """Let torch's own norms use the statistics of each batch, as ours do, and average all batches alike."""
-    foreign = [norm for norm in norms if not isinstance(norm, BatchStatNorm)]
+    """Let norms with stored statistics use those of each batch, as ours do, and store the mean over all batches."""
+    frozen = [norm for norm in norms if isinstance(norm, FrozenBatchNorm)]
+    for norm in frozen:
+        norm.batches = 0
+    foreign = [norm for norm in norms if not isinstance(norm, BatchStatNorm | FrozenBatchNorm)]
     momenta = [norm.momentum for norm in foreign]
     for norm in foreign:
         norm.momentum = None
@@ -137,6 +141,8 @@ def _by_batch(norms: Sequence[Norm]) -> Iterator[None]:
     try:
         yield
     finally:
+        for norm in frozen:
+            norm.batches = None
         for norm, momentum in zip(foreign, momenta, strict=True):
             norm.momentum = momentum
             norm.eval()
