@@ -116,7 +116,7 @@ def adapted(
     for method, words in ADAPTED.items():
         found = bench.all([lambda p=p, m=method, w=words: one(m, w, *p) for p in places])
         each = [
-            percent([f["target"][0] for f, (t, _) in zip(found, places, strict=True) if t == one_]) for one_ in shown
+            percent([f[""][0] for f, (t, _) in zip(found, places, strict=True) if t == one_]) for one_ in shown
         ]
         cells = [
             cell
