@@ -115,9 +115,7 @@ def adapted(
     row(*["---"] * (5 + len(shown)))
     for method, words in ADAPTED.items():
         found = bench.all([lambda p=p, m=method, w=words: one(m, w, *p) for p in places])
-        each = [
-            percent([f[""][0] for f, (t, _) in zip(found, places, strict=True) if t == one_]) for one_ in shown
-        ]
+        each = [percent([f[""][0] for f, (t, _) in zip(found, places, strict=True) if t == one_]) for one_ in shown]
         cells = [
             cell
             for kind in ("", "target")
