@@ -61,7 +61,8 @@ def statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 def backward(g: Tensor, x: Tensor, at: Tensor | None, weight: Tensor, mean: Tensor, inverse: Tensor) -> Any:
     """Return the gradients of the map x, the weight and the bias; at: of the maxima, None where nothing was pooled."""
-    g, d, pooled, marks = g.contiguous(memory_format=LAST), x.shape[1], at is not None, x if at is None else at
+    g, x, mean, inverse = *laid_out(g, x), mean.contiguous(), inverse.contiguous()
+    d, pooled, (marks,) = x.shape[1], at is not None, laid_out(x if at is None else at)
     rows, pixels = g.numel() // d, x.numel() // d
     shares, each = split(rows, d)
     parts, gx = torch.empty((shares, 2, d), dtype=x.dtype, device=x.device), torch.empty_like(x)
@@ -91,8 +92,8 @@ def double_backward(
     gb: Tensor,
 ) -> Any:
     """Return the gradients of g, x and weight from those of backward's outputs, two of which are gw and gb."""
-    a, g = a.contiguous(memory_format=LAST), g.contiguous(memory_format=LAST)
-    d, pixels, pooled, marks = x.shape[1], x.numel() // x.shape[1], at is not None, x if at is None else at
+    a, g, x, mean, inverse = *laid_out(a, g, x), mean.contiguous(), inverse.contiguous()
+    d, pixels, pooled, (marks,) = x.shape[1], x.numel() // x.shape[1], at is not None, laid_out(x if at is None else at)
     shares, each = split(pixels, d)
     parts = torch.empty((shares, 3, d), dtype=x.dtype, device=x.device)
     sizes = (*x.shape[2:], d, pooled, PIXELS, channels(d))
@@ -110,6 +111,11 @@ def double_backward(
             num_warps=WARPS,
         )
     return at_g, at_x, at_weight
+
+
+def laid_out(*maps: Tensor) -> list[Tensor]:
+    """Return maps channels-last; those that are not were copied under vmap."""
+    return [x.contiguous(memory_format=LAST) for x in maps]
 
 
 def positions(at: Tensor, width: int) -> tuple[Tensor, Tensor]:

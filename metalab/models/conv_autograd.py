@@ -89,7 +89,7 @@ class Convolution(Function):
     @staticmethod
     @with_signature
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, groups: int) -> Any:
-        if conv_triton.takes(x, weight.shape, stride, groups):
+        if conv_triton.takes(x, x.shape, weight.shape, stride, padding, groups):
             return conv_triton.output(x, weight, bias, stride, padding, groups)
         if conv_im2col.is_faster(x, x.shape, weight.shape, stride, padding, groups):
             return conv_im2col.output(x, weight, bias, stride, padding, groups)
@@ -131,7 +131,7 @@ class ConvolutionInputGradient(Function):
     @staticmethod
     @with_signature
     def forward(g: Tensor, weight: Tensor, shape: Any, stride: Pair, padding: Pair, groups: int) -> Any:
-        if conv_triton.takes(g, weight.shape, stride, groups):
+        if conv_triton.takes(g, shape, weight.shape, stride, padding, groups):
             return conv_triton.input_gradient(g, weight, shape, stride, padding, groups)
         if conv_im2col.is_faster(g, shape, weight.shape, stride, padding, groups):
             return conv_im2col.input_gradient(g, weight, shape, stride, padding, groups)
@@ -175,7 +175,7 @@ class ConvolutionWeightGradient(Function):
     @staticmethod
     @with_signature
     def forward(g: Tensor, x: Tensor, shape: Any, bias: bool, stride: Pair, padding: Pair, groups: int) -> Any:
-        if conv_triton.takes(x, shape, stride, groups):
+        if conv_triton.takes(x, x.shape, shape, stride, padding, groups):
             return conv_triton.weight_gradient(g, x, shape, bias, stride, padding, groups)
         if conv_im2col.is_faster(x, x.shape, shape, stride, padding, groups):
             of_bias = g.sum((0, 2, 3)) if bias else g.new_empty(0)
@@ -223,7 +223,7 @@ def as_channels(x: Tensor, dim: int | None, tasks: int) -> Tensor:
     On a GPU they are channels-last, as the kernels of conv_triton.py have them.
     """
     x = x.unsqueeze(1).expand(-1, tasks, -1, -1, -1) if dim is None else x.movedim(dim, 1)
-    if not conv_triton.takes_maps(x) or x.shape[2] > conv_triton.MOST:
+    if tasks == 1 or x.shape[2] > conv_triton.MOST or not conv_triton.takes_maps(x):
         return x.flatten(1, 2)
     return x.permute(0, 3, 4, 1, 2).flatten(3, 4).permute(0, 3, 1, 2)
 
@@ -231,7 +231,7 @@ def as_channels(x: Tensor, dim: int | None, tasks: int) -> Tensor:
 def in_groups(x: Tensor, weight: torch.Size, how: tuple[Pair, Pair, int], tasks: int) -> bool:
     """Whether kernels that all tasks share are faster as so many groups with kernels of their own."""
     stride, _, groups = how
-    return conv_triton.takes(x, (tasks * weight[0], *weight[1:]), stride, tasks * groups)
+    return conv_triton.suits(x, (tasks * weight[0], *weight[1:]), stride, tasks * groups)
 
 
 def as_filters(weight: Any, dim: int | None, tasks: int) -> Any:

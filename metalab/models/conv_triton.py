@@ -9,7 +9,7 @@ among programs whose parts are summed afterwards, in the same order every time (
 import logging
 from functools import cache
 from importlib.util import find_spec
-from math import ceil
+from math import ceil, prod
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +20,7 @@ from metalab.models.conv_im2col import output_size, tf32
 logger = logging.getLogger("metalab")
 Pair = tuple[int, int]
 LAST = torch.channels_last
-MOST = 64  # channels and filters of a group up to which these kernels were measured to be faster
+LEAST, MOST = 16, 64  # channels or filters of a group, the larger, where these kernels were measured to be faster
 PROGRAMS = 528  # that the pixels of a kernels' gradient are shared among: four for each multiprocessor of an H200
 
 
@@ -47,9 +47,12 @@ def available(device: torch.device) -> bool:
     """
     if device.type != "cuda" or torch.version.cuda is None or find_spec("triton") is None:
         return False
-    if torch.cuda.get_device_capability(device) < (8, 0):
-        return False
+    import triton
     from triton.runtime import driver
+
+    version = tuple(int(part) for part in triton.__version__.split(".")[:2])
+    if torch.cuda.get_device_capability(device) < (8, 0) or version < (3, 3):  # 3.2 aborts on maps of one pixel
+        return False
 
     try:
         driver.active.get_current_target()
@@ -70,17 +73,23 @@ def kernels() -> Any:
 
 def takes_maps(x: Tensor) -> bool:
     """Whether maps are of a device, type and size that these kernels take; their offsets are of 32 bits."""
-    return x.is_cuda and x.dtype == torch.float32 and x.numel() < 2**31 and available(x.device)
+    return x.is_cuda and x.dtype == torch.float32 and 0 < x.numel() < 2**31 and available(x.device)
 
 
-def takes(of: Tensor, weight: Any, stride: Pair, groups: int) -> bool:
-    """Whether these kernels take a convolution with kernels [O,C/groups,kh,kw] of this shape.
+def suits(of: Tensor, weight: Any, stride: Pair, groups: int) -> bool:
+    """Whether a convolution with kernels [O,C/groups,kh,kw] of this shape is one of those that these kernels are for.
 
-    of: its images, or the gradient of its output.
+    of: one of its maps, for its device and type.
     """
-    sizes = sorted((weight[1], weight[0] // groups))
-    largest = of.numel() * sizes[1] // sizes[0] * stride[0] * stride[1]  # of images and output, at most
-    return takes_maps(of) and groups > 1 and stride[0] == stride[1] and sizes[1] <= MOST and largest < 2**31
+    larger = max(weight[1], weight[0] // groups)
+    tiles = groups * prod(weight[1:]) / 16  # at most, of which a GPU takes 65,535
+    return takes_maps(of) and groups > 1 and stride[0] == stride[1] and LEAST <= larger <= MOST and tiles < 2**16
+
+
+def takes(of: Tensor, images: Any, weight: Any, stride: Pair, padding: Pair, groups: int) -> bool:
+    """Whether these kernels take a convolution of images [N,C,h,w] with kernels [O,C/groups,kh,kw] of these shapes."""
+    outputs = images[0] * weight[0] * prod(output_size(images, (weight[2], weight[3]), stride, padding))
+    return suits(of, weight, stride, groups) and max(prod(images), outputs) < 2**31
 
 
 def power(size: int) -> int:
@@ -122,6 +131,7 @@ def maps(
 ) -> Tensor:
     """Return maps of this shape from x; transposed: from the gradient of the output that of the images."""
     x, own = x.contiguous(memory_format=LAST), weight.unflatten(0, (groups, -1))
+    bias = None if bias is None else bias.contiguous()
     filters = (own.permute(0, 2, 3, 4, 1) if transposed else own.permute(0, 1, 3, 4, 2)).contiguous()
     y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=LAST)
     c, o, taps = x.shape[1] // groups, shape[1] // groups, weight.shape[2] * weight.shape[3]

@@ -48,8 +48,9 @@ def test_its_gradients_are_the_cpus(algo, engine, small):
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
-def test_in_float32_the_gradient_is_float64s_direction(algo, small):
+def test_in_float32_the_gradient_is_float64s_direction(algo, small, monkeypatch):
     """Small nets of noise: a maximum that rounding moves to another pixel is the largest difference."""
+    monkeypatch.setattr("metalab.models.conv_triton.LEAST", 1)  # by Triton's kernels, though the net is small
     if algo == "reptile":
         pytest.skip("its inner Adam makes whole steps of gradients that are rounding alone, on a CPU too: 0.95")
     try:
