@@ -30,6 +30,7 @@ COMPARE = [
     "protonet",
     "autoencoder",
     "covamnet",
+    "ctx",
     "feat",
     "matching",
     "meta_baseline",
