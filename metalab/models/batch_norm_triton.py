@@ -52,7 +52,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor
 
 
 def statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Return mean and 1 / deviation [D] of a map [N,D,h,w]."""
+    """Return mean and 1 / deviation [D] of a map [N,D,h,w]; not on a GPU only under Triton's interpreter."""
     if x.is_cuda:
         return torch.batch_norm_stats(x, eps)  # type: ignore[attr-defined]
     var, mean = torch.var_mean(x, (0, 2, 3), correction=0)
@@ -96,15 +96,14 @@ def double_backward(
     d, pixels, pooled, (marks,) = x.shape[1], x.numel() // x.shape[1], at is not None, laid_out(x if at is None else at)
     shares, each = split(pixels, d)
     parts = torch.empty((shares, 3, d), dtype=x.dtype, device=x.device)
+    at_g, at_x, at_weight = torch.empty_like(g), torch.empty_like(x), torch.empty_like(mean)
     sizes = (*x.shape[2:], d, pooled, PIXELS, channels(d))
     with torch.cuda.device_of(x):
         kernels().double_backward_sums[(shares, ceil(d / channels(d)))](
             *(a, g, x, marks, mean, inverse, parts, pixels, each, *sizes), num_warps=WARPS
         )
-    first, second = torch.stack([gw, gb]), parts[0] if shares == 1 else parts.sum(0)
-    at_g, at_x, at_weight = torch.empty_like(g), torch.empty_like(x), torch.empty_like(mean)
-    vectors = (weight.contiguous(), mean, inverse, first, second)
-    with torch.cuda.device_of(x):
+        second = parts[0] if shares == 1 else parts.sum(0)
+        vectors = (weight.contiguous(), mean, inverse, torch.stack([gw, gb]), second)
         kernels().double_backward[grid(pixels, d)](
             *(a, to_weight.contiguous(), to_bias.contiguous(), g, x, marks, *vectors, at_g, at_x, at_weight, pixels),
             *sizes,

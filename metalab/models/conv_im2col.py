@@ -2,7 +2,7 @@
 
 Where each task has kernels of its own, a convolution of T tasks in T groups is what is left of a meta-step. cuDNN takes
 many small kernels and reorderings for one; here it is a copy and a product. The columns are kh x kw times the images:
-worth it while they are small (docs/performance.md, On a GPU).
+worth it while they are small (docs/performance.md, On a GPU), and where conv_triton.py does not take the convolution.
 """
 
 import torch

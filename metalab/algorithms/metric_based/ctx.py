@@ -19,7 +19,7 @@ class CTX:
 
     A position p of the query attends to all positions of all supports of a class: the weights are the softmax of
     <k_p, k_m> / sqrt(key), and the prototype t_p is so weighted a sum of their values. The logit is minus the mean over
-    the positions of |v_p - t_p|^2 (sec. 3.2, eq. 4 and 5; google-research/meta-dataset: learners/metric_learners.py).
+    the positions of |v_p - t_p|^2 (sec. 3.2; google-research/meta-dataset: learners/metric_learners.py).
     Keys and values are linear in the descriptors, the same ones for support and query.
 
     key, value: how many channels each has. Their episodes of SimCLR, whose classes are single images, are not here.

@@ -9,7 +9,7 @@ import triton.language as tl
 
 
 @triton.jit
-def tile(ROWS, D: tl.constexpr, BLOCK_D: tl.constexpr):
+def tile(D: tl.constexpr, BLOCK_D: tl.constexpr):
     """Return the channels of a program and whether they exist."""
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     return d, d < D
@@ -25,6 +25,14 @@ def window(p, HEIGHT, WIDTH):
     w = WIDTH // 2
     inside = (row < 2 * h) & (column < 2 * w)
     return (n * h + row // 2) * w + column // 2, row % 2 * 2 + column % 2, inside
+
+
+@triton.jit
+def corner(q, HEIGHT, WIDTH):
+    """Return the first pixel of a window."""
+    h = HEIGHT // 2
+    w = WIDTH // 2
+    return ((q // (h * w)) * HEIGHT + q % (h * w) // w * 2) * WIDTH + q % w * 2
 
 
 @triton.jit
@@ -44,12 +52,10 @@ def output_gradient(g, at, p, d, exists, HEIGHT, WIDTH, D: tl.constexpr, POOL: t
 def normalize_and_pool(x, weight, bias, mean, inverse, y, at, ROWS, HEIGHT, WIDTH, D: tl.constexpr,
                        BLOCK_P: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
     """y [windows,D], at [windows,D] of x [pixels,D]."""
-    d, known = tile(ROWS, D, BLOCK_D)
+    d, known = tile(D, BLOCK_D)
     q = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     exists = (q < ROWS)[:, None] & known[None, :]
-    h = HEIGHT // 2
-    w = WIDTH // 2
-    first = ((q // (h * w)) * HEIGHT + q % (h * w) // w * 2) * WIDTH + q % w * 2
+    first = corner(q, HEIGHT, WIDTH)
     scale = tl.load(weight + d, mask=known, other=0.0) * tl.load(inverse + d, mask=known, other=0.0)
     center = tl.load(mean + d, mask=known, other=0.0)
     shift = tl.load(bias + d, mask=known, other=0.0)
@@ -78,7 +84,7 @@ def backward_sums(g, x, at, mean, inverse, parts, ROWS, EACH, HEIGHT, WIDTH, D: 
 
     Rows are those of the output, g.
     """
-    d, known = tile(ROWS, D, BLOCK_D)
+    d, known = tile(D, BLOCK_D)
     center = tl.load(mean + d, mask=known, other=0.0)
     scale = tl.load(inverse + d, mask=known, other=0.0)
     of_weight = tl.zeros((BLOCK_P, BLOCK_D), tl.float32)
@@ -91,13 +97,10 @@ def backward_sums(g, x, at, mean, inverse, parts, ROWS, EACH, HEIGHT, WIDTH, D: 
         where = (q * D)[:, None] + d[None, :]
         value = tl.load(g + where, mask=exists, other=0.0)
         if POOL:
-            h = HEIGHT // 2
-            w = WIDTH // 2
-            first = ((q // (h * w)) * HEIGHT + q % (h * w) // w * 2) * WIDTH + q % w * 2
             place = tl.load(at + where, mask=exists, other=4).to(tl.int32)
             exists = exists & (place < 4)
             value = tl.where(exists, value, 0.0)
-            where = (first[:, None] + place // 2 * WIDTH + place % 2) * D + d[None, :]
+            where = (corner(q, HEIGHT, WIDTH)[:, None] + place // 2 * WIDTH + place % 2) * D + d[None, :]
         seen = tl.load(x + where, mask=exists, other=0.0)
         of_bias += value
         of_weight += value * (seen - center[None, :]) * scale[None, :]
@@ -110,7 +113,7 @@ def backward_sums(g, x, at, mean, inverse, parts, ROWS, EACH, HEIGHT, WIDTH, D: 
 def backward(g, x, at, weight, mean, inverse, sums, gx, ROWS, HEIGHT, WIDTH, D: tl.constexpr, POOL: tl.constexpr,
              BLOCK_P: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
     """gx [pixels,D] from g and the sums [2,D]."""
-    d, known = tile(ROWS, D, BLOCK_D)
+    d, known = tile(D, BLOCK_D)
     p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     exists = (p < ROWS)[:, None] & known[None, :]
     scale = tl.load(inverse + d, mask=known, other=0.0)
@@ -128,7 +131,7 @@ def backward(g, x, at, weight, mean, inverse, sums, gx, ROWS, HEIGHT, WIDTH, D: 
 def double_backward_sums(a, g, x, at, mean, inverse, parts, ROWS, EACH, HEIGHT, WIDTH, D: tl.constexpr,
                          POOL: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
     """parts [S,3,D]: over shares of pixels, the sums of a, a times the normalized map, and a times its gradient."""
-    d, known = tile(ROWS, D, BLOCK_D)
+    d, known = tile(D, BLOCK_D)
     center = tl.load(mean + d, mask=known, other=0.0)
     scale = tl.load(inverse + d, mask=known, other=0.0)
     plain = tl.zeros((BLOCK_P, BLOCK_D), tl.float32)
@@ -159,7 +162,7 @@ def double_backward(a, to_weight, to_bias, g, x, at, weight, mean, inverse, firs
 
     The formulas are those of BatchNormDoubleBackward in batch_norm_autograd.py.
     """
-    d, known = tile(ROWS, D, BLOCK_D)
+    d, known = tile(D, BLOCK_D)
     p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     exists = (p < ROWS)[:, None] & known[None, :]
     scale = tl.load(inverse + d, mask=known, other=0.0)
