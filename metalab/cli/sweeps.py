@@ -15,6 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict, read_write
 
 from metalab.cli.job_records import (
+    BY_NUMBER,
     PLAN,
     RECORD,
     Job,
@@ -28,6 +29,7 @@ from metalab.cli.job_records import (
     write,
 )
 from metalab.cli.sweep_jobs import holds_run, typed_subdir
+from metalab.core.errors import UserError
 
 __all__ = ["RECORD", "Job", "Sweep", "process_lives", "read_job", "read_plan"]
 
@@ -59,8 +61,24 @@ def _begin_anew(config: DictConfig) -> None:
     jobs = hydra_private.split_sweep(config.hydra.sweeper, list(config.hydra.overrides.task))
     if refusal := _refusal(folder, command, jobs):
         sys.exit(f"metalab: {refusal}")
-    begins = None if jobs is None else len(jobs)
-    begin(folder.absolute(), Sweep("", command, jobs, subdir=typed_subdir(config.hydra), begins=begins))
+    begins, subdir = None if jobs is None else len(jobs), typed_subdir(config.hydra)
+    if subdir == BY_NUMBER:
+        _refuse_taken_folders(folder, command, jobs or [])
+    begin(folder.absolute(), Sweep("", command, jobs, subdir=subdir, begins=begins))
+
+
+def _refuse_taken_folders(folder: Path, command: str, jobs: list[list[str]]) -> None:
+    """One message and the end where a job's folder is a run's that is no sweep's: Hydra would write over its .hydra."""
+    from metalab.tracking.run_folder import refuse_existing_run
+    from metalab.tracking.run_lock import refuse_busy
+
+    for number in range(len(jobs)):
+        try:
+            refuse_busy(folder / str(number))
+            if command == "train":
+                refuse_existing_run(folder / str(number))
+        except UserError as error:
+            sys.exit(f"metalab: {error}")
 
 
 def _refusal(folder: Path, command: str, jobs: list[list[str]] | None) -> str | None:

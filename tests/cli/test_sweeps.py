@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from omegaconf import OmegaConf
 from metalab.cli import sweep_summary, sweeps
 from metalab.cli.job_records import PLAN, RECORD, Job, Sweep, process, read_job, read_plan, write
 from metalab.cli.sweeps import NOTE, NoteSweep
+from metalab.tracking.run_lock import locked_run
 from tests.cli.bench import run
 
 
@@ -93,6 +95,18 @@ def test_a_folder_with_a_sweep_that_runs_or_has_trained_takes_no_other(tmp_path)
     assert sweeps._refusal(tmp_path, "train", None) is None  # a search goes on by the same words
     write(tmp_path / PLAN, Sweep("its", "train", None, **process(os.getppid())))
     assert f"still runs (process {os.getppid()} on" in str(sweeps._refusal(tmp_path, "train", None))
+
+
+@pytest.mark.parametrize("held", [True, False], ids=["that is written", "that is there"])
+def test_a_job_does_not_take_the_folder_of_a_run_that_is_no_sweeps(tmp_path, held):
+    """Hydra wrote the job's .hydra over the run's before the job was refused."""
+    other = tmp_path / "1"
+    with locked_run(other) if held else nullcontext(other.mkdir()):
+        if not held:
+            (other / "last.pt").touch()
+        with pytest.raises(SystemExit, match="is being written by process" if held else "already holds a run"):
+            sweeps._refuse_taken_folders(tmp_path, "train", [["seed=1"], ["seed=2"]])
+        sweeps._refuse_taken_folders(tmp_path, "train", [["seed=1"]])
 
 
 def test_a_refused_sweep_changes_nothing(begun, monkeypatch):
