@@ -11,8 +11,9 @@ from hydra.errors import OverrideParseException
 from metalab.core.errors import UserError
 
 PATHS = re.compile(
-    r"\+*(data\.(members\.[^.]+\.)?(root|cache)|resume|run|train\.(init|boost)|eval\.baseline|reg\.distill\.teacher"
-    r"|reg\.replay\.memory|backbone\.weights|hydra\.(run|sweep)\.(sub)?dir)"
+    r"\+*(data\.(members\.[^.]+\.)?(root|cache|labels|source_root|target_root)|support|images|resume|run"
+    r"|train\.(init|boost)|eval\.baseline|reg\.distill\.teacher|reg\.replay\.memory|backbone\.(weights|classes)"
+    r"|hydra\.(run|sweep)\.(sub)?dir)"
 )
 PATTERNS = re.compile(r"\+*data\.(members\.[^.]+\.)?group")
 DIGITS, NESTED = 1000, 20  # of a number; of lists, groups and keys in each other
