@@ -5,6 +5,7 @@ from .gradient_based.maml import MAML as MAML
 from .gradient_based.mamlpp import MAMLPP as MAMLPP
 from .gradient_based.metacurvature import MetaCurvature as MetaCurvature
 from .gradient_based.metasgd import MetaSGD as MetaSGD
+from .gradient_based.mtl import MTL as MTL
 from .gradient_based.reptile import Reptile as Reptile
 from .memory_based.mann import MANN as MANN
 from .metric_based.covamnet import CovaMNet as CovaMNet
@@ -20,6 +21,7 @@ from .metric_based.relation import RelationNet as RelationNet
 from .metric_based.siamese import Siamese as Siamese
 from .solver_based.metaoptnet import MetaOptNet as MetaOptNet
 from .solver_based.r2d2 import R2D2 as R2D2
+from .solver_based.versa import VERSA as VERSA
 from .transductive.alpha_tim import AlphaTIM as AlphaTIM
 from .transductive.bdcspn import BDCSPN as BDCSPN
 from .transductive.laplacianshot import LaplacianShot as LaplacianShot
@@ -33,4 +35,5 @@ from .transfer_learning.baselinepp import BaselinePP as BaselinePP
 from .transfer_learning.distribution_calibration import DistributionCalibration as DistributionCalibration
 from .transfer_learning.feature_extraction import FeatureExtraction as FeatureExtraction
 from .transfer_learning.finetune import Finetune as Finetune
+from .transfer_learning.pmf import PMF as PMF
 from .transfer_learning.simpleshot import SimpleShot as SimpleShot

@@ -37,8 +37,9 @@ for _part in ("gym", "text", "vision"):
     _stand_in(f"learn2learn.{_part}", _spec.submodule_search_locations[0])
 
 import learn2learn  # noqa: E402
-from learn2learn.optim.transforms import MetaCurvatureTransform  # noqa: E402
+from learn2learn.nn import KroneckerLinear  # noqa: E402
+from learn2learn.optim.transforms import KroneckerTransform, MetaCurvatureTransform  # noqa: E402
 from learn2learn.utils import clone_module  # noqa: E402
 
 version: str = learn2learn.__version__
-__all__ = ["MetaCurvatureTransform", "clone_module", "learn2learn", "version"]
+__all__ = ["KroneckerLinear", "KroneckerTransform", "MetaCurvatureTransform", "clone_module", "learn2learn", "version"]

@@ -11,6 +11,7 @@ from metalab.core.errors import UserError
 from metalab.core.interfaces import ImagePreparation
 from metalab.models.feature_extractor import FeatureExtractor, feature_extractor
 from metalab.models.layers import Normalize
+from metalab.models.lora import add_lora
 from metalab.models.pretrained_classes import NOTE, UNKNOWN, check_classes, pretrained_class_ids, refuse_unsaid
 from metalab.models.trainable_blocks import Trainable, freeze_blocks, top_level_blocks
 from metalab.models.weights_file import fill, read_state_dict
@@ -23,13 +24,15 @@ class Torchvision:
     weights: null (random, batch norms converted to BatchStatNorm), a name of torchvision's, or a file with a state
     dictionary of that net; pretrained batch norms keep their running statistics. classes: which classes the weights
     were trained on: imagenet, none, unknown, a list of global ids or a text file with one a line; null: what
-    torchvision says. trainable: all, none, or how many of the net's last blocks learn (trainable_blocks.py).
+    torchvision says. trainable: all, none, or how many of the net's last blocks learn (trainable_blocks.py). lora: the
+    rank of additions that learn in the place of those blocks' weights (lora.py); null: the weights themselves.
     """
 
     name: str
     weights: str | None
     classes: str | list[str] | None
     trainable: Trainable = "all"
+    lora: int | None = None
 
     def __post_init__(self) -> None:
         from torchvision import models  # here, for it takes a second
@@ -78,6 +81,7 @@ class Torchvision:
         owner, _, leaf = head.rpartition(".")
         setattr(net.get_submodule(owner), leaf, nn.Identity())
         freeze_blocks(net, top_level_blocks(net), self.trainable, self.name)
+        add_lora(net, self.lora, self.weights is not None, self.name)
         shape = (channels, size)
         return feature_extractor(net, (head,), self.weights is not None, f"backbone.name={self.name}", shape)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from metalab.core.errors import UserError
 from metalab.models.feature_extractor import FeatureExtractor
+from metalab.models.lora import names_without_lora
 
 
 def read_state_dict(file: Path) -> dict[str, Tensor]:
@@ -53,8 +54,9 @@ def fill(body: FeatureExtractor, given: Mapping[str, Tensor], weights: str, name
     """
 
     heads = tuple(f"{head}." for head in body.heads)
-    auxiliary = {key for key in (*body.net.state_dict(), *given) if "aux" in key.lower()}
-    own = {key: value for key, value in body.net.state_dict().items() if key not in auxiliary}
+    names, state = names_without_lora(body.net), body.net.state_dict()
+    auxiliary = {key for key in (*names, *given) if "aux" in key.lower()}
+    own = {key: state[name] for key, name in names.items() if key not in auxiliary}
     left = {key for key in given if key not in own and key.startswith(heads)} if heads else set()
     used = {
         key: value
@@ -67,4 +69,4 @@ def fill(body: FeatureExtractor, given: Mapping[str, Tensor], weights: str, name
             f"backbone.weights={weights} does not fit backbone.name={name}: {len(misfits)} tensors "
             f"differ, the first is {misfits[0]}; give the net that the weights belong to"
         )
-    body.net.load_state_dict(used, strict=False)
+    body.net.load_state_dict({names[key]: value for key, value in used.items()}, strict=False)

@@ -59,6 +59,17 @@ QUICK = {  # what makes seconds of it; an algorithm without an entry trains as i
     "distribution_calibration": BATCHES,
     "finetune": [*BATCHES, "algo.test_steps=5", "algo.lr=0.001", "algo.head_init=prototype"],
     "metacurvature": [*GRADIENT, "train.steps=40"],
+    "kfo": [*GRADIENT, "train.steps=40"],
+    "mtl": [
+        "optim.lr=0.01",
+        "train.steps=200",
+        "train.meta_batch=4",
+        "algo.steps=5",
+        "algo.test_steps=10",
+        "algo.lr=0.1",
+    ],
+    "versa": ["optim.lr=0.003", "train.steps=300", "train.meta_batch=4"],
+    "pmf": ["optim.lr=0.01", "algo.test_steps=5", "algo.lr=0.0003"],
     "mamlpp": [*GRADIENT, "train.steps=30", "algo.steps=2", "algo.test_steps=2"],
     "relation": ["optim.lr=0.01", "train.steps=100"],
 }

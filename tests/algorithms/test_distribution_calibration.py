@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from metalab.algorithms import DistributionCalibration
 from metalab.algorithms.components.base_statistics import BaseStatistics
+from metalab.algorithms.components.fixed_draws import normal_numbers
 from metalab.algorithms.components.preconditioned_regression import preconditioned_regression
 from metalab.algorithms.objectives import QueryLoss
 from metalab.algorithms.objectives.prediction import cross_entropy, predict_transductive
-from metalab.algorithms.transfer_learning.distribution_calibration import normal_numbers
 from metalab.core.interfaces import Batch, Episode
 from metalab.models.meta_net import Net
 from tests.algorithms.made import ENGINES

@@ -4,20 +4,24 @@ import pytest
 import torch
 
 from metalab.algorithms.components.heads import HeadInit
+from metalab.algorithms.gradient_based.anil import ANIL
 from metalab.algorithms.gradient_based.boil import BOIL
 from metalab.algorithms.gradient_based.imaml import IMAML
 from metalab.algorithms.gradient_based.maml import MAML
 from metalab.algorithms.gradient_based.mamlpp import MAMLPP
 from metalab.algorithms.gradient_based.metacurvature import MetaCurvature
 from metalab.algorithms.gradient_based.metasgd import MetaSGD
+from metalab.algorithms.gradient_based.mtl import MTL
 from metalab.algorithms.gradient_based.reptile import Reptile
 from metalab.algorithms.objectives.implicit_gradient import ImplicitGradient
 from metalab.algorithms.objectives.multi_step import MultiStep
 from metalab.algorithms.objectives.parameter_distance import ParameterDistance
 from metalab.algorithms.objectives.prediction import cross_entropy
 from metalab.algorithms.objectives.query_loss import QueryLoss
+from metalab.core.errors import UserError
 from metalab.engines.learn2learn import Learn2Learn, TaskLearner, task
 from metalab.engines.vectorized import Vectorized
+from metalab.models.backbones import FC
 from tests.algorithms.made import TASKS, WAY, episodes, far, net_of, objective, outer
 
 CASES = {
@@ -30,6 +34,9 @@ CASES = {
     "mamlpp without norms": (MAMLPP(WAY, 0.125, 2, 0.5, 0.3, adapt_norm=False), MultiStep, 3, 0.9),
     "boil prototype": (BOIL(WAY, 0.01, False, "prototype"), QueryLoss, 2, 0.0),
     "metacurvature": (MetaCurvature(WAY, 0.1, False), QueryLoss, 2, 0.0),
+    "kfo": (MetaCurvature(WAY, 0.1, False, transform="kronecker"), QueryLoss, 2, 0.0),
+    "kfo of the head": (MetaCurvature(WAY, 0.1, False, transform="kronecker", body=False), QueryLoss, 2, 0.0),
+    "mtl": (MTL(WAY, 0.1, False, "learned"), QueryLoss, 2, 0.0),
     "metacurvature knn": (MetaCurvature(WAY, 0.01, False, "knn"), QueryLoss, 2, 0.0),
     "metasgd prototype": (MetaSGD(WAY, 0.01, 0.1, False, "prototype"), QueryLoss, 2, 0.0),
     "imaml prototype": (IMAML(WAY, 0.1, 2.0, 5, 0.0, "prototype"), ImplicitGradient, 3, 0.0),
@@ -136,3 +143,54 @@ def test_meta_curvature_starts_as_maml_and_its_matrices_multiply_each_side_of_a_
     g = torch.randn(4, 4, 3, 3, dtype=torch.float64)
     expected = torch.einsum("oa,abf,bi,fg->oig", out, g.flatten(2), into, place.T).view_as(g)
     assert (conv(g) - expected).abs().max() < 1e-12
+
+
+def test_kronecker_factors_start_as_maml_or_anil_and_multiply_a_gradient_from_both_sides():
+    batch = task(episodes(), 0).support
+    for body, plain in ((True, MAML(WAY, 0.1, False, "learned")), (False, ANIL(WAY, 0.1, False, "learned"))):
+        algorithm = MetaCurvature(WAY, 0.1, False, transform="kronecker", body=body)
+        start = TaskLearner(net := net_of(algorithm), False)
+        *_, ours = algorithm.adapt(start, batch, cross_entropy, 2)
+        *_, theirs = plain.adapt(start, batch, cross_entropy, 2)
+        assert far(ours.parameters(), theirs.parameters()) < 1e-12  # type: ignore[attr-defined]
+        names = [name for name, _ in net.get_submodule("curvature").named_children()]
+        assert any(name.startswith("body/") for name in names) == body
+    for name, shape in (("head/weight", (WAY, 4)), ("head/bias", (WAY, 1))):
+        factor = net.get_submodule(f"curvature.{name}")
+        left, right = (torch.randn(n, n, dtype=torch.float64) for n in shape)
+        factor.load_state_dict({"transform.left": left, "transform.right": right})
+        g = torch.randn(shape, dtype=torch.float64)
+        found = factor(g if name.endswith("weight") else g[:, 0]).view(shape)
+        assert (found - left.T @ left @ g @ right.T @ right).abs().max() < 1e-12
+
+
+def test_mtl_scales_and_shifts_kernels_that_stay_as_they_are():
+    algorithm, (support, query) = MTL(WAY, 0.1, False, "learned"), task(episodes(), 0)
+    net = net_of(algorithm)
+    theta = {n: p for n, p in net.named_parameters() if n.startswith(("body.", "head."))}
+    *_, ours = algorithm.adapt(TaskLearner(net, False), support, cross_entropy, 2)
+    *_, theirs = ANIL(WAY, 0.1, False, "learned").adapt(TaskLearner(net, False), support, cross_entropy, 2)
+    assert torch.equal(ours(query.x), theirs(query.x))  # factors of 1 and shifts of 0
+    scaling = dict(net.get_submodule("scaling").named_parameters())
+    assert set(scaling) == {f"{i}/0/{leaf}" for i in range(4) for leaf in ("weight", "bias")}
+    assert scaling["1/0/weight"].shape == (4, 4, 1, 1)
+    with torch.no_grad():
+        for p in scaling.values():
+            p.add_(torch.randn_like(p))
+    *_, ours = algorithm.adapt(TaskLearner(net, False), support, cross_entropy, 2)
+    expected = ours(query.x)
+    with torch.no_grad():  # the same net, its kernels changed for good
+        for name, p in scaling.items():
+            kernel = theta[f"body.{name.replace('/', '.')}"]
+            kernel.copy_(kernel * p if kernel.dim() == 4 else kernel + p)
+    *_, theirs = ANIL(WAY, 0.1, False, "learned").adapt(TaskLearner(net, False), support, cross_entropy, 2)
+    assert (theirs(query.x) - expected).abs().max() < 1e-12
+    _, gradient = outer(Learn2Learn(), objective(QueryLoss, algorithm, 2), net, episodes())
+    moved = {n for n, g in gradient.items() if g.abs().max() > 1e-9}
+    assert moved >= {"head.weight", "scaling.1/0/weight", "body.1.1.weight"}
+    assert not moved & {f"body.{i}.0.{leaf}" for i in range(4) for leaf in ("weight", "bias")}
+
+
+def test_mtl_wants_convolutions():
+    with pytest.raises(UserError, match="scales convolutions, and this backbone has none that learns"):
+        MTL(WAY, 0.1, False, "learned").parts(FC((8,)).build(1, 16), 8)

@@ -91,8 +91,10 @@ FOLDERS_OF_IMAGES = ["support", "images", "data.source_root", "data.target_root"
 
 @pytest.mark.parametrize(
     "key",
-    ["reg.distill.teacher", "reg.replay.memory", "eval.baseline", "backbone.weights", "backbone.classes"]
-    + FOLDERS_OF_IMAGES,
+    [
+        *("reg.distill.teacher", "reg.replay.memory", "eval.baseline", "backbone.weights", "backbone.classes"),
+        *FOLDERS_OF_IMAGES,
+    ],
 )
 def test_every_key_that_takes_a_path_takes_any(key, monkeypatch):
     """Predict's support= and images= ended in a message of Hydra's lexer."""

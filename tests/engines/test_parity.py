@@ -46,9 +46,12 @@ def recipes(small: Callable[..., DictConfig], algo: str, size: int) -> list[Trai
         words = [w for w in words if not w.startswith("task.train_")]
         words += ["algo.mini_batch=6", *(f"task.train_{key}=null" for key in ("way", "shot", "query"))]
     words += [
-        f"algo.{key}={most}" for key, most in (("lr", 0.05), ("steps", 2), ("cg_steps", 2)) if own.get(key, 0) > most
+        f"algo.{key}={most}"
+        for key, most in (("lr", 0.05), ("steps", 2), ("cg_steps", 2))
+        if (own.get(key) or 0) > most
     ]
     words += ["algo.dropout=0"] if "dropout" in own else []  # each engine draws its own
+    words += ["algo.draws=fixed"] if "draws" in own else []
     orders = [[f"algo.first_order={value}"] for value in ("false", "true")] if "first_order" in own else [[]]
     return [training_setup(small(*words, *order)) for order in orders]
 

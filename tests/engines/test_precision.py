@@ -15,7 +15,7 @@ from metalab.training import train
 from tests.engines.test_parity import ALGORITHMS, SMALL, episodes, net_of, recipes
 
 CPU = torch.device("cpu")
-COARSE = ("boil", "fomaml", "imaml", "maml", "mamlpp", "metacurvature", "metasgd", "reptile")
+COARSE = ("boil", "fomaml", "imaml", "kfo", "maml", "mamlpp", "metacurvature", "metasgd", "reptile")
 LATER = torch.__version__ >= "2.9"  # has the newer way
 
 

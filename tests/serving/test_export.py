@@ -37,6 +37,7 @@ COMPARE = [
     "relation",
     "siamese",
     "simpleshot",
+    "versa",
 ]
 SHORT = ("train.steps=1", "train.val_every=1", "train.val_episodes=2", "train.meta_batch=1")
 WAY, SHOT = 5, 3

@@ -2,15 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from metalab.algorithms.components.base_statistics import BaseStatistics
 from metalab.algorithms.components.distances import members, squared_distances
+from metalab.algorithms.components.fixed_draws import normal_numbers
 from metalab.algorithms.components.heads import linear_head
 from metalab.algorithms.components.preconditioned_regression import preconditioned_regression
 from metalab.config.validate import check_positive
@@ -80,9 +79,3 @@ class DistributionCalibration:
         roots = root[chosen].flatten(1, 2) / near**0.5  # [N,k R,D]
         spread = z[..., :-1] @ roots + self.alpha**0.5 * z[..., -1:]
         return (center[:, None] + spread).flatten(0, 1), y.repeat_interleave(a_support)
-
-
-@lru_cache(maxsize=2)
-def normal_numbers(*shape: int) -> np.ndarray:
-    """Return standard normal numbers, float32, the same for a shape; numpy's, which vmap does not draw anew."""
-    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)

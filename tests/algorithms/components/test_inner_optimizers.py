@@ -20,7 +20,7 @@ THEIRS = {
 }
 
 
-@pytest.mark.parametrize("inner", RULES)
+@pytest.mark.parametrize("inner", THEIRS)
 def test_five_steps_are_those_of_torchs_optimizer(inner):
     torch.manual_seed(0)
     theta = torch.randn(6, dtype=torch.float64)
@@ -35,6 +35,23 @@ def test_five_steps_are_those_of_torchs_optimizer(inner):
         ours, how = how.step(ours, {"w": gradient})
         assert (ours["w"] - parameter).abs().max() < 1e-12
     assert (ours["w"] - theta).abs().max() > 0.05
+
+
+def test_every_rule_is_held_to_torchs_but_the_one_that_it_has_not():
+    assert set(RULES) == {*THEIRS, "sgd_hd"}
+
+
+def test_a_rate_grows_by_the_product_of_two_gradients_in_turn():
+    """Baydin et al. 2018, algorithm 4, by hand: all parameters have one rate."""
+    how, theta = InnerOptimizer("sgd_hd", 0.1), {"w": torch.tensor([1.0, 2.0]), "b": torch.tensor([0.5])}
+    theta, how = how.step(theta, {"w": torch.tensor([10.0, -20.0]), "b": torch.tensor([4.0])})
+    assert torch.allclose(theta["w"], torch.tensor([0.0, 4.0]), atol=1e-6)
+    theta, how = how.step(theta, {"w": torch.tensor([20.0, -5.0]), "b": torch.tensor([-25.0])})
+    rate = 0.1 + 1e-3 * (10 * 20 + 20 * 5 - 4 * 25)  # 0.3
+    assert torch.allclose(theta["w"], torch.tensor([0.0, 4.0]) - rate * torch.tensor([20.0, -5.0]), atol=1e-6)
+    assert torch.allclose(theta["b"], torch.tensor([0.5 - 0.4 + rate * 25]))
+    theta, how = how.step(theta, {"w": torch.tensor([0.0, 0.0]), "b": torch.tensor([2.0])})
+    assert torch.allclose(torch.as_tensor(how.lr), torch.tensor(rate - 1e-3 * 50))
 
 
 @pytest.mark.parametrize("inner", RULES)
@@ -54,7 +71,7 @@ def test_the_second_order_is_finite_where_a_gradient_is_0_and_right_elsewhere(in
     assert (gradient - slopes)[1:].abs().max() < 1e-6
 
 
-@pytest.mark.parametrize("inner", ["adam", "adagrad"])
+@pytest.mark.parametrize("inner", ["adam", "adagrad", "sgd_hd"])
 def test_both_engines_have_the_same_meta_gradient(inner):
     algorithm = MAML(WAY, 0.05, False, "learned", inner)
     net, aim = net_of(algorithm), objective(QueryLoss, algorithm, 2)

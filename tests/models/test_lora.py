@@ -1,0 +1,108 @@
+"""LoRA: nothing changes at first, only the additions learn, and they are what the formula says."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+from torchvision import models
+
+from metalab.algorithms.gradient_based.maml import MAML
+from metalab.algorithms.objectives.prediction import cross_entropy, predict_transductive
+from metalab.algorithms.objectives.query_loss import QueryLoss
+from metalab.algorithms.transfer_learning.finetune import Finetune
+from metalab.core.errors import UserError
+from metalab.models.layers import Normalize
+from metalab.models.lora import LowRank, add_lora
+from metalab.models.meta_net import Net
+from metalab.models.timm_backbone import Timm
+from metalab.models.torchvision_backbone import Torchvision
+from tests.algorithms.metric_cases import WAY, apart, episodes
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> dict[str, str]:
+    home = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_vit", num_classes=0).state_dict(), home / "test_vit.pt")
+    for name in ("squeezenet1_1", "vit_b_32"):
+        torch.save(models.get_model(name).state_dict(), home / f"{name}.pt")
+    return {path.stem: str(path) for path in home.iterdir()}
+
+
+CASES = {
+    "test_vit": (Timm, 160, 2, 8),  # two blocks of qkv, proj, fc1 and fc2
+    "squeezenet1_1": (Torchvision, 64, 1, 3),
+    "vit_b_32": (Torchvision, 224, 1, 4),  # torch's own attention, with in_proj_weight
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_starts_as_the_net_itself_and_the_additions_alone_learn(name, weights):
+    kind, size, trainable, count = CASES[name]
+    plain, ours = (kind(name, weights[name], "none", trainable, lora=rank) for rank in (None, 3))
+    nets = [each.build(3, size) for each in (plain, ours)]
+    for each, net in zip((plain, ours), nets, strict=True):
+        each.load(net)
+    x = torch.rand(2, 3, size, size)
+    expected, found = (net(x) for net in nets)
+    assert torch.equal(found, expected)
+    learned = {n: p for n, p in nets[1].named_parameters() if p.requires_grad}
+    assert {n.rpartition(".")[2] for n in learned} == {"up", "down"}
+    assert len(learned) == 2 * count
+    with torch.no_grad():
+        for p in learned.values():
+            p.add_(0.1 * torch.randn_like(p))
+    found = nets[1](x)
+    assert not torch.allclose(found, expected)
+    own = dict(nets[0].named_parameters())
+    for n, up in learned.items():
+        if n.endswith(".up"):
+            weight = own[n.replace("parametrizations.", "").removesuffix(".0.up")]
+            with torch.no_grad():
+                weight.add_((up @ learned[n[:-2] + "down"]).view(weight.shape))
+    assert torch.allclose(nets[0](x), found, atol=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", [Finetune(WAY, 0.1, None, "prototype"), MAML(WAY, 0.1, False, "prototype")])
+def test_tasks_adapt_the_additions_alike_on_both_engines(algorithm, weights):
+    backbone = Timm("test_vit", weights["test_vit"], "none", 2, lora=2)
+    body = backbone.build(3, 160)
+    backbone.load(body)
+    net = Net(Normalize([0.5], [0.3]), body, nn.Sequential(), algorithm.parts(body, 64)).double()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for p in net.parameters():
+            if p.requires_grad:
+                p.add_(0.05 * torch.randn_like(p))
+    objective = QueryLoss(algorithm, 2, cross_entropy, cross_entropy, predict_transductive)
+    far, gradient = apart(objective, net, episodes(shot=1, query=1, tasks=2, size=160))
+    assert far < 1e-10
+    body_gradient = {n: g for n, g in gradient.items() if n.startswith("body.")}
+    assert len(body_gradient) == 16
+    assert min(g.abs().max() for g in body_gradient.values()) > 0
+
+
+def test_a_rank_is_no_larger_than_the_weights_own():
+    layer = nn.Conv2d(4, 4, 3, groups=4)
+    assert LowRank(layer.weight, 100).up.shape == (4, 4)
+    net = nn.Sequential(layer, nn.BatchNorm2d(4))
+    assert add_lora(net, None, True, "x") is None
+    assert all(p.requires_grad for p in net.parameters())
+    add_lora(net, 2, True, "x")
+    assert [n for n, p in net.named_parameters() if p.requires_grad] == [
+        f"0.parametrizations.weight.0.{leaf}" for leaf in ("up", "down")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rank", "trainable", "given", "message"),
+    [
+        (0, "all", True, "backbone.lora=0: expected a rank of 1 or more"),
+        (2, "none", True, "no linear layer, convolution or attention of backbone.name=squeezenet1_1 learns"),
+        (2, "all", False, "adds to weights that are kept, and there are none: type backbone.weights, too"),
+    ],
+)
+def test_what_cannot_be_is_said(rank, trainable, given, message, weights):
+    file = weights["squeezenet1_1"] if given else None
+    with pytest.raises(UserError, match=message):
+        Torchvision("squeezenet1_1", file, "none" if given else None, trainable, lora=rank).build(3, 64)
