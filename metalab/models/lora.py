@@ -5,8 +5,6 @@ from torch.nn.utils import parametrize
 
 from metalab.core.errors import UserError
 
-ORIGINAL = ".original"  # what torch calls the weight to which something is added, in X.parametrizations.weight.original
-
 
 class LowRank(nn.Module):
     """W -> W + up @ down, of a weight [O,...], with up [O,R] at zero and down [R,...] as torch starts a linear layer.
@@ -56,14 +54,3 @@ def add_lora(net: nn.Module, rank: int | None, pretrained: bool, name: str) -> N
     net.requires_grad_(False)
     for module, leaf in found:
         parametrize.register_parametrization(module, leaf, LowRank(module.get_parameter(leaf), rank), unsafe=True)
-
-
-def names_without_lora(net: nn.Module) -> dict[str, str]:
-    """Return for each of a net's own tensors, by the name that it has without additions, the name that it has now."""
-    own = {}
-    for name in net.state_dict():
-        if ".parametrizations." not in f".{name}":
-            own[name] = name
-        elif name.endswith(ORIGINAL):
-            own[name.removesuffix(ORIGINAL).replace("parametrizations.", "")] = name
-    return own

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from metalab.core.errors import UserError
 from metalab.models.feature_extractor import FeatureExtractor
-from metalab.models.lora import names_without_lora
+from metalab.models.parametrizations import plain_names
 
 
 def read_state_dict(file: Path) -> dict[str, Tensor]:
@@ -54,7 +54,7 @@ def fill(body: FeatureExtractor, given: Mapping[str, Tensor], weights: str, name
     """
 
     heads = tuple(f"{head}." for head in body.heads)
-    names, state = names_without_lora(body.net), body.net.state_dict()
+    names, state = plain_names(body.net), body.net.state_dict()
     auxiliary = {key for key in (*names, *given) if "aux" in key.lower()}
     own = {key: state[name] for key, name in names.items() if key not in auxiliary}
     left = {key for key in given if key not in own and key.startswith(heads)} if heads else set()

@@ -13,6 +13,7 @@ from metalab.core.errors import UserError
 from metalab.core.interfaces import Split
 from metalab.data.identity import class_ids
 from metalab.data.sampling.class_order import Labels
+from metalab.models.parametrizations import is_addition, plain_names
 from metalab.tracking import checkpoint_schema
 from metalab.tracking.run_folder import find_run
 
@@ -42,11 +43,12 @@ def warm_start(net: nn.Module, run: str, kept: int = 0) -> tuple[set[str], dict[
     """
     folder = find_run(run)
     saved = checkpoint_schema.load_checked(folder / "best.pt")
-    own, given = net.state_dict(), saved["net"]
+    own, now = net.state_dict(), plain_names(net)
+    given: dict[str, Tensor] = {now.get(str(k), str(k)): v for k, v in saved["net"].items()}
     fits = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
     grown = {k: _with_rows(own[k], v) for k, v in given.items() if kept and k in own and _grows(k, own[k], v, kept)}
     fits |= grown
-    misfits = [k for k in {**own, **given} if k.startswith("body.") and k not in fits]
+    misfits = [k for k in {**own, **given} if k.startswith("body.") and k not in fits and not is_addition(k)]
     if misfits:
         raise UserError(
             f"train.init={run}: its backbone {format_value(saved['config']['backbone'])} on images of shape "

@@ -90,6 +90,7 @@ REAL = EpisodeSampler.__call__
 
 ELSEWHERE = {
     "mann": "takes tens of thousands of episodes; tests/algorithms/test_mann.py has it learn an easier task",
+    "mtl": "learns from a pretrained body; below",
     "autoencoder": "learns without labels, pixels' equal at best; what it learns is in test_autoencoder.py",
 }
 
@@ -102,6 +103,21 @@ def test_it_learns_unseen_classes_ten_points_better_than_pixels(algo, small, tin
     pixels, _ = pixel_nearest_neighbour(source, 100)
     accuracy, ci95 = trained(small, tmp_path, f"algo={algo}", *QUICK.get(algo, []))
     assert accuracy - ci95 > pixels + 0.10
+
+
+@pytest.mark.slow
+def test_mtl_learns_from_a_pretrained_body_whose_kernels_stay(small, tiny, tmp_path):
+    source = EpisodeSampler(tiny["test"], 5, 1, 5, 8, 0, "test", torch.device("cpu"))
+    pixels, _ = pixel_nearest_neighbour(source, 100)
+    trained(small, tmp_path / "body", "algo=baseline", *BATCHES, "algo.epochs=1")
+    words = ("algo=mtl", *QUICK["mtl"], f"train.init={tmp_path / 'body'}")
+    accuracy, ci95 = trained(small, tmp_path / "mtl", *words)
+    assert accuracy - ci95 > pixels + 0.10
+    start, end = (torch.load(tmp_path / name / "best.pt", weights_only=True)["net"] for name in ("body", "mtl"))
+    kernels = {k: v for k, v in end.items() if k.endswith(".original")}
+    assert len(kernels) == 8
+    for name, kept in kernels.items():
+        assert torch.equal(kept, start[name.replace("parametrizations.", "").removesuffix(".original")])
 
 
 def shuffled(self, step):

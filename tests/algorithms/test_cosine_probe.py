@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from scipy.optimize import minimize
 from torch import Tensor
 
-from metalab.algorithms.components.cosine_regression import cosine_regression
-from metalab.algorithms.components.logistic_regression import FOLDS, GRID, chosen_c
+from metalab.algorithms.components.solvers.cosine_regression import cosine_regression
+from metalab.algorithms.components.solvers.logistic_regression import FOLDS, GRID, chosen_c
 from tests.algorithms.test_linear_probe import SIZE, WAY, drawn
 
 SCALE = 10.0

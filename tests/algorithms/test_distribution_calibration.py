@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from metalab.algorithms import DistributionCalibration
 from metalab.algorithms.components.base_statistics import BaseStatistics
 from metalab.algorithms.components.fixed_draws import normal_numbers
-from metalab.algorithms.components.preconditioned_regression import preconditioned_regression
+from metalab.algorithms.components.solvers.preconditioned_regression import preconditioned_regression
 from metalab.algorithms.objectives import QueryLoss
 from metalab.algorithms.objectives.prediction import cross_entropy, predict_transductive
 from metalab.core.interfaces import Batch, Episode

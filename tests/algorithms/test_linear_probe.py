@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
-from metalab.algorithms.components.logistic_regression import FOLDS, GRID, chosen_c
+from metalab.algorithms.components.solvers.logistic_regression import FOLDS, GRID, chosen_c
 
 WAY, SIZE = 4, 6
 

@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import LinearConstraint, minimize
 from torch import Tensor
 
-from metalab.algorithms.components.svm import dual
+from metalab.algorithms.components.solvers.svm import dual
 from metalab.algorithms.objectives.prediction import cross_entropy
 from metalab.algorithms.objectives.query_loss import QueryLoss
 from metalab.algorithms.solver_based.metaoptnet import MetaOptNet

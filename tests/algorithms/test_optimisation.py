@@ -1,9 +1,13 @@
 """iMAML, BOIL and MAML++: values against oracles, and the same gradients on both engines, in float64."""
 
+import copy
+
 import pytest
 import torch
+from torch import nn
 
 from metalab.algorithms.components.heads import HeadInit
+from metalab.algorithms.components.inner_loop import weights
 from metalab.algorithms.gradient_based.anil import ANIL
 from metalab.algorithms.gradient_based.boil import BOIL
 from metalab.algorithms.gradient_based.imaml import IMAML
@@ -21,9 +25,12 @@ from metalab.algorithms.objectives.query_loss import QueryLoss
 from metalab.core.errors import UserError
 from metalab.engines.learn2learn import Learn2Learn, TaskLearner, task
 from metalab.engines.vectorized import Vectorized
-from metalab.models.backbones import FC
+from metalab.models.backbones import FC, Conv4
+from metalab.models.layers import Normalize
+from metalab.models.meta_net import Net
 from tests.algorithms.made import TASKS, WAY, episodes, far, net_of, objective, outer
 
+HEAD = ("head.weight", "head.bias")
 CASES = {
     "imaml": (IMAML(WAY, 0.1, 2.0, 5, 0.0), ImplicitGradient, 3, 0.0),
     "imaml damped": (IMAML(WAY, 0.1, 2.0, 5, 1.0), ImplicitGradient, 3, 0.0),
@@ -165,30 +172,36 @@ def test_kronecker_factors_start_as_maml_or_anil_and_multiply_a_gradient_from_bo
 
 
 def test_mtl_scales_and_shifts_kernels_that_stay_as_they_are():
-    algorithm, (support, query) = MTL(WAY, 0.1, False, "learned"), task(episodes(), 0)
-    net = net_of(algorithm)
-    theta = {n: p for n, p in net.named_parameters() if n.startswith(("body.", "head."))}
-    *_, ours = algorithm.adapt(TaskLearner(net, False), support, cross_entropy, 2)
-    *_, theirs = ANIL(WAY, 0.1, False, "learned").adapt(TaskLearner(net, False), support, cross_entropy, 2)
-    assert torch.equal(ours(query.x), theirs(query.x))  # factors of 1 and shifts of 0
-    scaling = dict(net.get_submodule("scaling").named_parameters())
-    assert set(scaling) == {f"{i}/0/{leaf}" for i in range(4) for leaf in ("weight", "bias")}
-    assert scaling["1/0/weight"].shape == (4, 4, 1, 1)
+    algorithm, anil, (support, query) = (
+        MTL(WAY, 0.1, False, "learned"),
+        ANIL(WAY, 0.1, False, "learned"),
+        task(episodes(), 0),
+    )
+    torch.manual_seed(0)
+    body = Conv4(4, 4, False, False).build(1, 16)
+    plain = Net(Normalize([0.5], [0.3]), copy.deepcopy(body), nn.Sequential(), anil.parts(body, 4)).double()
+    net = Net(Normalize([0.5], [0.3]), body, nn.Sequential(), algorithm.parts(body, 4)).double()
+    net.get_submodule("head").load_state_dict(plain.get_submodule("head").state_dict())
+
+    def logits(algorithm, net):
+        *_, model = algorithm.adapt(TaskLearner(net, False), support, cross_entropy, 2)
+        return model(query.x)
+
+    assert torch.equal(logits(algorithm, net), logits(anil, plain))  # factors of 1 and shifts of 0
+    added = {n: p for n, p in net.named_parameters() if n.endswith((".factor", ".shift"))}
+    assert len(added) == 8
+    assert added["body.1.0.parametrizations.weight.0.factor"].shape == (4, 4, 1, 1)
+    kernels = dict(plain.named_parameters())
     with torch.no_grad():
-        for p in scaling.values():
+        for name, p in added.items():
             p.add_(torch.randn_like(p))
-    *_, ours = algorithm.adapt(TaskLearner(net, False), support, cross_entropy, 2)
-    expected = ours(query.x)
-    with torch.no_grad():  # the same net, its kernels changed for good
-        for name, p in scaling.items():
-            kernel = theta[f"body.{name.replace('/', '.')}"]
-            kernel.copy_(kernel * p if kernel.dim() == 4 else kernel + p)
-    *_, theirs = ANIL(WAY, 0.1, False, "learned").adapt(TaskLearner(net, False), support, cross_entropy, 2)
-    assert (theirs(query.x) - expected).abs().max() < 1e-12
+            kernel = kernels[name.replace("parametrizations.", "").rpartition(".0.")[0]]
+            kernel.copy_(kernel * p if kernel.dim() == 4 else kernel + p)  # the same net, changed for good
+    assert (logits(algorithm, net) - logits(anil, plain)).abs().max() < 1e-12
     _, gradient = outer(Learn2Learn(), objective(QueryLoss, algorithm, 2), net, episodes())
-    moved = {n for n, g in gradient.items() if g.abs().max() > 1e-9}
-    assert moved >= {"head.weight", "scaling.1/0/weight", "body.1.1.weight"}
-    assert not moved & {f"body.{i}.0.{leaf}" for i in range(4) for leaf in ("weight", "bias")}
+    assert set(gradient) == {*added, *(f"body.{i}.1.{leaf}" for i in range(4) for leaf in ("weight", "bias")), *HEAD}
+    assert gradient["body.1.0.parametrizations.weight.0.factor"].abs().max() > 1e-6
+    assert all(name.endswith((".factor", ".shift")) for name in set(gradient) - set(weights(gradient)))
 
 
 def test_mtl_wants_convolutions():

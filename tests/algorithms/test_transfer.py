@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from metalab.algorithms.components.cosine_head import Cosine
 from metalab.algorithms.components.heads import SGD, fit_head
-from metalab.algorithms.components.logistic_regression import logistic_regression
+from metalab.algorithms.components.solvers.logistic_regression import logistic_regression
 from metalab.algorithms.objectives.classification import ClassificationLoss
 from metalab.algorithms.objectives.prediction import cross_entropy
 from metalab.algorithms.objectives.query_loss import QueryLoss

@@ -1,3 +1,3 @@
 from typing import Any
 
-proxqp: Any  # built by pybind11; what metalab reads of it stands in algorithms/components/svm.py
+proxqp: Any  # built by pybind11; what metalab reads of it stands in algorithms/components/solvers/svm.py

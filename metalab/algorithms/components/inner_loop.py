@@ -1,12 +1,13 @@
 """What gradient-based algorithms share: the parameters a task adapts, and one inner step."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import cast
 
 from torch import Tensor
 
 from metalab.algorithms.components.inner_optimizers import InnerOptimizer
 from metalab.core.errors import UserError
-from metalab.core.interfaces import Batch, Learner, Loss
+from metalab.core.interfaces import Batch, Learner, Loss, Model
 
 
 def adapted_parameter_names(
@@ -28,10 +29,12 @@ def without_norms(parameters: Mapping[str, Tensor]) -> list[str]:
 
 NO_WEIGHTS = ("rates.", "curvature.", "ridge.", "svm.", "sharpness.", "memory.", "reg_")  # learned, but not to be small
 
+NO_WEIGHT = (".factor", ".shift")  # of meta-transfer learning
+
 
 def weights(names: Iterable[str]) -> list[str]:
     """Return those of the parameters' names that are a net's weights: no learned rates, scales or memory."""
-    found = [name for name in names if not name.startswith(NO_WEIGHTS)]
+    found = [name for name in names if not name.startswith(NO_WEIGHTS) and not name.endswith(NO_WEIGHT)]
     if not found:
         raise UserError("reg.l2 and reg.gradient_norm work on a net's weights, and this net has none: leave them out")
     return found
@@ -58,3 +61,19 @@ class CachedFeatures:
     def parameters(self) -> dict[str, Tensor]:
         """Return the learner's, for what penalizes weights."""
         return self.learner.parameters()
+
+
+def adapted_heads(
+    learner: Learner, support: Batch, loss: Loss, steps: int, how: InnerOptimizer, first_order: bool
+) -> Iterator[Learner]:
+    """Give the learner as it is and after each inner step on its head, for which the support passes the body once."""
+    names = adapted_parameter_names(learner, ("head.",))
+    yield learner
+    features = learner.features(support.x).flatten(1)
+
+    def on_known(at: Model, batch: Batch) -> Tensor:
+        return loss(CachedFeatures(cast(Learner, at), batch.x, features), batch)
+
+    for _ in range(steps):
+        learner, how = inner_step(learner, support, on_known, how, names, first_order)
+        yield learner

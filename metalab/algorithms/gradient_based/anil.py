@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
 
-from torch import Tensor, nn
+from torch import nn
 
 from metalab.algorithms.components.heads import HeadInit, start_head, task_head
-from metalab.algorithms.components.inner_loop import CachedFeatures, adapted_parameter_names, inner_step
+from metalab.algorithms.components.inner_loop import adapted_heads
 from metalab.algorithms.components.inner_optimizers import Inner, InnerOptimizer
 from metalab.config.validate import check_positive
 from metalab.core.interfaces import AlgorithmTraits, Batch, Learner, Loss, Model
@@ -42,14 +41,4 @@ class ANIL:
 
     def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
         learner = start_head(learner, support, self.way, self.head_init)
-        names = adapted_parameter_names(learner, ("head.",))
-        how = InnerOptimizer(self.inner, self.lr)
-        yield learner
-        features = learner.features(support.x).flatten(1)
-
-        def on_known(at: Model, batch: Batch) -> Tensor:
-            return loss(CachedFeatures(cast(Learner, at), batch.x, features), batch)
-
-        for _ in range(steps):
-            learner, how = inner_step(learner, support, on_known, how, names, self.first_order)
-            yield learner
+        yield from adapted_heads(learner, support, loss, steps, InnerOptimizer(self.inner, self.lr), self.first_order)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from metalab.algorithms.components.distances import members
-from metalab.algorithms.components.svm import available, dual
+from metalab.algorithms.components.solvers.svm import available, dual
 from metalab.config.validate import check_positive
 from metalab.core.interfaces import AlgorithmTraits, Batch, Learner, Loss, Model
 

@@ -11,7 +11,7 @@ from metalab.algorithms.components.base_statistics import BaseStatistics
 from metalab.algorithms.components.distances import members, squared_distances
 from metalab.algorithms.components.fixed_draws import normal_numbers
 from metalab.algorithms.components.heads import linear_head
-from metalab.algorithms.components.preconditioned_regression import preconditioned_regression
+from metalab.algorithms.components.solvers.preconditioned_regression import preconditioned_regression
 from metalab.config.validate import check_positive
 from metalab.core.errors import UserError
 from metalab.core.interfaces import AlgorithmTraits, Batch, Learner, Loss, Model

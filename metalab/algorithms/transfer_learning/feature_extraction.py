@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metalab.algorithms.components.cosine_regression import cosine_regression
 from metalab.algorithms.components.heads import linear_head
-from metalab.algorithms.components.logistic_regression import chosen_c, logistic_regression
+from metalab.algorithms.components.solvers.cosine_regression import cosine_regression
+from metalab.algorithms.components.solvers.logistic_regression import chosen_c, logistic_regression
 from metalab.config.validate import check_positive
 from metalab.core.interfaces import AlgorithmTraits, Batch, Learner, Loss, Model
 

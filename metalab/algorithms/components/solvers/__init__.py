@@ -1,0 +1,1 @@
+"""What algorithms are made of: inner steps, heads, distances, losses of pairs, recurrent cells, memory."""
