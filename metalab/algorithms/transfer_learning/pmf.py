@@ -42,12 +42,11 @@ class PMF:
     traits = AlgorithmTraits(without_training={})
 
     def __post_init__(self) -> None:
-        check_positive("algo.temperature", self.temperature)
-        if self.lr is not None:
-            check_positive("algo.lr", self.lr)
+        for key, value in {"temperature": self.temperature, "lr": 1.0 if self.lr is None else self.lr}.items():
+            check_positive(f"algo.{key}", value)
         if not self.rates or min(self.rates) < 0:
             raise UserError(f"algo.rates={list(self.rates)}: expected learning rates of 0 or more, as [0,0.0001,0.001]")
-        self._copies()
+        Copies(self.crop, self.flip, self.jitter, self.probability)
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
         return temperature_parts(self.temperature, learned=True)
@@ -56,26 +55,22 @@ class PMF:
         yield self._by_means(learner, support)
         if steps:
             lr = self._chosen(learner, support, loss, steps) if self.lr is None else self.lr
-            for tuned in self._fine_tuned(learner, support, loss, steps, lr):
-                yield self._by_means(tuned, support)
+            yield from (self._by_means(at, support) for at in self._fine_tuned(learner, support, loss, steps, lr))
 
     def _by_means(self, learner: Learner, support: Batch) -> Model:
-        scale = temperature(learner, self.temperature, learned=True)
         means = class_means(learner.features(support.x).flatten(1), support.y, self.way)
+        scale = temperature(learner, self.temperature, learned=True)
         return lambda x: cosines(learner.features(x).flatten(1), means) / scale
 
     def _fine_tuned(self, at: Learner, support: Batch, loss: Loss, steps: int, lr: float | Tensor) -> Iterator[Learner]:
         names, how = adapted_parameter_names(at, ("body.",)), InnerOptimizer("adam", lr)
-        for copies in self._copies().of(support.x, steps):
+        for copies in Copies(self.crop, self.flip, self.jitter, self.probability).of(support.x, steps):
 
             def on_copies(model: Model, batch: Batch, copies: Tensor = copies) -> Tensor:
                 return loss(self._by_means(cast(Learner, model), batch), batch._replace(x=copies))
 
             at, how = inner_step(at, support, on_copies, how, names, first_order=True)
             yield at
-
-    def _copies(self) -> Copies:
-        return Copies(self.crop, self.flip, self.jitter, self.probability)
 
     def _chosen(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Tensor:
         """Return the rate after whose steps, on each class's first image, the others are classified best."""
@@ -86,6 +81,5 @@ class PMF:
         for rate in self.rates:
             *_, tuned = (learner, *self._fine_tuned(learner, known, loss, steps if rate else 0, rate))
             right.append((self._by_means(tuned, known)(others.x).argmax(1) == others.y).sum())
-        order = -torch.arange(len(rates), device=rates.device)  # of equals the first
-        best = (torch.stack(right) * len(rates) + order).argmax(0, keepdim=True)
-        return rates.gather(0, best)[0]
+        best = torch.stack(right).argsort(descending=True, stable=True)  # of equals the first
+        return rates.gather(0, best[:1])[0]
