@@ -51,10 +51,16 @@ OWN = {
     # weights: torch, metalab (Xavier) or he; metalab: mean 0 and deviation 1, none: pixels in [0, 1]; support and query
     # through the net together or apart; statistics of the test: ema or estimate; weights that are tested: last or best
     "plain": {"init": "torch", "normalize": "none", "passes": "together", "running": "ema", "select": "last"},
-    "metalab": {"init": "metalab", "normalize": "metalab", "passes": "apart", "running": "estimate", "select": "best"},
+    "metalab": {"init": "torch", "normalize": "metalab", "passes": "apart", "running": "estimate", "select": "best"},
 }
+OF_MAML = {"init": "metalab"}  # in metalab's, whose experiment=omniglot_maml starts so, and omniglot_protonet as torch
 BOTH = {"resize": "box", "eps": "1e-5", "affine": "yes"}  # a filter of Pillow's; of batch norm
 FIXED = {"plain": {"select"}, "metalab": {"passes", "eps", "affine"}}  # what a side cannot change
+
+
+def own(side: str, method: str) -> dict[str, str]:
+    """Return the ingredients of a side as it is."""
+    return OWN[side] | (OF_MAML if (side, method) == ("metalab", "maml") else {})
 
 
 def variants(method: str) -> list[str]:
@@ -62,13 +68,14 @@ def variants(method: str) -> list[str]:
     named = []
     for side, other in (("plain", "metalab"), ("metalab", "plain")):
         keys = [k for k in OWN[side] if k not in FIXED[side] and (method == "protonet" or k in ("init", "normalize"))]
-        changes = [f"{key}={OWN[other][key]}" for key in keys]
-        more = ["init=he", *(["resize=bicubic"] if method == "protonet" else [])]
+        there = own(other, method)
+        changes = [f"{key}={there[key]}" for key in keys if there[key] != own(side, method)[key]]
+        more = ["init=he", *(["resize=bicubic", "init=metalab"] if method == "protonet" else [])]
         named += [side, *(f"{side}:{change}" for change in [*changes, *more, ",".join(changes)])]
     return named
 
 
-def ingredients(variant: str) -> tuple[str, dict[str, str]]:
+def ingredients(variant: str, method: str = "protonet") -> tuple[str, dict[str, str]]:
     """Return the side of a variant and all its ingredients; SystemExit where there is no such."""
     side, _, changes = variant.partition(":")
     changed = {change.partition("=")[0]: change.partition("=")[2] for change in changes.split(",") if change}
@@ -76,7 +83,7 @@ def ingredients(variant: str) -> tuple[str, dict[str, str]]:
         raise SystemExit(
             f"plain_loops: {variant}: expected {' or '.join(OWN)}, then :key=value,key=value of OWN or BOTH"
         )
-    return side, BOTH | OWN[side] | changed
+    return side, BOTH | own(side, method) | changed
 
 
 def started(layer: Any, init: str) -> Any:
@@ -257,7 +264,7 @@ def quiet(threads: int) -> None:
 
 def job(variant: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
     """Train and test one variant with one seed."""
-    began, (side, how) = time.perf_counter(), ingredients(variant)
+    began, (side, how) = time.perf_counter(), ingredients(variant, given.method)
     words = [f"experiment=omniglot_{given.method}", f"data.root={given.root}", f"seed={seed}"]
     if given.method == "maml":  # the plain loop adapts all of its net, as most do, from a head that starts as its body
         words += ["algo.adapt_norm=true", "algo.head_std=null", "algo.lr=0.4"]

@@ -37,3 +37,4 @@ from .transfer_learning.feature_extraction import FeatureExtraction as FeatureEx
 from .transfer_learning.finetune import Finetune as Finetune
 from .transfer_learning.pmf import PMF as PMF
 from .transfer_learning.simpleshot import SimpleShot as SimpleShot
+from .transfer_learning.tip_adapter import TipAdapter as TipAdapter

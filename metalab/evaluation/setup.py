@@ -50,6 +50,7 @@ from metalab.evaluation.untrained import settings_without_training, untrained_ch
 from metalab.models.build import build_net, image_shape, refuse_larger
 from metalab.models.layers import Normalize, has_batch_norm
 from metalab.models.meta_net import Net
+from metalab.models.text_classifier import read_names
 from metalab.regularizers import Hooks
 from metalab.regularizers.base import identity_loss
 from metalab.regularizers.build import build_regularizers, refuse_other_loss
@@ -234,6 +235,9 @@ def build_evaluation_setup(
     refuse_other_loss(config.reg, algo)
     robust.refuse_random(attacks, test_algorithm, terms)
     net = load_net(config, backbone, saved).to(device)
+    named = task.draws is not None
+    unread = read_names(net, backbone if named else None, split.names if named else None)
+    note = "; ".join(filter(None, [note, unread]))
     shared = refuse_trained_on(split, saved["classes"], evaluation, folder)
     channels, size, _ = saved["shape"]
     images = split = resize_split(split, channels, size)

@@ -16,6 +16,7 @@ from metalab.engines.learn2learn import TaskLearner, laid_out
 from metalab.evaluation.feature_store import sees_features_alone
 from metalab.models.layers import running_statistics
 from metalab.models.meta_net import Net, net_of_features
+from metalab.models.text_classifier import text_classifier
 from metalab.regularizers.base import identity_loss
 
 Predict = Callable[[Tensor], Tensor]  # inputs [N,...] on the device -> logits [N,K]
@@ -118,6 +119,8 @@ class Adaptation:
         Raises:
             UserError: where the net was trained for another number of classes.
         """
+        if (text := text_classifier(self.net)) is not None:
+            text.name(names)
         model, support = self.model(inputs, labels, len(names))
 
         @torch.no_grad()

@@ -21,6 +21,7 @@ from metalab.evaluation.setup import load_net, measure_statistics
 from metalab.evaluation.transductive import refuse_support_pass
 from metalab.evaluation.untrained import backbone_words, settings_without_training, untrained_checkpoint
 from metalab.models.meta_net import Net
+from metalab.models.text_classifier import read_names
 from metalab.regularizers.build import build_regularizers
 from metalab.serving.classifier import Adaptation, Classifier
 from metalab.serving.images import Decode
@@ -150,5 +151,7 @@ def load_run(folder: Path | None, config: ExperimentConfig, batch: int, checkpoi
         notes.append(f"adapted to supports that {terms.inner_attack} attacked")
     net = cast(Net, load_net(config, backbone, saved).to(device))
     measure_statistics(net, config, saved, bn)
+    if unread := read_names(net, backbone, None):
+        notes.append(unread)
     adaptation = Adaptation(net, algorithm, algo.steps, algo.loss, terms.inner, bn, device, batch)
     return LoadedRun(folder, config, saved, algo.name, adaptation, notes)

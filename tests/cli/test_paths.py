@@ -13,7 +13,7 @@ from metalab.config.validate import check_type
 from metalab.core.errors import UserError
 from metalab.data.datasets.folder import Folder
 from metalab.data.storage.store import cache_folder
-from metalab.models.torchvision_backbone import Torchvision
+from metalab.models.pretrained.torchvision_backbone import Torchvision
 from tests.data.folder import tree
 
 

@@ -12,10 +12,10 @@ from metalab.algorithms.objectives.query_loss import QueryLoss
 from metalab.algorithms.transfer_learning.finetune import Finetune
 from metalab.core.errors import UserError
 from metalab.models.layers import Normalize
-from metalab.models.lora import LowRank, add_lora
 from metalab.models.meta_net import Net
-from metalab.models.timm_backbone import Timm
-from metalab.models.torchvision_backbone import Torchvision
+from metalab.models.pretrained.lora import LowRank, add_lora
+from metalab.models.pretrained.timm_backbone import Timm
+from metalab.models.pretrained.torchvision_backbone import Torchvision
 from tests.algorithms.metric_cases import WAY, apart, episodes
 
 

@@ -27,7 +27,7 @@ from metalab.engines.vectorized import Vectorized
 from metalab.models.build import build_net
 from metalab.models.feature_extractor import FrozenBatchNorm
 from metalab.models.layers import BatchStatNorm, Normalize
-from metalab.models.timm_backbone import Timm, is_imagenet_alone
+from metalab.models.pretrained.timm_backbone import Timm, is_imagenet_alone
 from metalab.training import train
 from tests.conftest import TINY
 from tests.quick import among, quick

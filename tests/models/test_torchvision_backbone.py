@@ -23,8 +23,8 @@ from metalab.evaluation import evaluate
 from metalab.models.build import build_net
 from metalab.models.feature_extractor import FeatureExtractor, FrozenBatchNorm
 from metalab.models.layers import BatchStatNorm, Normalize
-from metalab.models.pretrained_classes import pretrained_class_ids
-from metalab.models.torchvision_backbone import Torchvision
+from metalab.models.pretrained.pretrained_classes import pretrained_class_ids
+from metalab.models.pretrained.torchvision_backbone import Torchvision
 from metalab.tracking import checkpoint
 from metalab.training import train
 from tests.configs import backbone as made_backbone

@@ -15,9 +15,9 @@ from metalab.engines.learn2learn import Learn2Learn
 from metalab.engines.vectorized import Vectorized
 from metalab.models.build import build_net
 from metalab.models.layers import Normalize
-from metalab.models.timm_backbone import Timm
-from metalab.models.torchvision_backbone import Torchvision
-from metalab.models.trainable_blocks import top_level_blocks
+from metalab.models.pretrained.timm_backbone import Timm
+from metalab.models.pretrained.torchvision_backbone import Torchvision
+from metalab.models.pretrained.trainable_blocks import top_level_blocks
 
 
 def learned(body: nn.Module) -> set[str]:

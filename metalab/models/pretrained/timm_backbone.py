@@ -13,10 +13,16 @@ from metalab.core.errors import UserError
 from metalab.core.interfaces import ImagePreparation
 from metalab.models.feature_extractor import FeatureExtractor, feature_extractor
 from metalab.models.layers import Normalize
-from metalab.models.lora import add_lora
-from metalab.models.pretrained_classes import NOTE, UNKNOWN, check_classes, pretrained_class_ids, refuse_unsaid
-from metalab.models.trainable_blocks import Trainable, freeze_blocks
-from metalab.models.weights_file import fill, read_state_dict
+from metalab.models.pretrained.lora import add_lora
+from metalab.models.pretrained.pretrained_classes import (
+    NOTE,
+    UNKNOWN,
+    check_classes,
+    pretrained_class_ids,
+    refuse_unsaid,
+)
+from metalab.models.pretrained.trainable_blocks import Trainable, freeze_blocks
+from metalab.models.pretrained.weights_file import fill, read_state_dict
 
 logger = logging.getLogger("metalab")
 DEFAULT = "default"

@@ -5,7 +5,7 @@ from pathlib import Path
 from metalab.config.paths import given_path
 from metalab.core.errors import UserError
 
-IMAGENET = Path(__file__).parents[1] / "data" / "splits" / "imagenet_ilsvrc2012.txt"
+IMAGENET = Path(__file__).parents[2] / "data" / "splits" / "imagenet_ilsvrc2012.txt"
 UNKNOWN = "unknown"
 NOTE = "what the backbone's weights were trained on is not known"  # stands on every result
 EXPECTED = (

@@ -1,0 +1,131 @@
+"""open_clip's nets: a tiny CLIP that nobody trained; images, texts and class names go through the right encoder."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from metalab.core.errors import UserError
+from metalab.models.pretrained.open_clip_backbone import OpenCLIP
+
+VISION = {"image_size": 32, "layers": 2, "width": 32, "patch_size": 8, "head_width": 16}
+TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+COLOURS = {"red": (230, 20, 20), "green": (20, 200, 20), "blue": (30, 30, 240)}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> str:
+    """Make open_clip know a net "tiny", and return a file of weights for it."""
+    home = tmp_path_factory.mktemp("clip")
+    (home / "tiny.json").write_text(json.dumps({"embed_dim": 16, "vision_cfg": VISION, "text_cfg": TEXT}))
+    open_clip.add_model_config(home / "tiny.json")
+    torch.manual_seed(3)  # not the seed of a command, whose random weights would be these
+    torch.save(open_clip.create_model("tiny", pretrained_text=False).state_dict(), home / "tiny.pt")
+    return str(home / "tiny.pt")
+
+
+def test_images_and_texts_have_open_clips_own_features(weights, caplog):
+    backbone = OpenCLIP("tiny", weights, "unknown")
+    body, x = backbone.build(3, 32), torch.rand(2, 3, 32, 32)
+    backbone.load(body)
+    theirs = open_clip.create_model("tiny", pretrained=weights).eval()
+    assert torch.equal(body.eval()(x).flatten(1), theirs.encode_image(x))
+    texts = ["a photo of a dog.", "a photo of a cat."]
+    assert torch.equal(backbone.embed_texts(texts), theirs.encode_text(open_clip.get_tokenizer("tiny")(texts)))
+    made, own = backbone.preparation(), open_clip.OPENAI_DATASET_MEAN
+    assert (made.size, made.resize, made.interpolation, made.mean) == (32, 32, "bicubic", list(own))
+    assert backbone.note()
+    assert OpenCLIP("tiny", weights, "imagenet").note() == ""
+    assert "imagenet:n01440764" in OpenCLIP("tiny", weights, "imagenet").seen()
+
+
+@pytest.mark.parametrize(
+    ("trainable", "begins"), [(1, ("transformer.resblocks.1.", "ln_post.", "proj")), (2, ("",)), ("none", ("nothing",))]
+)
+def test_the_last_blocks_learn(trainable, begins, weights):
+    body = OpenCLIP("tiny", weights, "none", trainable).build(3, 32)
+    names = {name.removeprefix("net."): p.requires_grad for name, p in body.named_parameters()}
+    assert {name for name, learns in names.items() if learns} == {name for name in names if name.startswith(begins)}
+
+
+def test_lora_stands_on_its_attention_too(weights):
+    backbone = OpenCLIP("tiny", weights, "none", 1, 2)
+    body, x = backbone.build(3, 32), torch.rand(2, 3, 32, 32)
+    backbone.load(body)
+    plain = OpenCLIP("tiny", weights, "none")
+    loaded = plain.build(3, 32)
+    plain.load(loaded)
+    assert torch.allclose(body.eval()(x), loaded.eval()(x), atol=1e-6)
+    learned = [name for name, p in body.named_parameters() if p.requires_grad]
+    assert len(learned) == 8
+    assert any("in_proj_weight" in name for name in learned)
+
+
+def test_what_cannot_be_is_said(weights, tmp_path):
+    with pytest.raises(UserError, match=r"open_clip has no such net.*ViT-B-32"):
+        OpenCLIP("ViT-B-23", None, None)
+    with pytest.raises(UserError, match="which classes did they see"):
+        OpenCLIP("tiny", weights, None).seen()
+    with pytest.raises(UserError, match="could not be had"):
+        OpenCLIP("tiny", str(tmp_path / "none.pt"), "none").load(OpenCLIP("tiny", weights, "none").build(3, 32))
+    with pytest.raises(UserError, match=r"cannot take images of 64x64.*data\.size"):
+        OpenCLIP("tiny", weights, "none").build(3, 64)
+    with pytest.raises(UserError, match="a trained text encoder"):
+        OpenCLIP("tiny", None, None).embed_texts(["x"])
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """support/ and images/ of three colours, a folder a class."""
+    rng = np.random.default_rng(0)
+    for part, count in (("support", 2), ("images", 3)):
+        for name, colour in COLOURS.items():
+            (tmp_path / part / name).mkdir(parents=True)
+            for i in range(count):
+                noise = rng.integers(-20, 20, (32, 32, 3))
+                pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(tmp_path / part / name / f"{i}.png")
+    return tmp_path
+
+
+def reads(order: dict[str, str]):
+    """Return a text encoder that sees in a text the colour which another one stands for."""
+
+    def embed_texts(self: OpenCLIP, texts: list[str]) -> torch.Tensor:
+        body = self.build(3, 32)
+        self.load(body)
+        own = [next(order[name] for name in COLOURS if name in text) for text in texts]
+        x = torch.tensor([COLOURS[name] for name in own])[:, :, None, None].expand(-1, 3, 32, 32) / 255
+        normalize = self.normalization()
+        assert isinstance(normalize, nn.Module)
+        return body.eval()(normalize(x)).flatten(1).detach()
+
+    return embed_texts
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_class_names_decide_in_predict_and_of_all_classes_at_once(weights, pictures, command_line, monkeypatch, turned):
+    """With algo.alpha=0 the support counts for nothing: other names, other answers."""
+    monkeypatch.chdir(pictures)
+    monkeypatch.setenv("METALAB_CACHE", str(pictures / "cache"))
+    order = dict(zip(COLOURS, [*list(COLOURS)[1:], "red"] if turned else COLOURS, strict=True))
+    monkeypatch.setattr(OpenCLIP, "embed_texts", reads(order))
+    net = ("run=null", "backbone=open_clip", "backbone.name=tiny", f"backbone.weights={weights}", "device=cpu")
+    net += ("backbone.classes=none", "algo=tip_adapter", "algo.alpha=0")
+    code, said = command_line("predict", *net, "support=support", "images=images", "hydra.run.dir=p")
+    assert code == 0, said
+    with (pictures / "p" / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    answers = {row["file"].partition("/")[0]: row["label"] for row in rows}
+    assert len(rows) == 9
+    assert answers == {true: name for name, true in order.items()}
+    data = ("data=folder", "data.root=images", "data.ratios=[0,0,1]", "task=all_way", "task.shot=1", "task.draws=2")
+    code, said = command_line("eval", *net, *data, "hydra.run.dir=e")
+    assert code == 0, said
+    assert json.loads((pictures / "e" / "eval.json").read_text())["accuracy"] == (0.0 if turned else 1.0)
