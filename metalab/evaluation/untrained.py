@@ -16,8 +16,8 @@ from metalab.models.layers import Normalize
 
 logger = logging.getLogger("metalab")
 WITHOUT = (
-    "protonet, simpleshot, matching, baseline, baselinepp, finetune, feature_extraction, r2d2 or metaoptnet, or one "
-    "that infers the queries together, as algo=tim"
+    "protonet, simpleshot, matching, baseline, baselinepp, finetune, feature_extraction, r2d2, metaoptnet, pmf or "
+    "tip_adapter, or one that infers the queries together, as algo=tim"
 )
 
 

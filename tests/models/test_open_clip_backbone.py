@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,7 @@ def test_lora_stands_on_its_attention_too(weights):
     assert any("in_proj_weight" in name for name in learned)
 
 
-def test_what_cannot_be_is_said(weights, tmp_path):
+def test_what_cannot_be_is_said(weights, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"open_clip has no such net.*ViT-B-32"):
         OpenCLIP("ViT-B-23", None, None)
     with pytest.raises(UserError, match="which classes did they see"):
@@ -78,6 +79,9 @@ def test_what_cannot_be_is_said(weights, tmp_path):
         OpenCLIP("tiny", weights, "none").build(3, 64)
     with pytest.raises(UserError, match="a trained text encoder"):
         OpenCLIP("tiny", None, None).embed_texts(["x"])
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    with pytest.raises(UserError, match=r"pip install 'metalab\[clip\]'"):
+        OpenCLIP("tiny", None, None)
 
 
 @pytest.fixture
