@@ -10,6 +10,8 @@ from typing import Any
 from omegaconf import OmegaConf
 from reproduce_rows import Row
 
+from metalab.tracking.run_folder import generations_in
+
 EVERY = ("experiment", "data.root", "train.minutes", "hydra.run.dir", "resume")  # settings that say nothing of a row
 DROPPED = ("run", "checkpoint", "seed", "train_seed", "hardest_classes", "classes")  # of eval.json
 
@@ -53,7 +55,9 @@ def collected(row: Row, seed: int, folder: Path, commit: str | None = None) -> d
 
     commit: of the code, where it is no checkout that could say it.
     """
-    made = read(folder / "run.json")
+    runs = generations_in(folder) or [folder]
+    run = runs[-1]  # of born-again nets the last one is what was wanted
+    made = read(run / "run.json")
     if made is None or "steps" not in made:
         return None
     resumes = made.get("resumes", [])
@@ -73,9 +77,9 @@ def collected(row: Row, seed: int, folder: Path, commit: str | None = None) -> d
         "threads": made["threads"],
         "versions": starts[-1]["versions"],
         "parameters": made["parameters"],
-        "seconds": made["seconds"],
+        "seconds": sum((read(each / "run.json") or {}).get("seconds", 0) for each in runs),
         "steps": made["steps"],
-        "planned": OmegaConf.load(folder / "config.yaml").train.steps,  # type: ignore[union-attr]
+        "planned": OmegaConf.load(run / "config.yaml").train.steps,  # type: ignore[union-attr]
         "settings": [w for w in [*_experiment(starts[0]), *settings] if w.partition("=")[0] not in ("seed", "device")],
         "commands": [each["command"] for each in starts],
         "evaluations": whole,  # by what is typed behind `metalab eval run=RUN`

@@ -63,14 +63,24 @@ def metalab(*words: str) -> int:
     return 0
 
 
+def newest(folder: Path, file: str) -> Path:
+    """Return a run's folder, or of one with train.generations that of the last one that holds a file."""
+    from metalab.tracking.run_folder import generations_in
+
+    return (generations_in(folder, file) or [folder])[-1]
+
+
 def train(spec: dict[str, Any], clock: Clock) -> int:
     """Train, or go on, so that the evaluations have their time; the exit code."""
     from metalab.tracking import checkpoint
 
     folder, done, words = Path(spec["folder"]), 0.0, [*spec["train"], f"hydra.run.dir={spec['folder']}"]
-    if (folder / "last.pt").is_file():
-        saved = checkpoint.load(folder / "last.pt")
-        if saved["state"]["step"] >= saved["config"]["train"]["steps"]:
+    inside = newest(folder, "last.pt")
+    if (inside / "last.pt").is_file():
+        saved = checkpoint.load(inside / "last.pt")
+        settings = saved["config"]["train"]
+        last = inside == folder or inside.name == f"generation{settings['generations'] - 1}"
+        if last and saved["state"]["step"] >= settings["steps"]:
             return 0
         done, words = saved["state"]["seconds"], [f"resume={folder}", *spec["resume"], "train.minutes=null"]
     metalab("data", "prepare", *spec["data"])  # once for all who begin; what is wrong with it, the training says
@@ -91,9 +101,10 @@ def validate(spec: dict[str, Any], clock: Clock) -> None:
     from metalab.tracking import checkpoint
 
     folder = Path(spec["folder"])
-    if (folder / "best.pt").is_file() or not (folder / "last.pt").is_file() or clock.left < 5:
+    inside = newest(folder, "last.pt")
+    if (inside / "best.pt").is_file() or not (inside / "last.pt").is_file() or clock.left < 5:
         return
-    seconds = checkpoint.load(folder / "last.pt")["state"]["seconds"]
+    seconds = checkpoint.load(inside / "last.pt")["state"]["seconds"]
     _training(clock, f"resume={folder}", *spec["resume"], f"train.minutes={(seconds + 0.01) / 60:.6f}")
 
 
@@ -110,7 +121,7 @@ def evaluate(spec: dict[str, Any], clock: Clock) -> bool:
     """Make the evaluations of the best checkpoint that are not there yet; whether none failed."""
     from metalab.tracking import checkpoint
 
-    best = Path(spec["folder"]) / "best.pt"
+    best = newest(Path(spec["folder"]), "best.pt") / "best.pt"
     if not best.is_file():
         print("the training ended before its first validation: there is nothing to evaluate")
         return True

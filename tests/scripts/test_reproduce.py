@@ -65,6 +65,23 @@ def run_of(scripts, out: Path, row, seed: int = 0, steps: int = 70, planned: int
     return folder
 
 
+def test_of_born_again_nets_the_last_one_is_collected(scripts, tmp_path):
+    """A row of train.generations was said to have trained nothing."""
+    row = row_of(scripts)
+    folder = run_of(scripts, tmp_path, row, planned=70)
+    for name, seconds in (("generation0", 100.0), ("generation1", 50.0)):
+        (folder / name).mkdir()
+        made = json.loads((folder / "run.json").read_text()) | {"seconds": seconds, "steps": int(seconds)}
+        (folder / name / "run.json").write_text(json.dumps(made))
+        shutil.copy(folder / "config.yaml", folder / name)
+        (folder / name / "best.pt").touch()
+    (folder / "run.json").unlink()
+    found = scripts.record.collected(row, 0, folder)
+    assert (found["steps"], found["seconds"], found["planned"]) == (50, 150.0, 70)
+    assert scripts.run.newest(folder, "best.pt") == folder / "generation1"
+    assert scripts.run.newest(tmp_path, "best.pt") == tmp_path
+
+
 def documents(scripts, folder: Path, tables: dict) -> Path:
     """Write documents with the marks of the tables, words before and behind."""
     folder.mkdir(exist_ok=True)
