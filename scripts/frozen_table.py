@@ -1,6 +1,8 @@
 """Compare all methods that need no training with the nearest mean, on the stored features of one frozen backbone.
 
 python scripts/frozen_table.py --root DATA --weights mobilenet_v2-b0353104.pth
+python scripts/frozen_table.py --root DATA --size 518 --net "backbone=timm backbone.weights=default
+    backbone.name=vit_small_patch14_dinov2.lvd142m"
 
 The tables of docs/results.md and docs/how-to/transductive.md: on the same episodes of each row, the accuracy, its
 difference to that of algo=simpleshot with a 95 % interval of the paired differences, and the seconds without those for
@@ -52,10 +54,11 @@ METHODS = {
 
 def setup(given: argparse.Namespace, *words: str) -> EvaluationSetup:
     """Return the evaluation of a pretrained backbone with these words."""
-    net = ("backbone=torchvision", "backbone.name=mobilenet_v2", f"backbone.weights={given.weights.absolute()}")
+    net = ("backbone=torchvision", "backbone.name=mobilenet_v2", "backbone.classes=imagenet")
+    net = given.net.split() if given.net else [*net, f"backbone.weights={given.weights.absolute()}"]
     few = (f"eval.episodes={given.episodes}", "eval.embed=true", "eval.batch=50", "device=cpu", f"seed={given.seed}")
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        cfg = compose("eval", ["run=null", *net, "backbone.classes=imagenet", *few, *words])
+        cfg = compose("eval", ["run=null", *net, *few, *words])
     return build_evaluation_setup(None, read_config(cfg))
 
 
@@ -69,7 +72,9 @@ def main() -> None:
     """Print what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="the folder of pacs/, cifar100/, ...")
-    parser.add_argument("--weights", type=Path, required=True, help="torchvision's file of MobileNetV2, IMAGENET1K_V1")
+    parser.add_argument("--weights", type=Path, help="torchvision's file of MobileNetV2, IMAGENET1K_V1")
+    parser.add_argument("--net", help="another backbone in its place, as it is typed behind metalab eval run=null")
+    parser.add_argument("--size", type=int, help="data.size of all data sets; 64 to 84, as the data set has it")
     parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
     parser.add_argument("--shot", nargs="+", type=int, default=[1, 5])
     parser.add_argument(
@@ -79,10 +84,13 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    if (given.weights is None) == (given.net is None):
+        parser.error("expected --weights FILE or --net WORDS")
     print("| data | shot | queries | method | accuracy | less the nearest mean's | seconds |")
     print("|---|---|---|---|---|---|---|", flush=True)
     for data in given.data:
         where = (*DATA[data], f"data.root={given.root / FOLDER[data]}")
+        where += (f"data.size={given.size}",) if given.size else ()
         for shot in given.shot:
             words = (*where, f"task.shot={shot}", f"task.query_balance={given.balance}")
             plain = np.zeros(0)
