@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.scripts.test_scripts import script
 
@@ -29,6 +30,15 @@ def test_both_sides_have_the_same_losses_where_their_ingredients_are_the_same(me
     assert abs(other - plain) > 1e-2
     assert json.loads(json.dumps(rows))[0]["results"]["batch"][0] > 0
     assert len(loops.summary(rows)) == 3
+
+
+@pytest.mark.parametrize("method", ["protonet", "maml"])
+def test_metalabs_side_starts_as_its_experiment_does(method, command_line):
+    """The script trained omniglot_protonet, which starts as torch does, from Xavier's weights."""
+    code, said = command_line("train", f"experiment=omniglot_{method}", "--cfg", "job")
+    assert code == 0, said
+    weights = yaml.safe_load(said[said.index("seed:") :])["train"]["weights"]
+    assert script("plain_loops").ingredients("metalab", method)[1]["init"] == (weights or "metalab")
 
 
 def test_a_variant_that_there_is_not_is_named():
