@@ -60,9 +60,10 @@ def collected(row: Row, seed: int, folder: Path, commit: str | None = None) -> d
     made = read(run / "run.json")
     if made is None or "steps" not in made:
         return None
+    whole = run == folder or run.name == f"generation{OmegaConf.load(folder / 'config.yaml').train.generations - 1}"  # type: ignore[union-attr]
     resumes = made.get("resumes", [])
     held = {key: read(eval_folder(folder, key) / "eval.json") for key in row.evaluations}
-    whole = {
+    evaluations = {
         key: {k: v for k, v in found.items() if k not in DROPPED} for key, found in held.items() if found is not None
     }
     starts = [{**each, "command": _placed(each["command"], folder)} for each in (made, *resumes)]
@@ -78,11 +79,11 @@ def collected(row: Row, seed: int, folder: Path, commit: str | None = None) -> d
         "versions": starts[-1]["versions"],
         "parameters": made["parameters"],
         "seconds": sum((read(each / "run.json") or {}).get("seconds", 0) for each in runs),
-        "steps": made["steps"],
+        "steps": made["steps"] if whole else 0,  # of a teacher alone: its student is still to come
         "planned": OmegaConf.load(run / "config.yaml").train.steps,  # type: ignore[union-attr]
         "settings": [w for w in [*_experiment(starts[0]), *settings] if w.partition("=")[0] not in ("seed", "device")],
         "commands": [each["command"] for each in starts],
-        "evaluations": whole,  # by what is typed behind `metalab eval run=RUN`
+        "evaluations": evaluations,  # by what is typed behind `metalab eval run=RUN`
     }
 
 

@@ -128,7 +128,8 @@ def evaluate(spec: dict[str, Any], clock: Clock) -> bool:
     step, good = checkpoint.load(best)["state"]["step"], True
     for each in spec["evals"]:
         made = Path(each["out"]) / "eval.json"
-        if made.is_file() and json.loads(made.read_text(encoding="utf-8"))["step"] == step:
+        old = json.loads(made.read_text(encoding="utf-8")) if made.is_file() else {}
+        if old.get("step") == step and str(best.parent.name) in str(old.get("checkpoint")):
             continue
         if clock.left < 5:
             print(f"no time is left for the evaluation {' '.join(each['words'])}")

@@ -69,7 +69,7 @@ def _begin_anew(config: DictConfig) -> None:
 
 def _refuse_taken_folders(folder: Path, command: str, jobs: list[list[str]]) -> None:
     """One message and the end where a job's folder is a run's that is no sweep's: Hydra would write over its .hydra."""
-    from metalab.tracking.run_folder import refuse_existing_run
+    from metalab.tracking.run_folder import refuse_existing_run, refuse_generations
     from metalab.tracking.run_lock import refuse_busy
 
     for number in range(len(jobs)):
@@ -77,6 +77,7 @@ def _refuse_taken_folders(folder: Path, command: str, jobs: list[list[str]]) -> 
             refuse_busy(folder / str(number))
             if command == "train":
                 refuse_existing_run(folder / str(number))
+                refuse_generations(folder / str(number))
         except UserError as error:
             sys.exit(f"metalab: {error}")
 

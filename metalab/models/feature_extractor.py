@@ -1,10 +1,12 @@
 """What nets of other libraries have in common as backbones: no classifier, norms that keep their statistics."""
 
 import logging
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from metalab.core.errors import UserError
@@ -54,9 +56,13 @@ class FeatureExtractor(nn.Module):
     def __init__(self, net: nn.Module, heads: tuple[str, ...]) -> None:
         super().__init__()
         self.net, self.heads = net, heads
+        self.attends = any(isinstance(module, nn.MultiheadAttention) for module in net.modules())
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net(x.expand(-1, 3, -1, -1)).flatten(1)[..., None, None]
+        # torch's fused attention has no second derivative
+        plain = self.attends and torch.is_grad_enabled()
+        with sdpa_kernel(SDPBackend.MATH) if plain else nullcontext():
+            return self.net(x.expand(-1, 3, -1, -1)).flatten(1)[..., None, None]
 
 
 def feature_extractor(

@@ -11,6 +11,7 @@ from metalab.core.errors import UserError
 
 Encoder = Callable[[list[str]], Tensor]  # N texts -> features [N,D]
 WORDNET = re.compile(r"n\d{8}")
+PREFIX = re.compile(r"(n\d{8}[-_]|\d+\.)(?=\D)")  # of Stanford Dogs' and CUB's folders
 UNREAD = "class names are not read: the support decides alone"  # stands on a result
 
 
@@ -39,7 +40,7 @@ class TextClassifier(nn.Module):
         """
         if self.encoder is None:
             return
-        shown = [name.rpartition("/")[2].replace("_", " ").strip() for name in names]
+        shown = [PREFIX.sub("", name.rpartition("/")[2], 1).replace("_", " ").strip() for name in names]
         if numbers := [name for name in shown if WORDNET.fullmatch(name)]:
             raise UserError(f"class names are read, and {numbers[0]} is a number of WordNet's: give folders with names")
         new = [name for name in dict.fromkeys(shown) if name not in self.known]

@@ -85,7 +85,9 @@ def scores_of_known(adaptation: Adaptation, split: Split, way: int, shot: int, s
         known = torch.cat([row[:shot] for row in rows])
         asked = torch.cat([row[shot:] for row in rows])
         labels = torch.arange(len(classes)).repeat_interleave(shot)
-        made = adaptation.adapt(adaptation.embed(split.images[known]), labels, [str(k) for k in classes.tolist()])
+        made = adaptation.adapt(
+            adaptation.embed(split.images[known]), labels, [split.names[k] for k in classes.tolist()]
+        )
         found.append(largest_logit(made.logits(split.images[asked])))
     return torch.cat(found)
 

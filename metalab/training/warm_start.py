@@ -49,6 +49,11 @@ def warm_start(net: nn.Module, run: str, kept: int = 0) -> tuple[set[str], dict[
     grown = {k: _with_rows(own[k], v) for k, v in given.items() if kept and k in own and _grows(k, own[k], v, kept)}
     fits |= grown
     misfits = [k for k in {**own, **given} if k.startswith("body.") and k not in fits and not is_addition(k)]
+    if any(map(is_addition, given)) and not any(map(is_addition, own)):
+        raise UserError(
+            f"train.init={run}: its body has what this net has no place for, the scales of algo=mtl or what "
+            "backbone.lora adds: type those of that run's config.yaml"
+        )
     if misfits:
         raise UserError(
             f"train.init={run}: its backbone {format_value(saved['config']['backbone'])} on images of shape "
@@ -56,7 +61,7 @@ def warm_start(net: nn.Module, run: str, kept: int = 0) -> tuple[set[str], dict[
             "Choose the same backbone, data.size and channels as that run's config.yaml"
         )
     net.load_state_dict(own | fits)
-    afresh, unused = ({k.partition(".")[0] for k in keys if k not in fits} for keys in (own, given))
+    afresh, unused = ({_shown(k) for k in keys if k not in fits} for keys in (own, given))
     logger.info(
         f"starts from {folder} after its step {saved['state']['step']}"
         + (f"; its {kept} classes stay in the head" if grown else "")
@@ -64,6 +69,10 @@ def warm_start(net: nn.Module, run: str, kept: int = 0) -> tuple[set[str], dict[
         + (f"; not taken: {', '.join(sorted(unused - afresh))}" if unused - afresh else "")
     )
     return set(saved["classes"]), saved["data"]
+
+
+def _shown(key: str) -> str:
+    return "what is added to the body's weights" if is_addition(key) else key.partition(".")[0]
 
 
 def unlabelled_note(what: str, held: Mapping[str, Any]) -> str:

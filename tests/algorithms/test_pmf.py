@@ -96,6 +96,22 @@ def test_both_engines_agree(more):
     assert gradient["sharpness.log"].abs().max() > 0
 
 
+def test_what_reads_weights_in_inner_steps_finds_them():
+    """reg=l2 on the inner loss ended in a traceback."""
+    net, (support, _) = net_of(made()), one(episodes())
+
+    def with_weights(model, batch):
+        return cross_entropy(model, batch) + sum(p.square().sum() for p in model.parameters().values())
+
+    first, *_, last = made(lr=1e-2).adapt(learner_of(net), support, with_weights, 2)
+    assert not torch.equal(first(support.x), last(support.x))
+
+
+def test_a_body_that_learns_nothing_is_refused():
+    with pytest.raises(UserError, match=r"nothing of it learns: type backbone\.trainable=all"):
+        made().parts(torch.nn.Identity(), 4)
+
+
 @pytest.mark.parametrize(
     ("key", "value"), [("lr", 0.0), ("rates", []), ("rates", [-1.0]), ("temperature", 0.0), ("jitter", 1.5)]
 )

@@ -55,9 +55,9 @@ def test_logits_are_those_of_the_papers_equation():
     for f in units(net, query.x):
         row = []
         for k, name in enumerate(shown):
-            text = sum(F.normalize(encoder.of(t.replace("{}", name)), dim=0) for t in TEMPLATES)
+            text = torch.stack([F.normalize(encoder.of(t.replace("{}", name)), dim=0) for t in TEMPLATES]).sum(0)
             votes = [torch.exp(-5.5 * (1 - f @ key)) for key in units(net, support.x)[support.y == k]]
-            row.append(100 * f @ F.normalize(text, dim=0) + 1.5 * sum(votes))
+            row.append(100 * f @ F.normalize(text, dim=0) + 1.5 * torch.stack(votes).sum())
         rows.append(torch.stack(row))
     (model,) = algorithm.adapt(learner_of(net), support, cross_entropy, 0)
     assert torch.allclose(model(query.x), torch.stack(rows), atol=1e-10)
@@ -101,8 +101,17 @@ def test_a_name_is_encoded_once_and_numbers_of_wordnets_are_refused():
     assert torch.equal(text.features, before.flip(0))
     text.name(["dog", *NAMES[1:]])
     assert len(encoder.asked) == count + len(TEMPLATES)
+    count = len(encoder.asked)
+    text.name(["n02085620-dog", "001.cat", "3d_owl"])
+    assert encoder.asked[count:] == [t.replace("{}", "3d owl") for t in TEMPLATES]
     with pytest.raises(UserError, match="n01532829 is a number of WordNet's"):
         text.name(["n01532829", "cat"])
+
+
+def test_names_alone_need_names():
+    net, (support, _) = net_of(made(alpha=0.0)), one(episodes())
+    with pytest.raises(UserError, match=r"algo\.alpha=0 asks class names alone, and none are read here"):
+        next(made(alpha=0.0).adapt(learner_of(net), support, cross_entropy, 0))
 
 
 def test_both_engines_agree():

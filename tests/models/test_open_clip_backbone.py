@@ -4,16 +4,24 @@ import csv
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
 import pytest
 import torch
+from open_clip import pretrained
 from PIL import Image
 from torch import nn
 
+from metalab.algorithms.gradient_based.maml import MAML
+from metalab.algorithms.objectives.prediction import cross_entropy, predict_transductive
+from metalab.algorithms.objectives.query_loss import QueryLoss
 from metalab.core.errors import UserError
+from metalab.models.layers import Normalize
+from metalab.models.meta_net import Net
 from metalab.models.pretrained.open_clip_backbone import OpenCLIP
+from tests.algorithms.metric_cases import WAY, apart, episodes
 
 VISION = {"image_size": 32, "layers": 2, "width": 32, "patch_size": 8, "head_width": 16}
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
@@ -35,8 +43,8 @@ def test_images_and_texts_have_open_clips_own_features(weights, caplog):
     backbone = OpenCLIP("tiny", weights, "unknown")
     body, x = backbone.build(3, 32), torch.rand(2, 3, 32, 32)
     backbone.load(body)
-    theirs = open_clip.create_model("tiny", pretrained=weights).eval()
-    assert torch.equal(body.eval()(x).flatten(1), theirs.encode_image(x))
+    theirs: Any = open_clip.create_model("tiny", pretrained=weights).eval()
+    assert torch.allclose(body.eval()(x).flatten(1), theirs.encode_image(x), atol=1e-5)
     texts = ["a photo of a dog.", "a photo of a cat."]
     assert torch.equal(backbone.embed_texts(texts), theirs.encode_text(open_clip.get_tokenizer("tiny")(texts)))
     made, own = backbone.preparation(), open_clip.OPENAI_DATASET_MEAN
@@ -53,6 +61,37 @@ def test_the_last_blocks_learn(trainable, begins, weights):
     body = OpenCLIP("tiny", weights, "none", trainable).build(3, 32)
     names = {name.removeprefix("net."): p.requires_grad for name, p in body.named_parameters()}
     assert {name for name, learns in names.items() if learns} == {name for name in names if name.startswith(begins)}
+
+
+def test_a_tag_brings_its_own_activation(weights, monkeypatch):
+    """OpenAI's weights were trained with QuickGELU, which a plain name does not have: open_clip only warns."""
+    monkeypatch.setitem(pretrained._PRETRAINED, "tiny", {"own": {"quick_gelu": True}, "other": {}})
+    for tag, kind in (("own", "QuickGELU"), ("other", "GELU")):
+        body = OpenCLIP("tiny", tag, "none").build(3, 32)
+        kinds = {type(m).__name__ for m in body.modules()}
+        assert kind in kinds
+        assert len(kinds & {"QuickGELU", "GELU"}) == 1
+
+
+def test_inner_steps_have_second_derivatives_through_its_attention(weights):
+    backbone, algorithm = OpenCLIP("tiny", weights, "none", 1, 2), MAML(WAY, 0.1, False, "prototype")
+    body = backbone.build(3, 32)
+    backbone.load(body)
+    net = Net(Normalize([0.5], [0.3]), body, nn.Sequential(), algorithm.parts(body, 16)).double()
+    objective = QueryLoss(algorithm, 2, cross_entropy, cross_entropy, predict_transductive)
+    far, gradient = apart(objective, net, episodes(shot=1, query=1, tasks=2, size=32))
+    assert far < 1e-10
+    assert max(g.abs().max() for n, g in gradient.items() if n.startswith("body.")) > 0
+
+
+def test_cocas_image_encoder_gives_one_feature_an_image(weights, tmp_path):
+    text = TEXT | {"embed_cls": True, "output_tokens": True}
+    vision = VISION | {"attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True}
+    decoder = {"context_length": 76, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1, "attn_pooler_heads": 2}
+    made = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text, "multimodal_cfg": decoder, "custom_text": True}
+    (tmp_path / "coca_tiny.json").write_text(json.dumps(made))
+    open_clip.add_model_config(tmp_path / "coca_tiny.json")
+    assert OpenCLIP("coca_tiny", None, None).build(3, 32)(torch.rand(2, 3, 32, 32)).shape == (2, 16, 1, 1)
 
 
 def test_lora_stands_on_its_attention_too(weights):

@@ -54,7 +54,7 @@ def run_of(scripts, out: Path, row, seed: int = 0, steps: int = 70, planned: int
     resumes = [{**PLACE, "command": RESUMED, "gpu": "a GPU"}]
     made = {**MADE, **PLACE, "steps": steps, "threads": 1, "parameters": 5, "resumes": resumes}
     (folder / "run.json").write_text(json.dumps(made))
-    (folder / "config.yaml").write_text(yaml.safe_dump({"train": {"steps": planned}}))
+    (folder / "config.yaml").write_text(yaml.safe_dump({"train": {"steps": planned, "generations": 1}}))
     shared = {"way": 5, "shot": 1, "bn": "batch", "transductive": True, "step": 60, "ci95": 0.01, "run": str(folder)}
     for key, query, name in (("task.query=1", 1, "one"), ("", 15, "fifteen")):
         if name in accuracies:
@@ -76,6 +76,9 @@ def test_of_born_again_nets_the_last_one_is_collected(scripts, tmp_path):
         shutil.copy(folder / "config.yaml", folder / name)
         (folder / name / "best.pt").touch()
     (folder / "run.json").unlink()
+    for generations, steps in ((3, 0), (2, 50)):  # a teacher's steps are not its student's
+        (folder / "config.yaml").write_text(yaml.safe_dump({"train": {"steps": 70, "generations": generations}}))
+        assert scripts.record.collected(row, 0, folder)["steps"] == steps
     found = scripts.record.collected(row, 0, folder)
     assert (found["steps"], found["seconds"], found["planned"]) == (50, 150.0, 70)
     assert scripts.run.newest(folder, "best.pt") == folder / "generation1"

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from metalab.algorithms.components.heads import HeadInit, of_class, start_head, task_head
 from metalab.algorithms.components.inner_loop import adapted_parameter_names, without_norms
 from metalab.config.validate import check_positive
+from metalab.core.errors import UserError
 from metalab.core.interfaces import AlgorithmTraits, Batch, Learner, Loss, Model
 from metalab.core.learn2learn_import import KroneckerLinear, KroneckerTransform, MetaCurvatureTransform
 
@@ -48,6 +49,10 @@ class MetaCurvature:
         net = {"body": body, "head": head} if self.body else {"head": head}
         adapts = of_class(nn.ModuleDict(net), self.head_init)
         names = list(adapts) if self.adapt_norm else without_norms(adapts)
+        if odd := [n for n in names if adapts[n].dim() not in (1, 2, 4)]:
+            raise UserError(
+                f"algo.transform={self.transform} has matrices for layers and convolutions, and none for {odd[0]}"
+            )
         made = MetaCurvatureTransform if self.transform == "curvature" else KroneckerTransform(KroneckerLinear)
         curvature = {n.replace(".", "/"): made(adapts[n]) for n in names}
         return {"head": head, "curvature": nn.ModuleDict(curvature)}

@@ -21,7 +21,7 @@ class MTL:
 
     The convolutions keep the weights that training starts from (train.init=RUN, or backbone.weights); the norms are
     meta-learned, as in the authors' code (pytorch/models/conv2d_mtl.py). A task adapts the head alone, by gradient
-    descent on the support (eq. 3).
+    descent on the support (eq. 3). An optimizer's weight decay would draw the factors to 0; reg=l2 leaves them out.
     """
 
     way: int
@@ -44,6 +44,8 @@ class MTL:
         found = [m for m in body.modules() if isinstance(m, nn.Conv2d) and m.weight.requires_grad]
         if not found:
             raise UserError("algo=mtl scales convolutions, and this backbone has none that learns: type backbone=conv4")
+        if any(parametrize.is_parametrized(conv) for conv in found):
+            raise UserError("algo=mtl scales weights that stay as they are, and so does backbone.lora: leave one out")
         for conv in found:
             for leaf, kind in (("weight", Scaled), ("bias", Shifted)):
                 if (p := getattr(conv, leaf)) is not None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from metalab.algorithms.components.augmented_copies import Copies
-from metalab.algorithms.components.distances import class_means, cosines
+from metalab.algorithms.components.cosine_to_means import CosineToMeans
 from metalab.algorithms.components.inner_loop import adapted_parameter_names, inner_step
 from metalab.algorithms.components.inner_optimizers import InnerOptimizer
 from metalab.algorithms.components.support_splits import first_and_others
@@ -49,6 +49,8 @@ class PMF:
         Copies(self.crop, self.flip, self.jitter, self.probability)
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
+        if not any(p.requires_grad for p in body.parameters()):
+            raise UserError("algo=pmf fine-tunes the body, and nothing of it learns: type backbone.trainable=all, or 1")
         return temperature_parts(self.temperature, learned=True)
 
     def adapt(self, learner: Learner, support: Batch, loss: Loss, steps: int) -> Iterator[Model]:
@@ -58,9 +60,7 @@ class PMF:
             yield from (self._by_means(at, support) for at in self._fine_tuned(learner, support, loss, steps, lr))
 
     def _by_means(self, learner: Learner, support: Batch) -> Model:
-        means = class_means(learner.features(support.x).flatten(1), support.y, self.way)
-        scale = temperature(learner, self.temperature, learned=True)
-        return lambda x: cosines(learner.features(x).flatten(1), means) / scale
+        return CosineToMeans(learner, support, self.way, temperature(learner, self.temperature, learned=True))
 
     def _fine_tuned(self, at: Learner, support: Batch, loss: Loss, steps: int, lr: float | Tensor) -> Iterator[Learner]:
         names, how = adapted_parameter_names(at, ("body.",)), InnerOptimizer("adam", lr)

@@ -55,6 +55,10 @@ class TipAdapter:
             return F.normalize(learner.features(x).flatten(1), dim=1)
 
         known, names = units(support.x), learner.buffers()["text.features"]
+        if not self.alpha and not len(names):
+            raise UserError(
+                "algo.alpha=0 asks class names alone, and none are read here: type task=all_way, or predict"
+            )
         labels = members(support.y, self.way).to(known.dtype)
 
         def logits(keys: Tensor, f: Tensor) -> Tensor:

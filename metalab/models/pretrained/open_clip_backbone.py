@@ -90,25 +90,30 @@ class OpenCLIP:
     def load(self, body: nn.Module) -> None:
         """Fill a body of `build` with the weights; UserError where they cannot be had or do not fit."""
         if self.weights is not None and isinstance(body, FeatureExtractor):
-            fill(body, self._whole(self.weights).visual.state_dict(), self.weights, self.name)
+            fill(body, self._whole(self._source()).visual.state_dict(), self.weights, self.name)
 
     @torch.no_grad()
     def embed_texts(self, texts: list[str]) -> Tensor:
         """Return the text encoder's features [N,D] of N texts, on the CPU; UserError without weights."""
         if self.weights is None:
             raise UserError("class names are read by a trained text encoder: type backbone.weights")
-        net, tokens = self._whole(self.weights).eval(), _open_clip().get_tokenizer(self.name)(texts)
+        net, tokens = self._whole(self._source()).eval(), _open_clip().get_tokenizer(self.name)(texts)
         return torch.cat([net.encode_text(some) for some in tokens.split(64)])
 
     def _whole(self, weights: str | None) -> Any:
-        """Return both encoders; UserError where the weights cannot be had."""
+        """Return both encoders, with the activation of the weights' own; UserError where they cannot be had."""
+        quick = bool(_open_clip().get_pretrained_cfg(self.name, self.weights or "").get("quick_gelu"))
         root = logging.getLogger()
         level = root.level
         root.setLevel(logging.CRITICAL)  # open_clip says on the root logger what it loads
         try:
             with contextlib.redirect_stderr(io.StringIO()):
-                return _open_clip().create_model(
-                    self.name, pretrained=weights, pretrained_text=False, device=torch.get_default_device()
+                made: Any = _open_clip().create_model(
+                    self.name,
+                    pretrained=weights,
+                    pretrained_text=False,
+                    force_quick_gelu=quick,
+                    device=torch.get_default_device(),
                 )
         except Exception as error:  # of the network, the hub, the file: each library on the way has its own
             tags = ", ".join(_open_clip().list_pretrained_tags_by_model(self.name))
@@ -118,9 +123,17 @@ class OpenCLIP:
             ) from error
         finally:
             root.setLevel(level)
+        if hasattr(made.visual, "output_tokens"):
+            made.visual.output_tokens = False  # CoCa's gives every position as well
+        return made
 
     def _is_tag(self) -> bool:
-        return self.weights in _open_clip().list_pretrained_tags_by_model(self.name)
+        return bool(_open_clip().get_pretrained_cfg(self.name, self.weights))
+
+    def _source(self) -> str:
+        """Return the weights as open_clip takes them: a tag, or a file with its ~ in full."""
+        assert self.weights is not None
+        return self.weights if self._is_tag() else str(given_path(self.weights, "backbone.weights", "/path/to/it"))
 
     def _classes(self) -> str | list[str]:
         return self.classes or ("none" if self.weights is None else UNKNOWN)

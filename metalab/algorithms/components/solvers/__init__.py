@@ -1,1 +1,1 @@
-"""What algorithms are made of: inner steps, heads, distances, losses of pairs, recurrent cells, memory."""
+"""Heads that are solved for: logistic and cosine regression, the support vector machine."""
