@@ -129,7 +129,8 @@ def evaluate(spec: dict[str, Any], clock: Clock) -> bool:
     for each in spec["evals"]:
         made = Path(each["out"]) / "eval.json"
         old = json.loads(made.read_text(encoding="utf-8")) if made.is_file() else {}
-        if old.get("step") == step and str(best.parent.name) in str(old.get("checkpoint")):
+        same = best.parent == Path(spec["folder"]) or best.parent.name in str(old.get("checkpoint"))  # generation
+        if old.get("step") == step and same:
             continue
         if clock.left < 5:
             print(f"no time is left for the evaluation {' '.join(each['words'])}")

@@ -259,6 +259,14 @@ def test_an_evaluation_is_made_once_for_each_best_checkpoint(worker, tmp_path, m
     saved(tmp_path, monkeypatch, step=50)
     assert worker.evaluate(spec_of(tmp_path), worker.Clock(None, 10))
     assert len(typed) == 2
+    generation = tmp_path / "generation1"  # whose best step is the same, of a net that is another
+    generation.mkdir()
+    (generation / "best.pt").touch()
+    (tmp_path / "config.yaml").touch()
+    assert worker.evaluate(spec_of(tmp_path), worker.Clock(None, 10))
+    assert len(typed) == 3
+    (generation / "best.pt").unlink()
+    typed.pop()
     saved(tmp_path, monkeypatch, step=60)
     assert worker.evaluate(spec_of(tmp_path), worker.Clock(time.time() + 1, 10))  # no time is left
     assert len(typed) == 2
