@@ -88,11 +88,10 @@ def episode(run: LoadedRun, support: Support | None) -> Exportable:
     """
     adaptation = run.adaptation
     if not algorithm_traits(adaptation.algorithm).exports_episode:
-        if getattr(adaptation.algorithm, "draws", None) == "anew":
-            raise UserError("what=episode: algo.test_draws=anew draws for each support: type algo.test_draws=fixed")
         raise UserError(
-            f"what=episode: algo={run.algo_name} learns from each support, by gradients, a solver or a sequence, and "
-            "no file holds that: type what=adapted support=FOLDER, which learns before it is written"
+            f"what=episode: algo={run.algo_name} learns from each support, by gradients, a solver, a sequence or random "
+            "draws (algo.test_draws=anew), and no file holds that: type what=adapted support=FOLDER, which learns before "
+            "it is written"
         )
     if adaptation.bn == "one":
         raise UserError(ONE_BY_ONE)

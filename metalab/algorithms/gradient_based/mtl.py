@@ -22,6 +22,7 @@ class MTL:
     The convolutions keep the weights that training starts from (train.init=RUN, or backbone.weights); the norms are
     meta-learned, as in the authors' code (pytorch/models/conv2d_mtl.py). A task adapts the head alone, by gradient
     descent on the support (eq. 3). An optimizer's weight decay would draw the factors to 0; reg=l2 leaves them out.
+    adapt_norm changes nothing here, for the norms are the body's.
     """
 
     way: int
