@@ -90,8 +90,8 @@ def episode(run: LoadedRun, support: Support | None) -> Exportable:
     if not algorithm_traits(adaptation.algorithm).exports_episode:
         raise UserError(
             f"what=episode: algo={run.algo_name} learns from each support, by gradients, a solver, a sequence or "
-            "random draws (algo.test_draws=anew), and no file holds that: type what=adapted support=FOLDER, which learns "
-            "before it is written"
+            "random draws (algo.test_draws=anew), and no file holds that: type what=adapted support=FOLDER, which "
+            "learns before it is written"
         )
     if adaptation.bn == "one":
         raise UserError(ONE_BY_ONE)
