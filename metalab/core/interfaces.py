@@ -63,6 +63,8 @@ class Split:
     families: ClassFamilies | None = None  # None: any classes may meet
     group: Tensor | None = None  # int64 [N], 0..: images of one group never stand on both sides of an episode
     query_images: Tensor | None = None  # bool [N]: an episode's queries are of these alone, its support of the others
+    support: "Split | None" = None  # where all classes are told apart at once: whose images the supports are drawn from
+    fold: Tensor | None = None  # int64 [N], 0..: where they are, the images of one fold are asked, and all others known
     fixed: FixedEpisodes | None = None  # the only episodes that a protocol allows
     by_image: bool = False  # the other splits have the same classes and other images: a classifier's, without episodes
     class_sizes: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])  # split: class: images

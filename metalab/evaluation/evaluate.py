@@ -47,7 +47,8 @@ def run(runs: Sequence[tuple[Path | None, DictConfig]], out: Path) -> float:
     Write the report to out, and return the mean accuracy, a fraction.
     """
     with locked_run(out), warnings_survived():
-        configs = [(folder, without_folds(read_config(cfg))) for folder, cfg in runs]
+        configs = [(folder, read_config(cfg)) for folder, cfg in runs]
+        configs = [(folder, config if folder is None else without_folds(config)) for folder, config in configs]
         if (how := configs[0][1].whole.get("ensemble")) is not None:
             return ensemble_evaluation.run(configs, how, out, _member_record)
         results = [_evaluate_run(folder, config, i == 0) for i, (folder, config) in enumerate(configs)]

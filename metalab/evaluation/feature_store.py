@@ -46,6 +46,7 @@ def embed_split(net: Net, split: Split, data: dict[str, Any], device: torch.devi
     Raises:
         UserError: where the store cannot be written.
     """
+    known = None if split.support is None else embed_split(net, split.support, data, device)[1]
     prepared = {key: data.get(key) for key in ("size", "resize", "interpolation", "channels")}
     recipe = {
         "weights": weights_hash(net),
@@ -57,7 +58,7 @@ def embed_split(net: Net, split: Split, data: dict[str, Any], device: torch.devi
     folder = cache_folder(data.get("cache")) / name
     store = open_or_build(folder, recipe, lambda: _records(net, split, device), len(split.images))
     features = torch.from_numpy(store.images[NAME]).view(torch.float32)
-    return net_of_features(net), replace(split, images=features)
+    return net_of_features(net), replace(split, images=features, support=known)
 
 
 def weights_hash(net: Net) -> str:

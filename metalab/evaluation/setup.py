@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from metalab.engines.build import select_engine
 from metalab.evaluation import checkpoint_transfer, transductive
 from metalab.evaluation import robustness as robust
 from metalab.evaluation.all_way import protocol as all_way
+from metalab.evaluation.all_way.image_splits import in_folds, with_training_support
 from metalab.evaluation.feature_store import embed_split, sees_features_alone
 from metalab.evaluation.leakage import refuse_trained_on
 from metalab.evaluation.measure import outcome, outcomes
@@ -213,7 +214,7 @@ def build_evaluation_setup(
     backbone = build(config.backbone, "backbone")
     config = resolve_preparation(config, backbone, saved)
     data = build(config.data, "data")
-    split = load_split(data, evaluation.split, task.query_domain)
+    task, split = _tested(data, task, evaluation)
     protocol = evaluation_protocol(split)
     split = protocol.as_labelled(split, saved)
     task, evaluation = protocol.sized(task, evaluation, split)
@@ -279,6 +280,14 @@ def build_evaluation_setup(
         adapted=adapted,
         checkpoint=checkpoint,
     )
+
+
+def _tested(data: Data, task: Task, evaluation: Eval) -> tuple[Task, Split]:
+    """Return the task and the split that is tested; of eval.folds all images, a draw a fold."""
+    if evaluation.folds is not None:
+        return replace(task, draws=evaluation.folds), in_folds(data, evaluation.folds, evaluation)
+    split = load_split(data, evaluation.split, task.query_domain)
+    return task, with_training_support(split, data, task, evaluation)
 
 
 def _images(task: Task) -> int:

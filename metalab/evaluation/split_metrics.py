@@ -24,11 +24,30 @@ def split_metrics(split: Split, accuracy: np.ndarray, source: Source) -> dict[st
     if split.families is not None and len(set(split.families.source)) > 1:
         metrics["sources"] = _by_source(split.families, accuracy, source)
     if isinstance(source, AllWayEpisodes):
-        metrics |= {"queries": source.queries}
-        metrics |= {"accuracy_of_each": {f"draw {i}": float(value) for i, value in enumerate(accuracy, 1)}}
+        metrics |= _all_way(split, accuracy, source)
     if isinstance(source, VariableEpisodeSampler) and source.least < source.query:
         metrics["query"] = f"{source.least}..{source.query}"
     return metrics
+
+
+def _all_way(split: Split, accuracy: np.ndarray, source: AllWayEpisodes) -> dict[str, Any]:
+    """Return how many images were asked, of which supports, and the accuracy of each draw, or of each fold.
+
+    over_images: of folds, the share of all images that were classified rightly, with the interval of so many zeros and
+    ones.
+    """
+    metrics: dict[str, Any] = {"queries": source.queries}
+    if split.fold is not None:
+        images = np.bincount(split.fold.numpy(), minlength=len(accuracy))
+        right = int((accuracy * images).round().sum())
+        mean, ci95 = mean_ci95(np.repeat([1.0, 0.0], [right, int(images.sum()) - right]))
+        over = {"accuracy": mean, "ci95": ci95, "images": int(images.sum())}
+        metrics |= {"shot": None, "query": None, "folds": len(accuracy), "over_images": over}
+    if split.support is not None:
+        metrics |= {"query": "all", "support": "train split"}
+    each = "draw" if split.fold is None else "fold"
+    begin = 1 if split.fold is None else 0
+    return metrics | {"accuracy_of_each": {f"{each} {i}": float(value) for i, value in enumerate(accuracy, begin)}}
 
 
 def _by_source(families: ClassFamilies, accuracy: np.ndarray, source: Source) -> dict[str, dict[str, float]]:

@@ -111,7 +111,8 @@ def _alike(records: Sequence[Mapping[str, Any]]) -> bool:
 def queries(record: Mapping[str, Any]) -> str:
     """Say how many queries an episode has of each class, or in all where that is drawn, and which labels are wrong."""
     if "accuracy_of_each" in record:  # of all classes at once
-        return f"all other {record['queries']} images as queries"
+        which = "all" if record["query"] == "all" else "all other"
+        return f"{which} {record['queries']} images as queries"
     noise = f", {record['label_noise']:.0%} wrong labels in the support" if record.get("label_noise") else ""
     if record.get("query_balance") is None:
         return f"{record['query']} queries a class{noise}"
@@ -134,8 +135,11 @@ def _row(record: Mapping[str, Any]) -> dict[str, str]:
         area = _percent(unknown["auroc"], unknown["ci95"])
         row["none of these"] = f"AUROC {area}, against queries of {unknown['classes']} classes outside of each episode"
     told = {*FACTS, *OF_CLASSES, *OF_ENSEMBLE, DOMAINS, corruptions.KEY, "query_balance", "dirichlet", "label_noise"}
-    told |= {"accuracy", "ci95", "episodes", "attacks", "unknown", "queries"}
+    told |= {"accuracy", "ci95", "episodes", "attacks", "unknown", "queries", "folds", "over_images"}
     told.add("run")  # its folder is that of its checkpoint
+    if "folds" in record:
+        row["task"] = f"{record['way']}-way, {record['queries']} images in {record['folds']} folds, each asked once"
+        row["over images"] = _percent(record["over_images"]["accuracy"], record["over_images"]["ci95"])
     if record["episodes"] is None:
         row["task"] = f"plain classification, {record['way']} classes"
     row |= _classes(record)
@@ -178,6 +182,7 @@ def counted(record: Mapping[str, Any]) -> int:
 def over(record: Mapping[str, Any]) -> str:
     """Say what the mean and its interval are over."""
     what = "images" if record["episodes"] is None else "draws" if "accuracy_of_each" in record else "episodes"
+    what = "folds" if "folds" in record else what
     return f"{counted(record)} {what}"
 
 

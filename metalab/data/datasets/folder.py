@@ -3,7 +3,7 @@
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, final
@@ -125,6 +125,16 @@ class Folder:
         loaded = self._split(split, parts[split], "; ".join(filter(None, said)), sizes)
         return loaded if self._by_image else group_by_filename(loaded, self.group)
 
+    def in_folds(self, folds: int) -> Split:
+        """Return all images, and in Split.fold which of so many folds tests each; UserError where there can be none."""
+        self._refuse_absent("test")
+        if self.strict:
+            refuse_unread(self._store.facts)
+        by_fold = ImageSplit(self.ratios, self.seed, self.least, self.group, folds, 0)
+        part, fold = by_fold.in_folds(self._all_homes(self.copies == "keep"))
+        said = [*self._told("test"), *notes(self._store.facts, self._how)]
+        return replace(self._split("test", part, "; ".join(filter(None, said)), {}), fold=torch.from_numpy(fold))
+
     def unrefused(self, split: str) -> Split:
         """Return the split with all that is in it and whatever it shares with another one, for a report."""
         self._refuse_absent(split)
@@ -230,7 +240,10 @@ class Folder:
         """Return train, val and test, of classes of at least so many images, with or without copies within a class."""
         if not self._by_image:
             return {split: self._part(split, copies, least) for split in SPLITS}
-        return self._image_split(least).parts({home: self._part(home, copies, 1) for home in self._tree.parts})
+        return self._image_split(least).parts(self._all_homes(copies))
+
+    def _all_homes(self, copies: bool) -> dict[str, Part]:
+        return {home: self._part(home, copies, 1) for home in self._tree.parts}
 
     def _part(self, split: str, copies: bool, least: int) -> Part:
         """Return the split's classes of at least so many images, with or without copies within a class."""

@@ -77,6 +77,18 @@ class ImageSplit:
         self._refuse_torn(parts)
         return parts
 
+    def in_folds(self, homes: Mapping[str, Part]) -> tuple[Part, np.ndarray]:
+        """Return the images of all folds, and int64 [N], the fold in which each is tested.
+
+        homes and errors: as of `parts`.
+        """
+        assert self.folds is not None
+        self.parts(homes)  # which refuses what cannot be dealt out
+        part = _large(homes, self.least)[ALL]
+        whole = _chosen(part, np.ones(len(part.files), dtype=bool))
+        images = self._images(whole)
+        return whole, stratified_folds(images.classes, images.groups, self.folds, self.seed)
+
     def _images(self, part: Part) -> Images:
         together = [np.array(part.image_ids)]
         if self.group is not None:

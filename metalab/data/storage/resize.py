@@ -19,8 +19,13 @@ def resize_split(split: Split, channels: int, size: int, why: str = "as the run 
         return split
     note = f"images {list(images.shape[1:])} made {[channels, size, size]}, {why}"
     logger.info(note)
-    made = resize_images(images, channels, size)
-    return replace(split, images=made, note="; ".join(filter(None, [split.note, note])))
+    known = split.support
+    return replace(
+        split,
+        images=resize_images(images, channels, size),
+        support=None if known is None else replace(known, images=resize_images(known.images, channels, size)),
+        note="; ".join(filter(None, [split.note, note])),
+    )
 
 
 def resize_images(images: Tensor, channels: int, size: int) -> Tensor:

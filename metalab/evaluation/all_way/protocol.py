@@ -31,12 +31,20 @@ def all_way_protocol(task: Task, evaluation: Eval, split: Split) -> tuple[Task, 
     if why := [words for words, true in refused.items() if true]:
         refuse_all_way(why[0])
     assert task.draws is not None
-    logger.info(
-        f"task=all_way: {task.draws} draws of {task.shot} images of each of {len(split.ids)} classes, all others are "
-        "queries; task.way, task.query and eval.episodes do not count"
-    )
-    others = -(-int(split.count.sum()) // len(split.ids)) - task.shot
-    task = replace(task, way=len(split.ids), query=max(1, others))
+    classes, images, known = len(split.ids), int(split.count.sum()), task.shot
+    if split.fold is not None:
+        known = max(1, images // classes - images // (classes * task.draws))  # about as many, for what estimates times
+        of = f"eval.folds={task.draws}: each of {images} images once, by the other folds' of all {classes} classes"
+    elif split.support is not None:
+        of = f"task=all_way: {task.draws} draws of {task.shot} training images of each of {classes} classes, all "
+        of += f"{images} images are queries"
+    else:
+        of = f"task=all_way: {task.draws} draws of {task.shot} images of each of {classes} classes, all others are "
+        of += "queries"
+    logger.info(f"{of}; task.way, task.query and eval.episodes do not count")
+    own = split.fold is None and split.support is None
+    others = -(-images // classes) - (task.shot if own else 0)
+    task = replace(task, way=classes, shot=known, query=max(1, others))
     return task, replace(evaluation, episodes=task.draws, batch=1)
 
 
@@ -47,6 +55,8 @@ def refuse_all_way(why: str) -> NoReturn:
 
 def refuse_evaluation(task: Task, data: Data, attacks: Attacks, evaluation: Eval) -> None:
     """Raise UserError for what is measured in episodes of some classes alone."""
+    what = "task=all_way" if evaluation.folds is None else f"eval.folds={evaluation.folds}"
+    instead = "task=fixed" if evaluation.folds is None else "eval.folds=null"
     asked = {
         "attack": ",".join(name for name, _ in attacks.built) or None,
         "eval.unknown": evaluation.unknown,
@@ -56,7 +66,7 @@ def refuse_evaluation(task: Task, data: Data, attacks: Attacks, evaluation: Eval
     }
     for key, value in asked.items():
         if task.draws is not None and value is not None:
-            raise UserError(f"{key}={value} is not measured with task=all_way: leave it out, or type task=fixed")
+            raise UserError(f"{key}={value} is not measured with {what}: leave it out, or type {instead}")
 
 
 def refuse_comparison(task: Task) -> None:

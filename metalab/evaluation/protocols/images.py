@@ -21,7 +21,6 @@ from metalab.data.sampling.class_order import Labels, is_among, relabelled
 from metalab.data.sampling.episode_indices import EpisodeIndices
 from metalab.data.sampling.sequential import SequentialImages
 from metalab.engines.per_image import PerImageEngine
-from metalab.evaluation.all_way.protocol import refuse_all_way
 from metalab.evaluation.classifier_report import classifier_report
 from metalab.evaluation.robustness import Attacks
 from metalab.tracking.class_report import ClassReport
@@ -64,8 +63,6 @@ class ImageProtocol:
 
     def sized(self, task: Task, evaluation: Eval, split: Split) -> tuple[Task, Eval]:
         """Return the settings for every image of the split once, whatever was given."""
-        if task.draws is not None:
-            refuse_all_way("data.protocol=images measures the classifier of the training's own classes")
         logger.info(
             f"the data splits images: all {len(split.images)} count once; task.* and eval.episodes do not count"
         )
@@ -77,7 +74,8 @@ class ImageProtocol:
         """Raise UserError: without a training nothing knows the classes."""
         raise UserError(
             f"run=null: data.protocol=images measures the classifier that a run trained for {split.ids[0]} and the "
-            "others, and there is no run: type data.protocol=classes for episodes, or train one with algo=baseline"
+            "others, and there is no run: type task=all_way task.shot=16 for supports of the training images, "
+            "data.protocol=classes for episodes, or train one with algo=baseline"
         )
 
     def check_run(self, run: Path | None, algo: str, saved: Mapping[str, Any], split: Split, attacks: Attacks) -> None:
