@@ -56,7 +56,13 @@ def setup(given: argparse.Namespace, *words: str) -> EvaluationSetup:
     """Return the evaluation of a pretrained backbone with these words."""
     net = ("backbone=torchvision", "backbone.name=mobilenet_v2", "backbone.classes=imagenet")
     net = given.net.split() if given.net else [*net, f"backbone.weights={given.weights.absolute()}"]
-    few = (f"eval.episodes={given.episodes}", "eval.embed=true", "eval.batch=50", "device=cpu", f"seed={given.seed}")
+    few = (
+        f"eval.episodes={given.episodes}",
+        "eval.embed=true",
+        f"engine={given.engine}",
+        "device=cpu",
+        f"seed={given.seed}",
+    )
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
         cfg = compose("eval", ["run=null", *net, *few, *words])
     return build_evaluation_setup(None, read_config(cfg))
@@ -81,6 +87,7 @@ def main() -> None:
         "--methods", nargs="+", choices=METHODS, default=list(METHODS), help="simpleshot is always there"
     )
     parser.add_argument("--balance", choices=["null", "dirichlet"], default="null", help="task.query_balance")
+    parser.add_argument("--engine", choices=["auto", "learn2learn", "vectorized"], default="auto")
     parser.add_argument("--episodes", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()

@@ -243,6 +243,9 @@ class Demo:
             raise UserError(f"demo.port={self.port}: expected 1 to 65535, or null for the first one that is free")
 
 
+EPISODES_AT_ONCE = 8  # of an evaluation, where nobody says another
+
+
 @dataclass(frozen=True)
 class Eval:
     """How many episodes are evaluated, on which split and how they are normalized."""
@@ -251,7 +254,7 @@ class Eval:
     bn: BN | None
     split: Literal["train", "val", "test"]
     allow_overlap: bool
-    batch: int
+    batch: int | None
     eps: list[float] | None = None
     embed: bool | None = None
     unknown: int | None = None

@@ -31,6 +31,7 @@ class Workload:
     checkpointing: bool = field(
         default=False, kw_only=True
     )  # the net computes activations again for the gradient, which torch.func cannot
+    features: bool = field(default=False, kw_only=True)  # an evaluation's episodes are of stored features
 
 
 def conv4_filters(backbone: Backbone) -> int | None:
@@ -79,6 +80,12 @@ class AutoEngine:
             logger.info(
                 "engine=auto takes vectorized: on a GPU one task after another is bound by the launches of its kernels "
                 "(docs/performance.md)"
+            )
+            return Vectorized(None, self.precision, self.graphs)
+        if work.features:
+            logger.info(
+                "engine=auto takes vectorized: on stored features one task after another is bound by the calls of "
+                "small operations (docs/performance.md)"
             )
             return Vectorized(None, self.precision, self.graphs)
         if work.algo is None:

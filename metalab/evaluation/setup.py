@@ -12,7 +12,7 @@ from metalab.algorithms.build import AlgorithmSettings, build_algorithm
 from metalab.config.experiment import ExperimentConfig
 from metalab.config.image_preparation import resolve_preparation
 from metalab.config.instantiate import build
-from metalab.config.schema import Eval, Task
+from metalab.config.schema import EPISODES_AT_ONCE, Eval, Task
 from metalab.core.allocator import keep_freed_memory
 from metalab.core.device import resolve_device
 from metalab.core.errors import UserError
@@ -57,6 +57,8 @@ from metalab.regularizers.base import identity_loss
 from metalab.regularizers.build import build_regularizers, refuse_other_loss
 from metalab.tracking import checkpoint_schema
 from metalab.tracking.progress import counted
+
+FEATURES_AT_ONCE = 64  # episodes of stored features: an operation on them costs little more than its call
 
 
 def load_net(config: ExperimentConfig, backbone: Backbone, saved: dict[str, Any]) -> Net:
@@ -162,7 +164,7 @@ class EvaluationSetup:
     @property
     def tasks(self) -> int:
         """Episodes that run together."""
-        return min(self.evaluation.batch, self.evaluation.episodes)
+        return min(self.evaluation.batch or EPISODES_AT_ONCE, self.evaluation.episodes)
 
     @property
     def counting(self) -> Engine:
@@ -246,16 +248,30 @@ def build_evaluation_setup(
     if protocol.has_support:
         for each in [net, *([trained] if trained is not net else [])]:
             measure_statistics(each, config, saved, bn)
-    engine = _engine(config, backbone, algo, task, evaluation, size)
     normed = has_batch_norm(net)
-    if (
+    embedded = (
         not (adapted or isinstance(data, Domains))  # more images are measured than the split's
         and _wants_features(evaluation, backbone, evaluation.episodes * _images(task) >= len(split.images))
         and evaluation.corrupt is None
         and images_stay_as_they_are(split, attacks, terms)
         and sees_features_alone(test_algorithm, net, bn)
-    ):
+    )
+    if embedded:
         net, split = embed_split(net, split, config.data, device)
+    if evaluation.batch is None:
+        evaluation = replace(evaluation, batch=FEATURES_AT_ONCE if embedded else EPISODES_AT_ONCE)
+    work = Workload(
+        device.type,
+        None,
+        size,
+        min(evaluation.batch or 1, evaluation.episodes),
+        _images(task),
+        algo.steps,
+        conv4_filters(backbone),
+        checkpointing=checkpoints(backbone),
+        features=embedded and protocol.has_support,
+    )
+    engine = select_engine(build(config.engine, "engine"), work)
     return EvaluationSetup(
         folder=folder,
         config=config,
@@ -270,7 +286,7 @@ def build_evaluation_setup(
         net=net,
         trained=trained,
         normed=normed,
-        engine=engine,
+        engine=engine if task.draws is None else all_way.one_by_one(engine),
         protocol=protocol,
         split=split,
         images=images,
@@ -293,17 +309,6 @@ def _tested(data: Data, task: Task, evaluation: Eval) -> tuple[Task, Split]:
 def _images(task: Task) -> int:
     """Return how many images an episode has."""
     return task.labelled + task.way * task.query
-
-
-def _engine(
-    config: ExperimentConfig, backbone: Backbone, algo: AlgorithmSettings, task: Task, evaluation: Eval, size: int
-) -> Engine:
-    """Build the engine; engine=auto goes by what the evaluation passes through the net at once."""
-    kind, tasks = resolve_device(config.device).type, min(evaluation.batch, evaluation.episodes)
-    filters, again = conv4_filters(backbone), checkpoints(backbone)
-    work = Workload(kind, None, size, tasks, _images(task), algo.steps, filters, checkpointing=again)
-    chosen = select_engine(build(config.engine, "engine"), work)
-    return chosen if task.draws is None else all_way.one_by_one(chosen)
 
 
 def _adapted(

@@ -14,7 +14,7 @@ from metalab.algorithms.training_task import mini_batch_task, resolve_training_t
 from metalab.config.experiment import ExperimentConfig
 from metalab.config.image_preparation import resolve_preparation
 from metalab.config.instantiate import build, parts_of, settings
-from metalab.config.schema import Eval, Task, Train
+from metalab.config.schema import EPISODES_AT_ONCE, Eval, Task, Train
 from metalab.core.errors import UserError
 from metalab.core.interfaces import Algorithm, Backbone, Engine, EpisodeSource, Loss, Objective, Split
 from metalab.data.class_lists import SPLITS
@@ -145,7 +145,7 @@ class TrainingSetup:
 
     def validation(self) -> Source:
         """Return the episodes of every validation; UserError where the classes or images are too few."""
-        tasks = min(self.eval.batch, self.train.val_episodes)
+        tasks = min(self.eval.batch or EPISODES_AT_ONCE, self.train.val_episodes)
         return self._episodes(self.task, self.data["val"], tasks, "val")
 
     def _episodes(self, task: Task, split: Split, tasks: int, stream: str, part: slice = ALL) -> Source:

@@ -39,6 +39,7 @@ def rows(monkeypatch):
         (replace(WORK, algo="mine"), Learn2Learn()),  # not all rows near agree
         (replace(WORK, algo="matching", steps=0), Vectorized(None)),
         (replace(WORK, algo=None), Learn2Learn()),  # an evaluation
+        (replace(WORK, algo=None, features=True), Vectorized(None)),
         (replace(WORK, size=84), Learn2Learn()),
         (replace(WORK, images=100), Learn2Learn()),  # nothing near
         (replace(WORK, tasks=1), Learn2Learn()),

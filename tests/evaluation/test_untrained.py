@@ -123,8 +123,13 @@ def test_every_method_without_training_takes_features(typed, algo):
     more = ["algo.epochs=3"] if algo.startswith("baseline") else []
     kept, said = typed(f"algo={algo}", "eval.episodes=4", "eval.embed=true", *more)
     assert "Preparing" in said
-    without, _ = typed(f"algo={algo}", "eval.episodes=4", "eval.embed=false", *more)
+    assert "engine=auto takes vectorized: on stored features" in " ".join(said.split())
+    without, said = typed(f"algo={algo}", "eval.episodes=4", "eval.embed=false", *more)
+    assert "engine=auto takes learn2learn" in said
     assert kept["loss"] == pytest.approx(without["loss"], rel=1e-3)
+    alone, said = typed(f"algo={algo}", "eval.episodes=4", "eval.embed=true", "engine=learn2learn", *more)
+    assert "engine=auto" not in said
+    assert alone["loss"] == pytest.approx(without["loss"], rel=1e-3)
 
 
 @pytest.mark.slow

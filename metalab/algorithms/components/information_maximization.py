@@ -6,7 +6,6 @@ The classifier is a weight a class w_k, first the class means, with p_k(z) propo
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from metalab.algorithms.components.heads import full_precision
@@ -37,6 +36,11 @@ def class_logits(weights: Tensor, features: Tensor, temperature: float) -> Tenso
     return temperature * (features @ weights.T - lengths / 2)
 
 
+def class_shares(weights: Tensor, features: Tensor, temperature: float) -> Tensor:
+    """Return the softmax [N,K] of class_logits, which takes the features' own lengths out."""
+    return (temperature * (features @ weights.T - weights.square().sum(1) / 2)).softmax(1)
+
+
 def entropy_slope(shares: Tensor, alpha: float) -> Tensor:
     """Return the gradient [...,K] of the alpha-entropy (1 - sum p^alpha) / (alpha - 1) of shares, up to a constant.
 
@@ -53,13 +57,13 @@ def information_gradient(weights: Tensor, task: Task, temperature: float, by: Lo
     TIM, eq. 4; alpha-TIM of another alpha than 1, eq. 8 (its cross-entropy stays Shannon's). Written out: a thousand
     steps of it are what an episode takes, and autograd's take five times as long.
     """
-    shares = class_logits(weights, task.asked, temperature).softmax(1)
+    shares = class_shares(weights, task.asked, temperature)
     slope = by.conditional * entropy_slope(shares, alpha) - by.marginal * entropy_slope(shares.mean(0), alpha)
     asked = shares * (slope - (shares * slope).sum(1, keepdim=True)) / shares.shape[0]
-    wrong = class_logits(weights, task.known, temperature).softmax(1) - task.onto
-    of_logits = torch.cat([by.cross_entropy / wrong.shape[0] * wrong, asked])  # [M+N,K]
-    images = torch.cat([task.known, task.asked])
-    return temperature * (of_logits.T @ images - of_logits.sum(0)[:, None] * weights)
+    wrong = class_shares(weights, task.known, temperature) - task.onto
+    known = by.cross_entropy / wrong.shape[0] * wrong
+    pulled = known.T @ task.known + asked.T @ task.asked  # apart, for to join the features takes as long as this
+    return temperature * (pulled - (known.sum(0) + asked.sum(0))[:, None] * weights)
 
 
 def descend(gradient: Callable[[Tensor], Tensor], weights: Tensor, lr: float, steps: int) -> Tensor:
@@ -78,8 +82,8 @@ def alternate(weights: Tensor, task: Task, temperature: float, by: LossWeights, 
     """
     support, queries = by.cross_entropy / (1 + by.conditional), task.known.shape[0] / task.asked.shape[0]
     for _ in range(steps):
-        known = class_logits(weights, task.known, temperature).softmax(1)
-        shares = class_logits(weights, task.asked, temperature).softmax(1)
+        known = class_shares(weights, task.known, temperature)
+        shares = class_shares(weights, task.asked, temperature)
         sharp = shares.pow(1 + by.conditional)
         labels = sharp / sharp.sum(0).clamp(min=SMALL).pow(by.marginal / (1 + by.marginal))
         labels = labels / labels.sum(1, keepdim=True)

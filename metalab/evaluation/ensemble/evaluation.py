@@ -12,6 +12,7 @@ from torch import Tensor
 
 from metalab.algorithms.objectives.prediction import correct
 from metalab.config.experiment import ExperimentConfig
+from metalab.config.schema import EPISODES_AT_ONCE
 from metalab.config.validate import check_type
 from metalab.core.errors import UserError
 from metalab.core.optional_output import optional_output
@@ -97,9 +98,10 @@ def _fitted(members: Sequence[Member]) -> list[float]:
             "same: type eval.split=test, or ensemble=mean"
         )
     logits, labels = [], []
-    first = _validation(members[0], members[0].config.eval.batch)
+    batch = members[0].config.eval.batch or EPISODES_AT_ONCE
+    first = _validation(members[0], batch)
     for member in members:
-        t = first if member is members[0] else _validation(member, members[0].config.eval.batch)
+        t = first if member is members[0] else _validation(member, batch)
         refuse_other_episodes(members[0], first, member, t)
         found = measured(t)
         logger.info(f"{member.path}: {t.evaluation.episodes} validation {t.protocol.unit} for the weights of stacking")

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from metalab.config.experiment import ExperimentConfig
+from metalab.config.schema import EPISODES_AT_ONCE
 from metalab.config.validate import format_value
 from metalab.core.errors import UserError
 from metalab.data.identity.class_ids import fingerprint
@@ -67,7 +68,7 @@ def build_members(members: Sequence[Member], how: str) -> list[EvaluationSetup]:
     refuse_unsupported(first.config, how)
     for member in members[1:]:
         _refuse_other_settings(first, member)
-    batch = first.config.eval.batch  # which changes no episode
+    batch = first.config.eval.batch or EPISODES_AT_ONCE  # which changes no episode
     made = [
         build_evaluation_setup(m.folder, replace(m.config, eval=replace(m.config.eval, batch=batch)), m.checkpoint)
         for m in members
