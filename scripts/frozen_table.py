@@ -25,7 +25,7 @@ from metalab.evaluation.setup import EvaluationSetup, build_evaluation_setup
 
 DATA = {
     "cifarfs": ("data=cifarfs", "data.size=64"),
-    "miniimagenet": ("data=miniimagenet", "data.size=84"),
+    "miniimagenet": ("data=miniimagenet", "data.size=84", "eval.allow_overlap=true"),  # classes of ImageNet
     "pacs": ("data=pacs", "data.protocol=classes", "data.size=72"),
     "mnist": ("data=mnist", "data.size=64", "data.channels=3"),
 }

@@ -32,6 +32,7 @@ from .transductive.tpn import TPN as TPN
 from .transfer_learning.autoencoder import Autoencoder as Autoencoder
 from .transfer_learning.baseline import Baseline as Baseline
 from .transfer_learning.baselinepp import BaselinePP as BaselinePP
+from .transfer_learning.clip_lora import CLIPLoRA as CLIPLoRA
 from .transfer_learning.distribution_calibration import DistributionCalibration as DistributionCalibration
 from .transfer_learning.feature_extraction import FeatureExtraction as FeatureExtraction
 from .transfer_learning.finetune import Finetune as Finetune

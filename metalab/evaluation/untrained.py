@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from metalab.algorithms.build import build_algorithm
@@ -56,6 +57,7 @@ def untrained_checkpoint(config: ExperimentConfig, backbone: Backbone, channels:
         UserError: for a backbone without weights, or with weights that cannot be had.
     """
     _, algorithm = build_algorithm(config.algo, config.task.way, test=True)
+    torch.manual_seed(config.seed)  # of heads, and of what LoRA adds
     net = build_net(backbone, algorithm, nn.Sequential(), Normalize([0.0] * channels, [1.0] * channels), size)
     before = {name: tensor.clone() for name, tensor in net.body.state_dict().items()}
     seen = load_pretrained(backbone, net)

@@ -28,7 +28,7 @@ from metalab.engines.vectorized import Vectorized
 from metalab.models.backbones import FC, Conv4
 from metalab.models.layers import Normalize
 from metalab.models.meta_net import Net
-from metalab.models.pretrained.lora import add_lora
+from metalab.models.pretrained.lora import LoRA, add_lora
 from tests.algorithms.made import TASKS, WAY, episodes, far, net_of, objective, outer
 
 HEAD = ("head.weight", "head.bias")
@@ -209,6 +209,6 @@ def test_mtl_wants_convolutions():
     with pytest.raises(UserError, match="scales convolutions, and this backbone has none that learns"):
         MTL(WAY, 0.1, False, "learned").parts(FC((8,)).build(1, 16), 8)
     body = Conv4(4, 4, False, False).build(1, 16)
-    add_lora(body, 2, True, "conv4")
+    add_lora(body, LoRA(2, "all", None), True, "conv4")
     with pytest.raises(UserError, match=r"and so does backbone\.lora: leave one out"):
         MTL(WAY, 0.1, False, "learned").parts(body, 4)

@@ -13,7 +13,7 @@ from metalab.algorithms.transfer_learning.finetune import Finetune
 from metalab.core.errors import UserError
 from metalab.models.layers import Normalize
 from metalab.models.meta_net import Net
-from metalab.models.pretrained.lora import LowRank, add_lora
+from metalab.models.pretrained.lora import LoRA, LowRank, add_lora
 from metalab.models.pretrained.timm_backbone import Timm
 from metalab.models.pretrained.torchvision_backbone import Torchvision
 from tests.algorithms.metric_cases import WAY, apart, episodes
@@ -86,9 +86,9 @@ def test_a_rank_is_no_larger_than_the_weights_own():
     layer = nn.Conv2d(4, 4, 3, groups=4)
     assert LowRank(layer.weight, 100).up.shape == (4, 4)
     net = nn.Sequential(layer, nn.BatchNorm2d(4))
-    assert add_lora(net, None, True, "x") is None
+    assert add_lora(net, LoRA(None, "all", None), True, "x") is None
     assert all(p.requires_grad for p in net.parameters())
-    add_lora(net, 2, True, "x")
+    add_lora(net, LoRA(2, "all", None), True, "x")
     assert [n for n, p in net.named_parameters() if p.requires_grad] == [
         f"0.parametrizations.weight.0.{leaf}" for leaf in ("up", "down")
     ]
@@ -106,3 +106,42 @@ def test_what_cannot_be_is_said(rank, trainable, given, message, weights):
     file = weights["squeezenet1_1"] if given else None
     with pytest.raises(UserError, match=message):
         Torchvision("squeezenet1_1", file, "none" if given else None, trainable, lora=rank).build(3, 64)
+
+
+class Attention(nn.Module):
+    """timm's layers, by their names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.proj, self.q_proj = nn.Linear(6, 18), nn.Linear(6, 6), nn.Linear(6, 4)
+
+
+def test_queries_keys_and_values_have_additions_of_their_own():
+    torch.manual_seed(0)
+    net = nn.ModuleDict({"timm": Attention(), "torch": nn.MultiheadAttention(6, 2), "mlp": nn.Linear(6, 6)})
+    own = {name: p.clone() for name, p in net.named_parameters()}
+    add_lora(net, LoRA(2, "qkv", 1.0), True, "net")
+    learned = {n: p for n, p in net.named_parameters() if p.requires_grad}
+    assert {n.partition(".parametrizations.")[0] for n in learned} == {"timm.qkv", "timm.q_proj", "torch"}
+    with torch.no_grad():
+        for p in learned.values():
+            p.normal_()
+    joint = {"timm.qkv.weight": net["timm"].qkv.weight, "torch.in_proj_weight": net["torch"].in_proj_weight}
+    for name, now in joint.items():
+        where = name.replace(".weight", ".parametrizations.weight.0.").replace(
+            ".in_proj_weight", ".parametrizations.in_proj_weight.0."
+        )
+        up, down = learned[f"{where}up"], learned[f"{where}down"]
+        assert (up.shape, down.shape) == ((18, 2), (6, 6))
+        apart = [up[6 * k : 6 * k + 6] @ down[2 * k : 2 * k + 2] for k in range(3)]
+        assert torch.allclose(now, own[name] + 0.5 * torch.cat(apart), atol=1e-6)
+    where = "timm.q_proj.parametrizations.weight.0."
+    expected = own["timm.q_proj.weight"] + 0.5 * learned[f"{where}up"] @ learned[f"{where}down"]
+    assert torch.allclose(net["timm"].q_proj.weight, expected, atol=1e-6)
+
+
+def test_a_net_without_attention_has_no_queries():
+    with pytest.raises(UserError, match=r"no attention's queries, keys and values .* type backbone\.lora_on=all"):
+        add_lora(nn.Sequential(nn.Linear(2, 2)), LoRA(1, "qkv", None), True, "net")
+    with pytest.raises(UserError, match=r"backbone\.lora_alpha=0: expected a number above 0"):
+        LoRA(1, "qkv", 0.0)

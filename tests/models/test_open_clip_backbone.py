@@ -172,3 +172,38 @@ def test_class_names_decide_in_predict_and_of_all_classes_at_once(weights, pictu
     code, said = command_line("eval", *net, *data, "hydra.run.dir=e")
     assert code == 0, said
     assert json.loads((pictures / "e" / "eval.json").read_text())["accuracy"] == (0.0 if turned else 1.0)
+
+
+def test_the_text_encoder_has_open_clips_own_features_and_learns_by_lora_alone(weights):
+    made, tokenize = OpenCLIP("tiny", weights, "none", lora=2, lora_on="qkv", lora_alpha=1.0).text_encoder()
+    theirs: Any = open_clip.create_model("tiny", pretrained=weights).eval()
+    texts = ["a photo of a dog.", "a photo of a cat."]
+    assert torch.equal(tokenize(texts), open_clip.get_tokenizer("tiny")(texts))
+    assert torch.allclose(made(tokenize(texts)), theirs.encode_text(tokenize(texts)), atol=1e-6)
+    learned = [name for name, p in made.named_parameters() if p.requires_grad]
+    assert [name.rpartition(".")[2] for name in learned] == ["up", "down"]  # one layer
+    assert not any("visual" in name for name, _ in made.named_parameters())
+
+
+def test_both_encoders_learn_which_names_the_colours_have(weights, pictures, command_line, monkeypatch):
+    """Of a CLIP that nobody trained names say nothing; after a task's steps they are told apart."""
+    monkeypatch.chdir(pictures)
+    monkeypatch.setenv("METALAB_CACHE", str(pictures / "cache"))
+    net = ("run=null", "backbone=open_clip", "backbone.name=tiny", f"backbone.weights={weights}", "device=cpu")
+    net += ("backbone.classes=none", "backbone.lora=4", "backbone.lora_on=qkv", "algo=clip_lora", "algo.crop=0")
+    data = ("data=folder", "data.root=images", "data.ratios=[0,0,1]", "task=all_way", "task.shot=1", "task.draws=2")
+    found = {}
+    for steps in (0, 40):
+        words = (*net, f"algo.test_steps={steps}", "algo.lr=0.02", *data, f"hydra.run.dir=e{steps}")
+        code, said = command_line("eval", *words)
+        assert code == 0, said
+        found[steps] = json.loads((pictures / f"e{steps}" / "eval.json").read_text())["accuracy"]
+    assert found[0] < 0.7
+    assert found[40] == 1.0
+    words = (*net, "algo.test_steps=40", "algo.lr=0.02", "support=support", "images=images", "hydra.run.dir=p")
+    code, said = command_line("predict", *words)
+    assert code == 0, said
+    with (pictures / "p" / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 9
+    assert all(row["file"].partition("/")[0] == row["label"] for row in rows)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,7 +31,15 @@ class Copies:
 
     def of(self, x: Tensor, steps: int) -> Iterator[Tensor]:
         """Give copies of images x [N,C,H,W] for each of the steps."""
-        augment = Augment(round(self.crop * x.shape[-1]), self.flip, self.jitter, 0.0)
         for draws in uniform_numbers(steps, len(x) + 1, NUMBERS):
-            changed = draws[-1, 0] < self.probability
-            yield augment(x[None], torch.as_tensor(draws[None, :-1]).to(x))[0] if changed else x
+            yield self._copied(x, draws)
+
+    def of_batches(self, x: Tensor, batches: np.ndarray) -> Iterator[Tensor]:
+        """Give copies of other images of x [N,C,H,W] for each step: those of batches, int64 [steps,B]."""
+        for chosen, draws in zip(batches, uniform_numbers(len(batches), batches.shape[1] + 1, NUMBERS), strict=True):
+            yield self._copied(x[torch.from_numpy(chosen).to(x.device)], draws)
+
+    def _copied(self, x: Tensor, draws: np.ndarray) -> Tensor:
+        augment = Augment(round(self.crop * x.shape[-1]), self.flip, self.jitter, 0.0)
+        changed = draws[-1, 0] < self.probability
+        return augment(x[None], torch.as_tensor(draws[None, :-1]).to(x))[0] if changed else x

@@ -11,6 +11,13 @@ def normal_numbers(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
 
 
+def shuffled_batches(images: int, batch: int, steps: int) -> np.ndarray:
+    """Return int64 [steps,min(batch,images)], mini-batches of images 0..images-1 in a new order each round."""
+    size, draw = min(batch, images), np.random.default_rng(0)
+    rounds = [draw.permutation(images) for _ in range(-(-steps * size // images))]
+    return np.concatenate([np.empty(0, dtype=np.int64), *rounds])[: steps * size].reshape(steps, size)
+
+
 @lru_cache(maxsize=2)
 def uniform_numbers(*shape: int) -> np.ndarray:
     """Return numbers uniform in 0..1, float32, the same for a shape."""

@@ -1,56 +1,109 @@
 """LoRA: low-rank additions to a net's weights, which learn in their place (Hu, Shen, Wallis et al. 2022)."""
 
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from metalab.config.validate import check_positive
 from metalab.core.errors import UserError
+
+LoRALayers = Literal["all", "qkv"]
+JOINT = ("in_proj_weight", "qkv")  # weights of queries, keys and values one below another: torch's and timm's
+APART = ("q_proj", "k_proj", "v_proj", "q", "k", "v", "query", "key", "value")  # linear layers of one of the three
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """What is added to a net: settings of a pretrained backbone.
+
+    rank: of the additions; None: there are none. on: all linear layers, convolutions and attention, or the queries,
+    keys and values of attention, each with an addition of its own. alpha: the addition counts alpha / rank; None:
+    fully.
+    """
+
+    rank: int | None
+    on: LoRALayers
+    alpha: float | None
+
+    def __post_init__(self) -> None:
+        if self.rank is not None and self.rank < 1:
+            raise UserError(f"backbone.lora={self.rank}: expected a rank of 1 or more, or null for none")
+        if self.alpha is not None:
+            check_positive("backbone.lora_alpha", self.alpha)
 
 
 class LowRank(nn.Module):
-    """W -> W + up @ down, of a weight [O,...], with up [O,R] at zero and down [R,...] as torch starts a linear layer.
+    """W -> W + scale up @ down, of a weight [O,...], with up [O,R] at zero and down [R,...] as torch starts a layer.
 
-    R is the rank, or the most that the weight can have. The addition counts fully (the paper's alpha is its rank).
+    R is the rank, or the most that the weight can have. parts: of so many weights one below another each has its own
+    addition, with down [parts R,...].
     """
 
-    def __init__(self, weight: Tensor, rank: int) -> None:
+    def __init__(self, weight: Tensor, rank: int, scale: float = 1.0, parts: int = 1) -> None:
         super().__init__()
         out, inputs = weight.shape[0], weight[0].numel()
-        rank = min(rank, out, inputs)
+        rank = min(rank, out // parts, inputs)
+        self.scale, self.parts = scale, parts
         self.up = nn.Parameter(weight.new_zeros(out, rank))
-        self.down = nn.Parameter(weight.new_empty(rank, inputs))
+        self.down = nn.Parameter(weight.new_empty(parts * rank, inputs))
         nn.init.kaiming_uniform_(self.down, a=5**0.5)
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight + (self.up @ self.down).view(weight.shape)
+        up, down = (t.view(self.parts, -1, t.shape[1]) for t in (self.up, self.down))
+        return weight + self.scale * (up @ down).view(weight.shape)
 
 
-def add_lora(net: nn.Module, rank: int | None, pretrained: bool, name: str) -> None:
+class _Place(NamedTuple):
+    """A weight that gets an addition."""
+
+    module: nn.Module
+    leaf: str  # its name in the module
+    parts: int  # how many weights it is, one below another
+
+
+def add_lora(net: nn.Module, how: LoRA, pretrained: bool, name: str) -> None:
     """Let low-rank additions to the weights of a net's layers that learn, linear, convolution and attention, learn.
 
     Args:
         net: whose own parameters are frozen then; with rank None nothing is done.
-        rank: of the additions.
+        how: the additions.
         pretrained: whether it has weights.
         name: of the net.
 
     Raises:
-        UserError: where the rank is below 1, or there is nothing to add to.
+        UserError: where there is nothing to add to.
     """
-    if rank is None:
+    if how.rank is None:
         return
-    if rank < 1:
-        raise UserError(f"backbone.lora={rank}: expected a rank of 1 or more, or null for none")
     if not pretrained:
         raise UserError("backbone.lora adds to weights that are kept, and there are none: type backbone.weights, too")
-    layers = [m for m in net.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.MultiheadAttention)]
-    found = [
-        (m, leaf) for m in layers for leaf, p in m.named_parameters(recurse=False) if p.requires_grad and p.dim() > 1
-    ]
+    found = _places(net, how.on)
     if not found:
+        layer = "linear layer, convolution or attention" if how.on == "all" else "attention's queries, keys and values"
         raise UserError(
-            f"backbone.lora={rank}: no linear layer, convolution or attention of backbone.name={name} learns: "
-            "type backbone.trainable=all, or how many of the last blocks"
+            f"backbone.lora={how.rank}: no {layer} of backbone.name={name} learns: type "
+            + ("" if how.on == "all" else "backbone.lora_on=all, or ")
+            + "backbone.trainable=all, or how many of the last blocks"
         )
     net.requires_grad_(False)
-    for module, leaf in found:
-        parametrize.register_parametrization(module, leaf, LowRank(module.get_parameter(leaf), rank), unsafe=True)
+    scale = 1.0 if how.alpha is None else how.alpha / how.rank
+    for module, leaf, parts in found:
+        addition = LowRank(module.get_parameter(leaf), how.rank, scale, parts)
+        parametrize.register_parametrization(module, leaf, addition, unsafe=True)
+
+
+def _places(net: nn.Module, on: LoRALayers) -> list[_Place]:
+    """Return the weights that learn and are to get an addition."""
+    found: list[_Place] = []
+    for name, module in net.named_modules():
+        if not isinstance(module, nn.Linear | nn.Conv2d | nn.MultiheadAttention):
+            continue
+        for leaf, p in module.named_parameters(recurse=False):
+            known_by = leaf.removesuffix("_weight") if isinstance(module, nn.MultiheadAttention) else name
+            names = (leaf, known_by.rpartition(".")[2])
+            joint, apart = any(n in JOINT for n in names), any(n in APART for n in names)
+            if p.requires_grad and p.dim() > 1 and (on == "all" or joint or apart):
+                found.append(_Place(module, leaf, 3 if on == "qkv" and joint else 1))
+    return found

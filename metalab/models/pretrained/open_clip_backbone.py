@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from metalab.core.errors import UserError
 from metalab.core.interfaces import ImagePreparation
 from metalab.models.feature_extractor import FeatureExtractor, feature_extractor
 from metalab.models.layers import Normalize
-from metalab.models.pretrained.lora import add_lora
+from metalab.models.pretrained.lora import LoRA, LoRALayers, add_lora
 from metalab.models.pretrained.pretrained_classes import (
     NOTE,
     UNKNOWN,
@@ -35,8 +36,9 @@ class OpenCLIP:
     """A net of open_clip by its name: images to the features that its texts have, too.
 
     weights: null (random), one of open_clip's tags of that net, or a file with a state dictionary of both encoders.
-    classes, trainable and lora: as Torchvision has them; of a tag's weights it is unknown what they saw, but for what
-    is typed. Blocks are those of the image encoder's transformer, or the stages of a convolutional one.
+    classes, trainable, lora, lora_on and lora_alpha: as Torchvision has them; of a tag's weights it is unknown what
+    they saw, but for what is typed. Blocks are those of the image encoder's transformer, or the stages of a convolutional
+    one. The text encoder learns where a method adapts it, and then by lora alone.
     """
 
     name: str
@@ -44,6 +46,8 @@ class OpenCLIP:
     classes: str | list[str] | None
     trainable: Trainable = "all"
     lora: int | None = None
+    lora_on: LoRALayers = "all"
+    lora_alpha: float | None = None
 
     def __post_init__(self) -> None:
         names = _open_clip().list_models()
@@ -83,7 +87,7 @@ class OpenCLIP:
         """Return the image encoder without weights; load fills them in."""
         net = self._whole(None).visual
         freeze_blocks(net, _blocks(net), self.trainable, self.name)
-        add_lora(net, self.lora, self.weights is not None, self.name)
+        add_lora(net, LoRA(self.lora, self.lora_on, self.lora_alpha), self.weights is not None, self.name)
         pretrained, shape = self.weights is not None, (channels, size)
         return feature_extractor(net, (), pretrained, f"backbone.name={self.name}", shape)
 
@@ -99,6 +103,18 @@ class OpenCLIP:
             raise UserError("class names are read by a trained text encoder: type backbone.weights")
         net, tokens = self._whole(self._source()).eval(), _open_clip().get_tokenizer(self.name)(texts)
         return torch.cat([net.encode_text(some) for some in tokens.split(64)])
+
+    def text_encoder(self) -> tuple[nn.Module, Callable[[list[str]], Tensor]]:
+        """Return the text encoder, tokens int64 [N,L] to features [N,D], with LoRA as the image encoder has it.
+
+        And what makes tokens of N texts. UserError without weights.
+        """
+        if self.weights is None:
+            raise UserError("class names are read by a trained text encoder: type backbone.weights")
+        net = self._whole(self._source()).eval()
+        del net.visual
+        add_lora(net, LoRA(self.lora, self.lora_on, self.lora_alpha), True, self.name)
+        return _TextTower(net), _open_clip().get_tokenizer(self.name)
 
     def _whole(self, weights: str | None) -> Any:
         """Return both encoders, with the activation of the weights' own; UserError where they cannot be had."""
@@ -137,6 +153,17 @@ class OpenCLIP:
 
     def _classes(self) -> str | list[str]:
         return self.classes or ("none" if self.weights is None else UNKNOWN)
+
+
+class _TextTower(nn.Module):
+    """A CLIP without its image encoder, of which forward is that of texts."""
+
+    def __init__(self, net: Any) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.net.encode_text(tokens)
 
 
 def _open_clip() -> Any:

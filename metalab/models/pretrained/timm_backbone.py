@@ -13,7 +13,7 @@ from metalab.core.errors import UserError
 from metalab.core.interfaces import ImagePreparation
 from metalab.models.feature_extractor import FeatureExtractor, feature_extractor
 from metalab.models.layers import Normalize
-from metalab.models.pretrained.lora import add_lora
+from metalab.models.pretrained.lora import LoRA, LoRALayers, add_lora
 from metalab.models.pretrained.pretrained_classes import (
     NOTE,
     UNKNOWN,
@@ -39,7 +39,8 @@ class Timm:
     classes the weights were trained on, as Torchvision has them; null: imagenet where the tag of timm's weights says so
     and nothing else, and unknown otherwise. trainable: all, none, or how many of the last of timm's groups of layers
     learn. checkpointing: activations are computed again in the backward pass, not kept (Chen et al. 2016). lora: the
-    rank of additions that learn in the place of those groups' weights (lora.py); null: the weights themselves.
+    rank of additions that learn in the place of those groups' weights, with lora_on and lora_alpha as LoRA has them
+    (lora.py); null: the weights themselves.
     """
 
     name: str
@@ -48,6 +49,8 @@ class Timm:
     trainable: Trainable = "all"
     checkpointing: bool = False
     lora: int | None = None
+    lora_on: LoRALayers = "all"
+    lora_alpha: float | None = None
 
     def __post_init__(self) -> None:
         timm = _timm()
@@ -100,7 +103,7 @@ class Timm:
             if "fused_attn" in vars(module):
                 vars(module)["fused_attn"] = False  # torch's fused attention has no second derivative, and no vmap
         freeze_blocks(net, _groups(net, self.name) if self.trainable != "all" else [], self.trainable, self.name)
-        add_lora(net, self.lora, self.weights is not None, self.name)
+        add_lora(net, LoRA(self.lora, self.lora_on, self.lora_alpha), self.weights is not None, self.name)
         if self.checkpointing:
             _checkpoint(net, self.name)
         heads = tuple({each.partition(".")[0] for each in _listed(net.pretrained_cfg.get("classifier"))})

@@ -11,7 +11,7 @@ from metalab.core.errors import UserError
 from metalab.core.interfaces import ImagePreparation
 from metalab.models.feature_extractor import FeatureExtractor, feature_extractor
 from metalab.models.layers import Normalize
-from metalab.models.pretrained.lora import add_lora
+from metalab.models.pretrained.lora import LoRA, LoRALayers, add_lora
 from metalab.models.pretrained.pretrained_classes import (
     NOTE,
     UNKNOWN,
@@ -31,7 +31,8 @@ class Torchvision:
     dictionary of that net; pretrained batch norms keep their running statistics. classes: which classes the weights
     were trained on: imagenet, none, unknown, a list of global ids or a text file with one a line; null: what
     torchvision says. trainable: all, none, or how many of the net's last blocks learn (trainable_blocks.py). lora: the
-    rank of additions that learn in the place of those blocks' weights (lora.py); null: the weights themselves.
+    rank of additions that learn in the place of those blocks' weights, with lora_on and lora_alpha as LoRA has them
+    (lora.py); null: the weights themselves.
     """
 
     name: str
@@ -39,6 +40,8 @@ class Torchvision:
     classes: str | list[str] | None
     trainable: Trainable = "all"
     lora: int | None = None
+    lora_on: LoRALayers = "all"
+    lora_alpha: float | None = None
 
     def __post_init__(self) -> None:
         from torchvision import models  # here, for it takes a second
@@ -87,7 +90,7 @@ class Torchvision:
         owner, _, leaf = head.rpartition(".")
         setattr(net.get_submodule(owner), leaf, nn.Identity())
         freeze_blocks(net, top_level_blocks(net), self.trainable, self.name)
-        add_lora(net, self.lora, self.weights is not None, self.name)
+        add_lora(net, LoRA(self.lora, self.lora_on, self.lora_alpha), self.weights is not None, self.name)
         shape = (channels, size)
         return feature_extractor(net, (head,), self.weights is not None, f"backbone.name={self.name}", shape)
 
