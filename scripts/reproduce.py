@@ -71,6 +71,9 @@ def asked(rows: list[Row], given: argparse.Namespace) -> list[tuple[Row, int]]:
         for row in chosen(rows, given.table, given.only):
             if seed >= row.seeds or records.finished(records.read(records.path_of(given.results, row, seed)), row):
                 continue
+            if given.smoke and row.untrained:
+                print(f"{row.full} is left out of a smoke: it needs weights that a library fetches")
+                continue
             start = every.get(f"{row.table}/{row.init}")
             if start is not None and (start, seed) not in wanted and not _trained(start, seed, given):
                 wanted.append((start, seed))
@@ -86,14 +89,20 @@ def _trained(row: Row, seed: int, given: argparse.Namespace) -> bool:
 
 def job(row: Row, seed: int, given: argparse.Namespace, table: dict[str, Any], start: Row | None) -> Job:
     """Return what trains and evaluates a row, goes on from the start's weights if it has one, and writes its json."""
-    root = data_root(given.root, table["root"])
+    root = data_root(given.root, row.root if row.data else table["root"])
     run = records.folder_of(given.out, row, seed)
     device = [f"device={given.device}"] if given.device else []
-    train = [*train_words(row, seed, root, given.smoke), *device, *shlex.split(given.extra)]
-    train += [f"train.init={records.folder_of(given.out, start, seed)}"] if start else []
+    extra = shlex.split(given.extra)
+    train = None if row.untrained else [*train_words(row, seed, root, given.smoke), *device, *extra]
+    if train is not None and start is not None:
+        train.append(f"train.init={records.folder_of(given.out, start, seed)}")
     evals = [
         {
-            "words": [*eval_words(number, root, given.smoke), *device],
+            "words": [
+                *eval_words(row, number, root, given.smoke),
+                *device,
+                *([f"seed={seed}"] if row.untrained else []),
+            ],
             "out": str(records.eval_folder(run, key)),
             "seconds": given.slower * number.seconds,
         }
@@ -101,7 +110,8 @@ def job(row: Row, seed: int, given: argparse.Namespace, table: dict[str, Any], s
     ]
     resume = [*([f"data.root={root}"] if root else []), *device]
     held = {"folder": str(run), "train": train, "resume": resume, "evals": evals, "grace": 0.8 * given.grace}
-    held |= {"data": prepare_words(row, table["data"], root, given.smoke), "slower": given.slower}
+    held |= {"data": prepare_words(row, row.data or table["data"], root, given.smoke), "slower": given.slower}
+    held["device"] = given.device
 
     def spec(until: float | None) -> Path:
         path = run.with_name(f"{run.name}.spec.json")
@@ -124,7 +134,8 @@ def _ended(row: Row, seed: int, run: Path, given: argparse.Namespace) -> str:
     found = records.collected(row, seed, run, given.commit)
     if found is None:
         return "nothing was trained"
-    said = f"{found['steps']} of {found['planned']} steps, {found['seconds'] / 60:.1f} min"
+    of = "" if row.untrained else f"{found['steps']} of {found['planned']} steps, "
+    said = f"{of}{found['seconds'] / 60:.1f} min"
     if not records.write(records.path_of(given.results, row, seed), found):
         return f"{said}; its json, of a longer training, is kept"
     return f"{said}; " + ("; ".join(reproduce_tables.told(row, found)) or "not evaluated")

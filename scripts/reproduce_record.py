@@ -12,7 +12,14 @@ from reproduce_rows import Row
 
 from metalab.tracking.run_folder import generations_in
 
-EVERY = ("experiment", "data.root", "train.minutes", "hydra.run.dir", "resume")  # settings that say nothing of a row
+EVERY = (
+    "experiment",
+    "run",
+    "data.root",
+    "train.minutes",
+    "hydra.run.dir",
+    "resume",
+)  # settings that say nothing of a row
 DROPPED = ("run", "checkpoint", "seed", "train_seed", "hardest_classes", "classes")  # of eval.json
 
 
@@ -67,7 +74,7 @@ def collected(row: Row, seed: int, folder: Path, commit: str | None = None) -> d
         key: {k: v for k, v in found.items() if k not in DROPPED} for key, found in held.items() if found is not None
     }
     starts = [{**each, "command": _placed(each["command"], folder)} for each in (made, *resumes)]
-    settings = further({"command": starts[0]["command"], "resumes": starts[1:]})
+    settings = list(row.train) if row.untrained else further({"command": starts[0]["command"], "resumes": starts[1:]})
     return {
         "row": row.full,
         "seed": seed,
@@ -80,7 +87,7 @@ def collected(row: Row, seed: int, folder: Path, commit: str | None = None) -> d
         "parameters": made["parameters"],
         "seconds": sum((read(each / "run.json") or {}).get("seconds", 0) for each in runs),
         "steps": made["steps"] if whole else 0,  # of a teacher alone: its student is still to come
-        "planned": OmegaConf.load(run / "config.yaml").train.steps,  # type: ignore[union-attr]
+        "planned": 0 if row.untrained else OmegaConf.load(run / "config.yaml").train.steps,  # type: ignore[union-attr]
         "settings": [w for w in [*_experiment(starts[0]), *settings] if w.partition("=")[0] not in ("seed", "device")],
         "commands": [each["command"] for each in starts],
         "evaluations": evaluations,  # by what is typed behind `metalab eval run=RUN`

@@ -69,6 +69,9 @@ class Row:
     seeds: int = 1  # that are wanted
     init: str | None = None  # the row of this table whose best weights are the start
     run: bool = True  # false: shown from its json alone
+    untrained: bool = False  # nothing is trained, and train is what is typed behind `metalab eval run=null`
+    data: str | None = None  # the data set, and its folder, where they are not the table's
+    root: str | None = None
 
     @property
     def full(self) -> str:
@@ -143,9 +146,9 @@ def prepare_words(row: Row, data: str, root: str | None, smoke: bool) -> list[st
     return [data, *(word for word in row.train if word.startswith("data.")), *([f"data.root={root}"] if root else [])]
 
 
-def eval_words(number: Number, root: str | None, smoke: bool) -> list[str]:
-    """Return what is typed behind `metalab eval run=RUN` for an evaluation."""
-    words = list(number.eval)
+def eval_words(row: Row, number: Number, root: str | None, smoke: bool) -> list[str]:
+    """Return what is typed behind `metalab eval run=RUN` for an evaluation, or behind `metalab eval run=null`."""
+    words = [*(row.train if row.untrained else ()), *number.eval]
     if smoke:
         small = [word for name, more in SMALL.items() if any(name in w for w in words) for word in more]
         cut = {word.partition("=")[0] for word in ["eval.episodes=2", *small]}

@@ -96,6 +96,27 @@ def train(spec: dict[str, Any], clock: Clock) -> int:
     return code
 
 
+def evaluate_untrained(spec: dict[str, Any], clock: Clock) -> bool:
+    """Make the evaluations without a training that are not there yet; whether none failed. What made them is noted."""
+    from metalab.core.device import resolve_device
+    from metalab.tracking import provenance
+
+    folder, good = Path(spec["folder"]), True
+    for each in spec["evals"]:
+        if (Path(each["out"]) / "eval.json").is_file():
+            continue
+        if clock.left < 5:
+            print(f"no time is left for the evaluation {' '.join(each['words'])}")
+            continue
+        began = time.time()
+        words = ["eval", "run=null", *each["words"], f"hydra.run.dir={each['out']}"]
+        good &= not metalab(*words)
+        seconds = provenance.read(folder).get("seconds", 0) + time.time() - began
+        device = resolve_device(spec["device"] or "auto")
+        provenance.write(folder, **provenance.describe(0, device), seconds=seconds, steps=0)
+    return good
+
+
 def validate(spec: dict[str, Any], clock: Clock) -> None:
     """Give a training that was stopped before its first validation one, by a step more."""
     from metalab.tracking import checkpoint
@@ -144,6 +165,9 @@ def main() -> None:
     """Do what SPEC.json says."""
     spec = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     clock = Clock(spec["until"], spec["grace"])
+    if spec["train"] is None:
+        metalab("data", "prepare", *spec["data"])
+        sys.exit(0 if evaluate_untrained(spec, clock) else 1)
     code = train(spec, clock)
     if code not in (0, *STOPPED):
         sys.exit(code)

@@ -102,7 +102,7 @@ def line(row: Row, number: Number, records: list[Record], error: bool) -> str:
     bar = "" if number.least is None else f"{number.least:.4g}"
     measured = number_of(number, records)
     if measured is None:
-        words = settings(list(row.train), number)
+        words = settings([*(["run=null"] if row.untrained else []), *row.train], number)
         return f"| {method} | {number.task or ''} | | | not run yet | | {published} | | {bar} | | | {words} |"
     ours, least, found = measured.value, number.least, measured.found[0]
     gap = "" if number.published_percent is None else f"{ours - number.published_percent:+.1f}"
@@ -116,9 +116,9 @@ def line(row: Row, number: Number, records: list[Record], error: bool) -> str:
         published,
         gap,
         bar if least is None else f"{bar}, {'met' if ours >= least else 'not met'}",
-        steps(measured),
+        "none" if row.untrained else steps(measured),
         trained(measured.records),
-        settings(measured.records[0]["settings"], number),
+        settings([*(["run=null"] if row.untrained else []), *measured.records[0]["settings"]], number),
     )
     return f"| {' | '.join(map(str, cells))} |"
 

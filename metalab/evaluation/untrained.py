@@ -17,8 +17,8 @@ from metalab.models.layers import Normalize
 
 logger = logging.getLogger("metalab")
 WITHOUT = (
-    "protonet, simpleshot, matching, baseline, baselinepp, finetune, feature_extraction, r2d2, metaoptnet, pmf or "
-    "tip_adapter, or one that infers the queries together, as algo=tim"
+    "protonet, simpleshot, matching, baseline, baselinepp, finetune, feature_extraction, r2d2, metaoptnet, pmf, "
+    "tip_adapter or clip_lora, or one that infers the queries together, as algo=tim"
 )
 
 

@@ -50,12 +50,13 @@ class FrozenBatchNorm(nn.Module):
 class FeatureExtractor(nn.Module):
     """A classification net less its last layer: images [N,1,H,W] or [N,3,H,W] to features [N,D,1,1].
 
-    heads: the names of the layers that were taken off, whose weights are not wanted.
+    heads: the names of the layers that were taken off, whose weights are not wanted. size: the side of the images that
+    it was made for.
     """
 
-    def __init__(self, net: nn.Module, heads: tuple[str, ...]) -> None:
+    def __init__(self, net: nn.Module, heads: tuple[str, ...], size: int) -> None:
         super().__init__()
-        self.net, self.heads = net, heads
+        self.net, self.heads, self.size = net, heads, size
         self.attends = any(isinstance(module, nn.MultiheadAttention) for module in net.modules())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -83,7 +84,7 @@ def feature_extractor(
     channels, size = shape
     if channels not in (1, 3):
         raise UserError(f"{key} takes grey or RGB images; these have {channels} channels")
-    body = FeatureExtractor(freeze_batch_norm(net) if pretrained else convert(net), heads)
+    body = FeatureExtractor(freeze_batch_norm(net) if pretrained else convert(net), heads, size)
     try:
         with torch.no_grad():
             body.eval()(torch.zeros(2, channels, size, size))

@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from safetensors.torch import save_file
 from timm.data import resolve_model_data_config
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -60,6 +61,26 @@ def saved(tmp_path_factory):
         return made[name]
 
     return file
+
+
+def test_a_net_of_one_size_takes_another_with_its_positions_resampled(saved, tmp_path):
+    """As DINOv2's, whose weights are of 518 pixels."""
+    file, net = saved("vit_tiny_patch16_224")
+    backbone = Timm("vit_tiny_patch16_224", file, "none")
+    body = backbone.build(3, 96)
+    backbone.load(body)
+    theirs = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=96).eval()
+    state = {name: value for name, value in net.state_dict().items() if not name.startswith("head.")}
+    state["pos_embed"] = resample_abs_pos_embed(state["pos_embed"], [6, 6], num_prefix_tokens=1)
+    theirs.load_state_dict(state)
+    x = torch.rand(2, 3, 96, 96)
+    assert torch.allclose(body.eval()(x).flatten(1), theirs(x), atol=1e-5)
+    with pytest.raises(UserError, match=r"made for images of 224x224 and cannot be for 36x36: .* Type data\.size=224"):
+        Timm("nest_tiny", None, None).build(3, 36)
+    torch.save(saved("test_vit")[1].state_dict(), tmp_path / "other.pt")
+    other = Timm("vit_tiny_patch16_224", str(tmp_path / "other.pt"), "none")
+    with pytest.raises(UserError, match=r"other\.pt does not fit backbone\.name=vit_tiny_patch16_224"):
+        other.load(other.build(3, 96))
 
 
 @pytest.mark.parametrize("name", quick([*NETS, *SMALL, "levit_128s", "tf_mobilenetv3_small_075"], among(*NETS)))
@@ -257,7 +278,6 @@ def composed(*words: str) -> DictConfig:
     [
         (["name=resnet19"], "backbone.name=resnet19: timm has no such net. Did you mean"),
         (["name=resnet18.nope"], "backbone.name=resnet18.nope: Invalid pretrained tag (nope) for resnet18. timm has"),
-        (["name=vit_tiny_patch16_224"], "backbone.name=vit_tiny_patch16_224 cannot take images of 32x32: "),
         (["name=test_resnet", "weights=no.pt", "classes=none"], "backbone.weights=no.pt: neither a file nor default"),
         (["name=test_resnet", "weights=no.pt"], "backbone.weights=no.pt: which classes did they see?"),
         (["name=test_resnet", "weights=no.pt", "classes=[dog]"], "backbone.classes=[dog]: expected ids with"),

@@ -10,7 +10,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
+from torchvision import models
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("reproduce", "reproduce_curves", "reproduce_queue", "reproduce_record", "reproduce_rows", "reproduce_run")
@@ -280,8 +282,10 @@ def test_a_smoke_keeps_a_rows_choices_and_cuts_its_lengths(scripts):
     assert scripts.rows.prepare_words(row, "omniglot", "/d", smoke=True) == ["omniglot", "data.root=/d"]
     number = scripts.rows.Number(eval=("data=omniglot_challenge", "attack=auto", "attack.auto.queries=5000"))
     cut = ["attack=auto", "eval.episodes=2", "attack.auto.steps=2", "attack.auto.queries=2"]
-    assert scripts.rows.eval_words(number, None, smoke=True) == cut
-    assert scripts.rows.eval_words(number, "/d", smoke=True) == ["data=omniglot_challenge", *cut, "data.root=/d"]
+    assert scripts.rows.eval_words(row, number, None, smoke=True) == cut
+    assert scripts.rows.eval_words(row, number, "/d", smoke=True) == ["data=omniglot_challenge", *cut, "data.root=/d"]
+    without = scripts.rows.Row("t", "n", "m", ("backbone=timm",), (), untrained=True)
+    assert scripts.rows.eval_words(without, number, "/d", smoke=False)[:2] == ["backbone=timm", number.eval[0]]
 
 
 def tiny_rows(folder: Path) -> Path:
@@ -303,10 +307,9 @@ def tiny_rows(folder: Path) -> Path:
     return path
 
 
-@pytest.mark.slow
-def test_rows_are_made_once_and_the_table_says_what_is_there(
-    tmp_path, tiny_dir, command_line, monkeypatch, scripts, handlers
-):
+@pytest.fixture
+def made(tiny_dir, command_line, monkeypatch, scripts, handlers):
+    """Let the queue work in this process; the commands that were run, one after another."""
     made: list[str] = []
 
     def metalab(*words: str) -> int:
@@ -328,6 +331,45 @@ def test_rows_are_made_once_and_the_table_says_what_is_there(
 
     monkeypatch.setattr(scripts.run, "metalab", metalab)
     monkeypatch.setattr(scripts.main.Queue, "run", run)
+    return made
+
+
+@pytest.mark.slow
+def test_what_needs_no_training_is_evaluated_once_and_shown_as_such(tmp_path, made, scripts, capsys):
+    torch.manual_seed(3)  # not that of the command, whose random weights would be these
+    torch.save(models.mobilenet_v3_small(weights=None).state_dict(), tmp_path / "net.pth")
+    net = f"backbone=torchvision backbone.name=mobilenet_v3_small backbone.weights={tmp_path / 'net.pth'}"
+    words = (
+        f"{net} backbone.classes=none data=tiny data.absent='' algo=simpleshot task.query=3 eval.episodes=4 device=cpu"
+    )
+    numbers = [{"bar": None}, {"method": "the same, 2-shot", "eval": "task.shot=2", "bar": None}]
+    row = {"table": "own", "name": "nearest", "method": "nearest mean", "train": words, "numbers": numbers}
+    table = {"own": {"document": "own.md", "kind": "numbers", "data": "tiny", "root": None}}
+    path = tmp_path / "rows.yaml"
+    path.write_text(yaml.safe_dump({"tables": table, "rows": [row | {"untrained": True}]}))
+    docs, out, results = documents(scripts, tmp_path / "docs", table), tmp_path / "out", tmp_path / "results"
+    words = ["--rows", str(path), "--out", str(out), "--results", str(results), "--docs", str(docs)]
+    assert scripts.main.main([*words, "--tables"]) == 0
+    assert (docs / "own.md").read_text().count("not run yet") == 2
+    assert "`run=null backbone=torchvision" in (docs / "own.md").read_text()
+    for _ in range(2):
+        assert scripts.main.main(words) == 0
+        assert made == ["eval", "eval"]
+    record = json.loads((results / "own/nearest.seed0.json").read_text())
+    assert (record["steps"], record["planned"], len(record["evaluations"])) == (0, 0, 2)
+    assert record["seconds"] > 0
+    assert scripts.main.main([*words, "--tables"]) == 0
+    for line in (docs / "own.md").read_text().splitlines()[4:6]:
+        cells = line.split(" | ")
+        assert cells[9] == "none"
+        assert re.fullmatch(r"\*\*\d+\.\d\d ± \d+\.\d\d\*\*", cells[4])
+    assert scripts.main.main([*words, "--smoke", "--results", str(tmp_path / "small")]) == 0
+    assert "own/nearest is left out of a smoke" in capsys.readouterr().out
+    assert len(made) == 2
+
+
+@pytest.mark.slow
+def test_rows_are_made_once_and_the_table_says_what_is_there(tmp_path, made, monkeypatch, scripts):
     monkeypatch.setattr(scripts.curves, "CURVE", (0, 51))
     out, results = tmp_path / "out", tmp_path / "results"
     rows = tiny_rows(tmp_path)

@@ -28,9 +28,9 @@ class CLIPLoRA:
     """Classify by scale cos(image, class name); for a task, learn additions to the image and the text encoder.
 
     AdamW by the cross-entropy of mini-batches of augmented copies of the support, at a rate that falls from lr along a
-    cosine (sec. 4). What is added, and to what, the backbone says: the paper has backbone.lora=2
-    backbone.lora_on=qkv backbone.lora_alpha=1, and drops a quarter of what goes into an addition, which is left out
-    here. batch: images a step. crop, flip: of the copies, as reg.augment has them, crop as a share of the image's side,
+    cosine (sec. 4). What is added, and to what, the backbone says: theirs is backbone.lora=2 backbone.lora_on=qkv
+    backbone.lora_alpha=1.414, as their code counts additions 1 / sqrt(rank), and a quarter of what goes into one is
+    dropped, which is left out here. batch: images a step. crop, flip: of the copies, as reg.augment has them, crop as a share of the image's side,
     in the place of its random resized crops. The draws are the same numbers in every task.
 
     Names need backbone=open_clip and all classes at once, in `metalab predict` or with task=all_way.
@@ -57,7 +57,7 @@ class CLIPLoRA:
         if not any(is_addition(name) for name, _ in body.named_parameters()):
             raise UserError(
                 "algo=clip_lora learns what backbone.lora adds: type backbone=open_clip backbone.lora=2 "
-                "backbone.lora_on=qkv backbone.lora_alpha=1"
+                "backbone.lora_on=qkv backbone.lora_alpha=1.414"
             )
         return {"text": TextEncoder(self.templates)}
 

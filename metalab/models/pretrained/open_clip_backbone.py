@@ -37,8 +37,8 @@ class OpenCLIP:
 
     weights: null (random), one of open_clip's tags of that net, or a file with a state dictionary of both encoders.
     classes, trainable, lora, lora_on and lora_alpha: as Torchvision has them; of a tag's weights it is unknown what
-    they saw, but for what is typed. Blocks are those of the image encoder's transformer, or the stages of a convolutional
-    one. The text encoder learns where a method adapts it, and then by lora alone.
+    they saw, but for what is typed. Blocks are those of the image encoder's transformer, or the stages of a
+    convolutional one. The text encoder learns where a method adapts it, and then by lora alone.
     """
 
     name: str

@@ -98,7 +98,7 @@ class Timm:
 
     def build(self, channels: int, size: int) -> nn.Module:
         """Return the net without weights; load fills them in."""
-        net = _timm().create_model(self.name, pretrained=False, num_classes=0)
+        net = self._made(size)
         for module in net.modules():
             if "fused_attn" in vars(module):
                 vars(module)["fused_attn"] = False  # torch's fused attention has no second derivative, and no vmap
@@ -113,8 +113,28 @@ class Timm:
     def load(self, body: nn.Module) -> None:
         """Fill a body of `build` with the weights; UserError where they cannot be had or do not fit."""
         if self.weights is not None and isinstance(body, FeatureExtractor):
-            given = self._downloaded() if self.weights == DEFAULT else self._read(self.weights)
+            size = body.size
+            given = self._downloaded(size) if self.weights == DEFAULT else self._read(self.weights, size)
             fill(body, given, self.weights, self.name)
+
+    def _made(self, size: int, **weights: Any) -> Any:
+        """Return timm's net for images of a size, which it is told where the net was made for another one alone.
+
+        weights: where from, as timm takes it, resampled to the size as timm does it; none: random.
+        """
+        config = self._config()
+        own, more = config.input_size[-1], {}
+        if config.fixed_input_size and size != own:
+            more = {"img_size": size}
+        try:
+            return _timm().create_model(self.name, num_classes=0, **weights, **more)
+        except (TypeError, AssertionError, ValueError, RuntimeError, ArithmeticError) as error:
+            if weights or not more:
+                raise
+            raise UserError(
+                f"backbone.name={self.name} was made for images of {own}x{own} and cannot be for {size}x{size}: "
+                f"{error} Type data.size={own}"
+            ) from error
 
     def _config(self) -> Any:
         return _timm().get_pretrained_cfg(self.name)
@@ -124,13 +144,22 @@ class Timm:
             return "none"
         return self.classes or ("imagenet" if is_imagenet_alone(self._config().tag) else UNKNOWN)
 
-    def _read(self, given_file: str) -> dict[str, Tensor]:
+    def _read(self, given_file: str, size: int) -> dict[str, Tensor]:
         file = given_path(given_file, "backbone.weights", "/path/to/weights.safetensors")
         if not file.is_file():
             raise UserError(f"backbone.weights={file}: neither a file nor {DEFAULT}, timm's own weights of {self.name}")
-        return read_state_dict(file)
+        given, config = read_state_dict(file), self._config()
+        if not config.fixed_input_size or size == config.input_size[-1]:
+            return given
+        try:
+            return self._made(size, pretrained=True, pretrained_cfg_overlay={"file": str(file)}).state_dict()
+        except RuntimeError as error:
+            raise UserError(
+                f"backbone.weights={file} does not fit backbone.name={self.name}: {str(error).splitlines()[0]}; give "
+                "the net that the weights belong to"
+            ) from error
 
-    def _downloaded(self) -> dict[str, Tensor]:
+    def _downloaded(self, size: int) -> dict[str, Tensor]:
         if not self._config().has_weights:
             raise UserError(
                 f"backbone.weights={DEFAULT}: timm has no weights of {self.name}; type backbone.weights=null, a file, "
@@ -141,7 +170,9 @@ class Timm:
         level = hub.level
         hub.setLevel(logging.CRITICAL)  # what it says at each try is said once, below
         try:
-            return _timm().create_model(self.name, pretrained=True, num_classes=0).state_dict()
+            return self._made(size, pretrained=True).state_dict()
+        except UserError:
+            raise
         except Exception as error:  # of the network, the hub, the file: each library on the way has its own
             raise UserError(
                 f"backbone.weights={DEFAULT} of {self.name} could not be had: {str(error).splitlines()[0]} Fetch the "
