@@ -27,7 +27,7 @@ DATA = {
     "cifarfs": ("data=cifarfs", "data.size=64"),
     "miniimagenet": ("data=miniimagenet", "data.size=84", "eval.allow_overlap=true"),  # classes of ImageNet
     "pacs": ("data=pacs", "data.protocol=classes", "data.size=72"),
-    "mnist": ("data=mnist", "data.size=64", "data.channels=3"),
+    "mnist": ("data=mnist", "data.size=64"),
 }
 FOLDER = {"pacs": "pacs", "cifarfs": "cifar100", "miniimagenet": "miniimagenet", "mnist": "mnist"}  # below --root
 METHODS = {

@@ -3,6 +3,7 @@
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metalab.core.errors import UserError
+from metalab.core.interfaces import Learner
 
 Encoder = Callable[[list[str]], Tensor]  # N texts -> features [N,D]
 WORDNET = re.compile(r"n\d{8}")
@@ -103,6 +105,25 @@ class TextEncoder(NamedClasses):
         assert encoder is not None  # else there are no names, and nobody asks
         each = F.normalize(encoder(self.tokens), dim=1).unflatten(0, (-1, len(self.templates)))
         return F.normalize(each.mean(1), dim=1)
+
+
+class CosineToNames:
+    """The model of a learner with a part `text`: scale times the cosines of images and names, which it encodes once."""
+
+    def __init__(self, learner: Learner, scale: float) -> None:
+        self.learner, self.scale = learner, scale
+
+    def __call__(self, x: Tensor) -> Tensor:
+        images = F.normalize(self.learner.features(x).flatten(1), dim=1)
+        return self.scale * images @ self._names.to(images.dtype).T
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Return the learner's, for what penalizes weights."""
+        return self.learner.parameters()
+
+    @cached_property
+    def _names(self) -> Tensor:
+        return self.learner.part("text")
 
 
 def spoken(names: Sequence[str]) -> list[str]:

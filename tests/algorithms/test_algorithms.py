@@ -69,6 +69,7 @@ QUICK = {  # what makes seconds of it; an algorithm without an entry trains as i
         "algo.lr=0.1",
     ],
     "versa": ["optim.lr=0.003", "train.steps=300", "train.meta_batch=4"],
+    "clip_lora": ["optim.lr=0.01", "algo.scale=10", "algo.test_steps=3", "algo.lr=0.0003"],
     "pmf": ["optim.lr=0.01", "algo.test_steps=5", "algo.lr=0.0003"],
     "mamlpp": [*GRADIENT, "train.steps=30", "algo.steps=2", "algo.test_steps=2"],
     "relation": ["optim.lr=0.01", "train.steps=100"],

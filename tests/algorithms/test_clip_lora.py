@@ -9,12 +9,13 @@ from torch import nn
 
 from metalab.algorithms.components.augmented_copies import Copies
 from metalab.algorithms.components.fixed_draws import shuffled_batches
-from metalab.algorithms.objectives.prediction import cross_entropy
+from metalab.algorithms.objectives.prediction import cross_entropy, predict_transductive
+from metalab.algorithms.objectives.query_loss import QueryLoss
 from metalab.algorithms.transfer_learning.clip_lora import CLIPLoRA
 from metalab.core.errors import UserError
 from metalab.models.pretrained.lora import LoRA, add_lora
 from metalab.models.text_classifier import UNREAD, read_names
-from tests.algorithms.metric_cases import SIZE, WAY, episodes, learner_of, net_of, one
+from tests.algorithms.metric_cases import WAY, apart, episodes, learner_of, net_of, one
 
 NAMES, TEMPLATES, FEATURES = ["animals/gray_wolf", "cat", "owl"], ["a photo of a {}.", "a drawing of a {}."], 6
 RANK2 = LoRA(2, "all", 1.0)
@@ -110,12 +111,27 @@ def test_batches_go_through_all_images_each_round_in_a_new_order():
     assert shuffled_batches(3, 32, 0).shape == (0, 3)
 
 
-def test_what_it_needs_is_said():
-    with pytest.raises(UserError, match=r"type backbone=open_clip backbone\.lora=2 backbone\.lora_on=qkv"):
-        made().parts(nn.Conv2d(1, 2, SIZE), 2)
-    net, (support, _) = net_of(made(), body=body()), one(episodes())
+def test_where_nobody_says_names_class_means_stand_in_their_place():
+    net, (support, query) = net_of(made(), body=body()), one(episodes())
     assert read_names(net, object(), NAMES) == UNREAD
-    with pytest.raises(UserError, match="classifies by class names, and none are read here"):
-        next(made().adapt(learner_of(net), support, cross_entropy, 1))
+    models = list(made().adapt(learner_of(net), support, cross_entropy, 3))
+    known, asked = (net("features", x).flatten(1) for x in (support.x, query.x))
+    means = torch.stack([known[support.y == k].mean(0) for k in range(WAY)])
+    cosines = F.cosine_similarity(asked[:, None], means[None], dim=2)
+    assert torch.allclose(models[0](query.x), 10 * cosines, atol=1e-10)
+    assert (models[3](query.x) - models[0](query.x)).abs().max() > 1e-2
+
+
+def test_both_engines_agree():
+    far, gradient = apart(
+        QueryLoss(made(), 2, cross_entropy, cross_entropy, predict_transductive), net_of(made()), episodes()
+    )
+    assert far < 1e-10
+    assert gradient
+
+
+def test_what_it_needs_is_said():
     with pytest.raises(UserError, match=r"algo\.batch=0: expected a number above 0"):
         made(batch=0)
+    with pytest.raises(UserError, match=r"algo\.templates=\['a photo'\]: expected sentences with {}"):
+        CLIPLoRA(WAY, 10.0, 0.1, 4, 0.0, 0.0, ["a photo"])
