@@ -31,16 +31,10 @@ def classifier_report(
     Returns:
         What belongs into eval.json: classes, averages and calibration. And what is written beside it.
     """
-    from sklearn.metrics import precision_recall_fscore_support  # seconds, which no --help should wait for
-
     true, guessed = labels.numpy(), predicted(logits).numpy()
-    settings: Any = {"labels": range(len(split.ids)), "zero_division": 0}
-    score: Any = partial(precision_recall_fscore_support, true, guessed, **settings)
-    columns = {"class": split.ids, **dict(zip(KEYS, (each.tolist() for each in score()), strict=True))}
+    scores, averages = class_scores(true, guessed, split)
+    columns = {"class": split.ids, **scores}
     each = zip(*columns.values(), strict=True)
-    there = {"labels": np.flatnonzero(split.count.numpy())}  # a class of the head alone has no share in a mean
-    means = {kind: score(average=kind, **there)[:3] for kind in AVERAGES}
-    averages = {kind: dict(zip(KEYS[:3], map(float, values), strict=True)) for kind, values in means.items()}
     calibrated = {"bins": calibration.BINS, **_calibration(logits, labels, 1.0)}
     if temperature is not None:
         calibrated |= {"temperature": temperature, "scaled": _calibration(logits, labels, temperature)}
@@ -59,6 +53,23 @@ def classifier_report(
             drawn["reliability_scaled"] = partial(_diagram, logits, labels, temperature)
     scalars = {"f1_macro": averages["macro"]["f1"], "ece": calibrated["ece"]}
     return facts, ClassReport(columns, confusion, classification_text(true, guessed, names), drawn, scalars)
+
+
+def class_scores(
+    true: np.ndarray, guessed: np.ndarray, split: Split
+) -> tuple[dict[str, list[float]], dict[str, dict[str, float]]]:
+    """Return precision, recall, F1 and support of each of a split's classes, and their averages, as fractions.
+
+    true: int64 [N], the classes. guessed: int64 [N], likewise; -1 is no class, and wrong.
+    """
+    from sklearn.metrics import precision_recall_fscore_support  # seconds, which no --help should wait for
+
+    settings: Any = {"labels": range(len(split.ids)), "zero_division": 0}
+    score: Any = partial(precision_recall_fscore_support, true, guessed)
+    there = {**settings, "labels": np.flatnonzero(split.count.numpy())}  # a class of the head alone has no share
+    means = {kind: score(average=kind, **there)[:3] for kind in AVERAGES}
+    averages = {kind: dict(zip(KEYS[:3], map(float, values), strict=True)) for kind, values in means.items()}
+    return dict(zip(KEYS, (each.tolist() for each in score(**settings)), strict=True)), averages
 
 
 def _calibration(logits: Tensor, labels: Tensor, temperature: float) -> dict[str, float]:

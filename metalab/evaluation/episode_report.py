@@ -11,9 +11,10 @@ from metalab.core.interfaces import Split
 from metalab.core.text import printable
 from metalab.data.sampling.build import Source
 from metalab.evaluation import episode_classes
+from metalab.evaluation.classifier_report import class_scores
 from metalab.evaluation.query_predictions import query_classes
 from metalab.evaluation.worst_episodes import worst_episodes
-from metalab.tracking.class_report import ClassReport, Confusion
+from metalab.tracking.class_report import ClassReport, Confusion, classification_text
 from metalab.tracking.episode_sheet import episode_sheet
 
 HARDEST = 5  # classes that eval.json names
@@ -33,7 +34,8 @@ def episode_report(
         pictures: whether there are pictures, which keep the source until they are drawn.
 
     Returns:
-        What belongs into eval.json, the hardest classes. And what is written beside it.
+        What belongs into eval.json: the hardest classes, and of all classes at once precision, recall and F1 on
+        average. And what is written beside it.
     """
     names = [printable(name) for name in episode_classes.class_names(split)]
     seen = query_classes(source, task, predictions, len(accuracy))
@@ -49,11 +51,20 @@ def episode_report(
         "taken_for": [names[wrongly[k]] if k in wrongly else "" for k in by.classes.tolist()],
     }
     hardest = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)][:HARDEST]
+    facts: dict[str, Any] = {"hardest_classes": hardest}
+    text, scalars = "", {}
+    few = task.draws is None
+    if not few:  # all classes compete for each query, as in a classifier
+        scores, averages = class_scores(seen.true, seen.predicted, split)
+        columns |= {key: [scores[key][k] for k in by.classes.tolist()] for key in ("precision", "recall", "f1")}
+        facts["averages"], scalars = averages, {"f1_macro": averages["macro"]["f1"]}
+        text = classification_text(seen.true, seen.predicted, [printable(name) for name in split.names])
     drawn = {}
     if pictures:
-        drawn = confusion.picture(f"{len(seen.true)} queries of {len(accuracy)} episodes")
+        drawn = confusion.picture(f"{len(seen.true)} queries of {len(accuracy)} {'episodes' if few else 'draws'}")
+    if pictures and few:
         drawn["worst_episodes"] = partial(_sheet, source, predictions, accuracy, names)
-    return {"hardest_classes": hardest}, ClassReport(columns, confusion, pictures=drawn)
+    return facts, ClassReport(columns, confusion, text, drawn, scalars)
 
 
 def _sheet(source: Source, predictions: list[Tensor], accuracy: np.ndarray, names: list[str]) -> np.ndarray:

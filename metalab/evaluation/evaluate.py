@@ -102,7 +102,7 @@ def evaluate_setup(
         lambda algo, way: reporting.objective(measured_objective(t.algo, algo, t.bn, way, t.terms)),
     )
     if isinstance(source, AllWayEpisodes):
-        pictures, objective = False, _all_way(t, source)
+        objective = _all_way(t, source)
     torch.manual_seed(config.seed)  # of heads that are drawn for each task
     accuracy, loss = measure(reporting.watch(t.outcomes(objective, source, t.protocol.unit)), t.evaluation.episodes)
     row = _report_fields(t) | {"loss": float(loss.mean()), **_extra_metrics(t)}

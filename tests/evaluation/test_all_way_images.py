@@ -1,5 +1,6 @@
 """task=all_way where the data splits images: supports of training images, all test images asked; and eval.folds."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.metrics import classification_report
 from torchvision import models
 
 from metalab.models.layers import running_statistics
@@ -128,7 +130,7 @@ def test_folds_ask_each_image_once_by_all_others(typed, monkeypatch, tmp_path):
     setup = setup_of_the_same(typed, monkeypatch, "eval.folds=3")
     split, source = setup.split, setup.source(setup.task)
     owners, of = np.repeat(np.arange(CLASSES), split.count.numpy()), features(setup, split.images)
-    seen, right, accuracies = [], 0, []
+    seen, by_query, right, accuracies = [], [], 0, []
     for fold in range(3):
         image = source.indices(fold).image[0].numpy()
         asked = np.flatnonzero(split.fold.numpy() == fold)
@@ -140,6 +142,7 @@ def test_folds_ask_each_image_once_by_all_others(typed, monkeypatch, tmp_path):
         accuracies.append(np.mean(hits))
         right += sum(hits)
         seen += queries.tolist()
+        by_query += [means] * len(queries)
         assert np.bincount(owners[queries], minlength=CLASSES).min() >= 4
     assert sorted(seen) == list(range(len(owners)))
     assert found["accuracy_of_each"] == pytest.approx({f"fold {k}": a for k, a in enumerate(accuracies)})
@@ -148,6 +151,18 @@ def test_folds_ask_each_image_once_by_all_others(typed, monkeypatch, tmp_path):
     assert found["accuracy"] == pytest.approx(np.mean(accuracies))
     assert f"4-way, {len(owners)} images in 3 folds, each asked once" in said
     assert "the intervals are approximate" in found["note"]
+    of_class = {
+        row["class"].rpartition(":")[2]: row
+        for row in csv.DictReader(Path("out/per_class.csv").read_text().splitlines())
+    }
+    guessed = np.array([nearest(means, of[i]) for means, i in zip(by_query, seen, strict=True)])
+    report = classification_report(owners[seen], guessed, target_names=split.names, output_dict=True)
+    for name in split.names:
+        for key, theirs in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score")):
+            assert float(of_class[name][key]) == pytest.approx(report[name][theirs])
+    assert found["averages"]["macro"]["f1"] == pytest.approx(report["macro avg"]["f1-score"])
+    assert "macro avg" in said
+    assert Path("out/confusion.png").is_file()
     rows = Path("out/per_class.csv").read_text().splitlines()
     at = rows[0].split(",").index("queries") - len(rows[0].split(","))
     assert sum(int(row.split(",")[at]) for row in rows[1:]) == len(owners)
