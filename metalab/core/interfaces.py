@@ -277,6 +277,7 @@ class AlgorithmTraits:
         None  # the settings with which it needs none, {}: as set; None: it does
     )
     exports_episode: bool = False  # adapt() is the same tensor operations for any number of supports, and no gradient
+    keeps_body: bool = False  # training leaves the body's own weights as they were at its start
     transductive: bool = False  # its model infers all images of one call jointly: an answer depends on the others
 
 

@@ -12,7 +12,7 @@ from metalab.config.experiment import ExperimentConfig
 from metalab.config.schema import Task, Train
 from metalab.config.validate import format_value
 from metalab.core.errors import UserError
-from metalab.core.interfaces import Algorithm, Engine, Split, algorithm_traits
+from metalab.core.interfaces import Algorithm, Backbone, Engine, PretrainedBackbone, Split, algorithm_traits
 from metalab.engines.auto import AutoEngine
 from metalab.engines.learn2learn import Learn2Learn
 from metalab.engines.vectorized import Vectorized
@@ -182,6 +182,17 @@ def tell_unlabelled(task: Task, name: str, algorithm: Algorithm) -> None:
     if unlabelled == "needed" and not task.unlabelled:
         logger.info(
             f"algo={name} is set to learn from unlabelled images, and has none; task.unlabelled=5 draws 5 a class"
+        )
+
+
+def tell_random_body(config: ExperimentConfig, name: str, algorithm: Algorithm, backbone: Backbone) -> None:
+    """Say where the body's weights are kept as they are, and are random."""
+    given = isinstance(backbone, PretrainedBackbone) and backbone.normalization() is not None
+    begun = given or config.train.init is not None or config.resume is not None
+    if algorithm_traits(algorithm).keeps_body and not begun:
+        logger.warning(
+            f"algo={name} keeps the weights of the body, and these are random: train one first, as with algo=baseline, "
+            "and start from it by train.init=RUN, or type backbone.weights"
         )
 
 

@@ -46,6 +46,7 @@ from metalab.training.compatibility import (
     check_replay,
     refuse_evaluations,
     takes_graphs,
+    tell_random_body,
 )
 from metalab.training.optimizers import Clip, CyclicCosine, LRSchedule, cyclic
 from metalab.training.samme import Boost
@@ -223,6 +224,7 @@ def build_training_setup(
     if teacher is not None:
         terms = build_regularizers(config.reg, algo.steps, algo, teacher)
     check_compatibility(task, train, algo, terms, train_algorithm)
+    tell_random_body(config, algo.name, train_algorithm, backbone)
     check_replay(terms, algo, data["train"])
     graphs_asked = isinstance(runs, AutoEngine | Vectorized) and runs.graphs is True
     runs = _with_graphs(runs, device, task, algo, train_algorithm)

@@ -64,6 +64,15 @@ def test_unlabelled_images_are_drawn_in_training_and_in_validation(small):
         assert source(0).support.unlabelled.shape[1] == (5 + 1) * 2
 
 
+def test_random_weights_that_stay_are_said(small, caplog):
+    training_setup(small("algo=mtl"))
+    assert "algo=mtl keeps the weights of the body, and these are random: train one first" in caplog.text
+    caplog.clear()
+    for words in (("algo=mtl", "train.init=outputs/train/x"), ("algo=maml",)):
+        training_setup(small(*words))
+    assert "random" not in caplog.text
+
+
 def test_the_streams_draw_other_episodes_and_validation_the_same_ones(small):
     r = training_setup(small())
     a, b = r.training("train", 1), r.training("running", 1)

@@ -39,7 +39,7 @@ class MTL:
 
     @property
     def traits(self) -> AlgorithmTraits:
-        return AlgorithmTraits(head_init=self.head_init, frozen_body=True)
+        return AlgorithmTraits(head_init=self.head_init, frozen_body=True, keeps_body=True)
 
     def parts(self, body: nn.Module, features: int) -> dict[str, nn.Module]:
         found = [m for m in body.modules() if isinstance(m, nn.Conv2d) and m.weight.requires_grad]
