@@ -15,7 +15,7 @@ from metalab.config.experiment import ExperimentConfig, read_config
 from metalab.core.errors import UserError
 from metalab.core.optional_output import optional_output
 from metalab.core.signals import warnings_survived
-from metalab.data.identity.imagenet_duplicates import imagenet_note
+from metalab.data.identity.imagenet_duplicates import imagenet_note, leaves_duplicates_out
 from metalab.data.sampling.all_way import AllWayEpisodes
 from metalab.data.sampling.build import Source
 from metalab.engines.learn2learn import Learn2Learn
@@ -160,8 +160,8 @@ def _notes(t: EvaluationSetup, lost: int) -> list[str]:
         notes.add(robust.batch_norm_note(t.bn, t.saved["config"]["train"].get("bn") or "batch") if t.normed else "")
         notes |= robust.support_attack_notes(t.attacks)
     notes |= corruptions.corruption_notes(t.evaluation)
-    if t.saved["config"]["backbone"].get("weights") or t.saved["config"]["data"]["_target_"] != "metalab.data.ILSVRC":
-        notes.add(imagenet_note(t.saved["classes"], t.split.files))  # which data=ilsvrc leaves out
+    if t.saved["config"]["backbone"].get("weights") or not leaves_duplicates_out(t.saved["config"]["data"]):
+        notes.add(imagenet_note(t.saved["classes"], t.split.files))
     if lost:
         of = f"{t.evaluation.episodes} {t.protocol.unit}"
         notes.add(f"{lost} of {of} have predictions that are no numbers, which count as wrong")

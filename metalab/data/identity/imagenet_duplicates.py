@@ -1,9 +1,16 @@
 """Images of other data sets that ImageNet has, too, by published lists: a net pretrained there has seen them."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
+from typing import Any
 
 from metalab.data.class_lists import class_list
+
+OF_IMAGENET = {
+    "ILSVRC",
+    "MiniImageNet",
+    "TieredImageNet",
+}  # data sets of its classes, of which the first leaves these out
 
 
 def in_imagenet(files: Iterable[str]) -> dict[str, str]:
@@ -34,6 +41,13 @@ def imagenet_note(trained: Collection[str], files: Iterable[str]) -> str:
     seen = {class_id.partition(":")[2] for class_id in trained}
     count = sum(copy.partition("_")[0] in seen for copy in in_imagenet(files).values())
     return f"{count} of its images are, by their file names, among ImageNet's of trained classes" if count else ""
+
+
+def leaves_duplicates_out(node: Mapping[str, Any]) -> bool:
+    """Return whether what data gives of ImageNet, by its settings or its members, has no image of the lists."""
+    members = node.get("members", {"": node}).values()
+    given = {str(each["_target_"]).rpartition(".")[2] for each in members} & OF_IMAGENET
+    return given == {"ILSVRC"}
 
 
 @cache

@@ -1,7 +1,7 @@
 """Images that ImageNet has, too, are known by published lists of file names."""
 
 from metalab.data.class_lists import class_list
-from metalab.data.identity.imagenet_duplicates import imagenet_note, in_imagenet
+from metalab.data.identity.imagenet_duplicates import imagenet_note, in_imagenet, leaves_duplicates_out
 
 BIRD = "086.Pacific_Loon/American_Goldfinch_0062_31921.jpg"  # a file of CUB by its name alone
 
@@ -29,3 +29,13 @@ def test_a_result_of_weights_that_saw_imagenet_says_how_many():
     assert imagenet_note(["imagenet:n01531178"], ["x/y.jpg"]) == ""
     assert imagenet_note(["cub:001"], [BIRD]) == ""
     assert imagenet_note(["imagenet:n01440764"], [BIRD]) == ""  # of a class that was not trained on
+
+
+def test_ilsvrc_alone_leaves_them_out_as_a_member_too():
+    ilsvrc, mini, omniglot = ({"_target_": f"metalab.data.{name}"} for name in ("ILSVRC", "MiniImageNet", "Omniglot"))
+    union = {"_target_": "metalab.data.Union", "members": {"a": ilsvrc, "b": omniglot}}
+    assert leaves_duplicates_out(ilsvrc)
+    assert leaves_duplicates_out(union)
+    assert not leaves_duplicates_out(mini)
+    assert not leaves_duplicates_out(omniglot)
+    assert not leaves_duplicates_out({**union, "members": {"a": ilsvrc, "b": mini}})
