@@ -50,6 +50,12 @@ METHODS = {
     "tim, gd": ("algo=tim",),
     "alpha_tim": ("algo=alpha_tim",),
 }
+ADAM = ("algo=finetune", "algo.head_init=prototype", "algo.inner=adam", "algo.test_steps=20")
+TUNED = {  # for each task the body learns, too, on the images: minutes for a hundred episodes; asked for by --methods
+    "finetune, all": (*ADAM, "algo.lr=0.0001"),
+    "finetune, LoRA": (*ADAM, "algo.lr=0.001", "backbone.lora=4"),
+    "pmf": ("algo=pmf", "algo.test_steps=20"),
+}
 
 
 def setup(given: argparse.Namespace, *words: str) -> EvaluationSetup:
@@ -84,7 +90,11 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
     parser.add_argument("--shot", nargs="+", type=int, default=[1, 5])
     parser.add_argument(
-        "--methods", nargs="+", choices=METHODS, default=list(METHODS), help="simpleshot is always there"
+        "--methods",
+        nargs="+",
+        choices=METHODS | TUNED,
+        default=list(METHODS),
+        help="simpleshot is always there; by default all that leave the backbone as it is",
     )
     parser.add_argument("--balance", choices=["null", "dirichlet"], default="null", help="task.query_balance")
     parser.add_argument("--engine", choices=["auto", "learn2learn", "vectorized"], default="auto")
@@ -102,7 +112,7 @@ def main() -> None:
             words = (*where, f"task.shot={shot}", f"task.query_balance={given.balance}")
             plain = np.zeros(0)
             for method in ["simpleshot", *(m for m in given.methods if m != "simpleshot")]:
-                t = setup(given, *words, *METHODS[method])
+                t = setup(given, *words, *(METHODS | TUNED)[method])
                 began = time.monotonic()
                 found = accuracies(t)
                 seconds = time.monotonic() - began
