@@ -68,7 +68,9 @@ def class_scores(
     score: Any = partial(precision_recall_fscore_support, true, guessed)
     there = {**settings, "labels": np.flatnonzero(split.count.numpy())}  # a class of the head alone has no share
     means = {kind: score(average=kind, **there)[:3] for kind in AVERAGES}
-    averages = {kind: dict(zip(KEYS[:3], map(float, values), strict=True)) for kind, values in means.items()}
+    averages: dict[str, dict[str, float]] = {
+        kind: dict(zip(KEYS[:3], map(float, values), strict=True)) for kind, values in means.items()
+    }
     return dict(zip(KEYS, (each.tolist() for each in score(**settings)), strict=True)), averages
 
 

@@ -89,8 +89,9 @@ def evaluate_setup(
     """Measure what has been built; return what _evaluate_run does."""
     folder, config = t.folder, t.config
     domains = build_domain_report(t)
+    unit = t.protocol.unit if t.task.draws is None else "draws" if t.evaluation.folds is None else "folds"
     logger.info(
-        f"{folder or untrained.backbone_words(config)}: {t.evaluation.episodes} {t.protocol.unit} of "
+        f"{folder or untrained.backbone_words(config)}: {t.evaluation.episodes} {unit} of "
         f"{len(t.split.ids)} {t.evaluation.split} classes, bn={'target' if t.adapted else t.bn}"
     )
     if warning := _cost_warning(t):

@@ -269,7 +269,7 @@ def build_evaluation_setup(
         algo.steps,
         conv4_filters(backbone),
         checkpointing=checkpoints(backbone),
-        features=embedded and protocol.has_support,
+        features=embedded and protocol.has_support and task.draws is None,
     )
     engine = select_engine(build(config.engine, "engine"), work)
     return EvaluationSetup(

@@ -9,7 +9,7 @@ from metalab.algorithms.objectives.prediction import cross_entropy, predict_tran
 from metalab.algorithms.objectives.query_loss import QueryLoss
 from metalab.algorithms.transfer_learning.tip_adapter import TipAdapter
 from metalab.core.errors import UserError
-from metalab.models.text_classifier import UNREAD, read_names, text_classifier
+from metalab.models.text_classifier import UNREAD, TextClassifier, read_names, text_classifier
 from tests.algorithms.metric_cases import WAY, apart, episodes, learner_of, net_of, one
 
 NAMES = ["animals/gray_wolf", "cat", "owl"]
@@ -95,7 +95,7 @@ def test_without_an_encoder_or_names_the_support_decides_alone_and_it_is_said():
 def test_a_name_is_encoded_once_and_numbers_of_wordnets_are_refused():
     net, encoder = named(made())
     text = text_classifier(net)
-    assert text is not None
+    assert isinstance(text, TextClassifier)
     before, count = text.features, len(encoder.asked)
     text.name(NAMES[::-1])
     assert torch.equal(text.features, before.flip(0))

@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,6 +89,7 @@ def test_supports_are_training_images_and_all_test_images_are_asked(typed, monke
     found = record()
     setup = setup_of_the_same(typed, monkeypatch, *words)
     known, asked = setup.split.support, setup.split
+    assert known is not None
     assert all(file.startswith("train") for file in known.files)
     assert all(file.startswith("test") for file in asked.files)
     owners = np.repeat(np.arange(CLASSES), known.count.numpy())
@@ -129,6 +131,7 @@ def test_folds_ask_each_image_once_by_all_others(typed, monkeypatch, tmp_path):
     found = record()
     setup = setup_of_the_same(typed, monkeypatch, "eval.folds=3")
     split, source = setup.split, setup.source(setup.task)
+    assert split.fold is not None
     owners, of = np.repeat(np.arange(CLASSES), split.count.numpy()), features(setup, split.images)
     seen, by_query, right, accuracies = [], [], 0, []
     for fold in range(3):
@@ -156,7 +159,7 @@ def test_folds_ask_each_image_once_by_all_others(typed, monkeypatch, tmp_path):
         for row in csv.DictReader(Path("out/per_class.csv").read_text().splitlines())
     }
     guessed = np.array([nearest(means, of[i]) for means, i in zip(by_query, seen, strict=True)])
-    report = classification_report(owners[seen], guessed, target_names=split.names, output_dict=True)
+    report: Any = classification_report(owners[seen], guessed, target_names=split.names, output_dict=True)
     for name in split.names:
         for key, theirs in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score")):
             assert float(of_class[name][key]) == pytest.approx(report[name][theirs])
@@ -174,6 +177,7 @@ def test_a_group_stays_in_one_fold(typed, monkeypatch, tmp_path, group):
     words = ("eval.folds=3", *([f"data.group='{group}'"] if group else []))
     split = setup_of_the_same(typed, monkeypatch, *words).split
     folds: dict[str, set[int]] = {}
+    assert split.fold is not None
     for file, fold in zip(split.files, split.fold.tolist(), strict=True):
         folds.setdefault(file[-5], set()).add(fold)
     assert len(folds) == 10

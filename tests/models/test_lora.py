@@ -118,7 +118,8 @@ class Attention(nn.Module):
 
 def test_queries_keys_and_values_have_additions_of_their_own():
     torch.manual_seed(0)
-    net = nn.ModuleDict({"timm": Attention(), "torch": nn.MultiheadAttention(6, 2), "mlp": nn.Linear(6, 6)})
+    timms, torchs = Attention(), nn.MultiheadAttention(6, 2)
+    net = nn.ModuleDict({"timm": timms, "torch": torchs, "mlp": nn.Linear(6, 6)})
     own = {name: p.clone() for name, p in net.named_parameters()}
     add_lora(net, LoRA(2, "qkv", 1.0), True, "net")
     learned = {n: p for n, p in net.named_parameters() if p.requires_grad}
@@ -126,7 +127,7 @@ def test_queries_keys_and_values_have_additions_of_their_own():
     with torch.no_grad():
         for p in learned.values():
             p.normal_()
-    joint = {"timm.qkv.weight": net["timm"].qkv.weight, "torch.in_proj_weight": net["torch"].in_proj_weight}
+    joint = {"timm.qkv.weight": timms.qkv.weight, "torch.in_proj_weight": torchs.in_proj_weight}
     for name, now in joint.items():
         where = name.replace(".weight", ".parametrizations.weight.0.").replace(
             ".in_proj_weight", ".parametrizations.in_proj_weight.0."
@@ -137,7 +138,7 @@ def test_queries_keys_and_values_have_additions_of_their_own():
         assert torch.allclose(now, own[name] + 0.5 * torch.cat(apart), atol=1e-6)
     where = "timm.q_proj.parametrizations.weight.0."
     expected = own["timm.q_proj.weight"] + 0.5 * learned[f"{where}up"] @ learned[f"{where}down"]
-    assert torch.allclose(net["timm"].q_proj.weight, expected, atol=1e-6)
+    assert torch.allclose(timms.q_proj.weight, expected, atol=1e-6)
 
 
 def test_a_net_without_attention_has_no_queries():

@@ -37,7 +37,7 @@ class Copies:
     def of_batches(self, x: Tensor, batches: np.ndarray) -> Iterator[Tensor]:
         """Give copies of other images of x [N,C,H,W] for each step: those of batches, int64 [steps,B]."""
         for chosen, draws in zip(batches, uniform_numbers(len(batches), batches.shape[1] + 1, NUMBERS), strict=True):
-            yield self._copied(x[torch.from_numpy(chosen).to(x.device)], draws)
+            yield self._copied(x[torch.as_tensor(chosen, device=x.device)], draws)
 
     def _copied(self, x: Tensor, draws: np.ndarray) -> Tensor:
         augment = Augment(round(self.crop * x.shape[-1]), self.flip, self.jitter, 0.0)

@@ -66,7 +66,7 @@ class CLIPLoRA:
         batches = shuffled_batches(len(support.y), self.batch, steps)
         yield model(learner)
         for step, copies in enumerate(Copies(self.crop, self.flip, 0.0, 1.0).of_batches(support.x, batches)):
-            batch = support._replace(x=copies, y=support.y[torch.from_numpy(batches[step]).to(support.y.device)])
+            batch = support._replace(x=copies, y=support.y[torch.as_tensor(batches[step], device=support.y.device)])
             rate = LEAST_RATE + (self.lr - LEAST_RATE) * (1 + math.cos(math.pi * step / steps)) / 2
 
             def on_copies(at: Model, copied: Batch) -> Tensor:
