@@ -7,6 +7,7 @@ import numpy as np
 
 from metalab.core.interfaces import Split
 from metalab.core.statistics import mean_ci95
+from metalab.data.identity.class_ids import OWN
 from metalab.evaluation.query_predictions import NONE, QueryClasses
 
 
@@ -55,7 +56,15 @@ def taken_for(true: np.ndarray, predicted: np.ndarray, count: np.ndarray) -> dic
 
 
 def class_names(split: Split) -> list[str]:
-    """Return a name for each class: its global id, or, of those that share one, as rotations do, the shown name."""
-    often = Counter(split.ids)
-    named = zip(split.ids, split.names, strict=True)
-    return [each if often[each] == 1 else f"{each.partition(':')[0]}:{name}" for each, name in named]
+    """Return a name for each class: its global id, or, of one's own images and of those that share one, what is shown.
+
+    Rotations of a character share one. Of two classes of one's own with one name the id stands behind it.
+    """
+    often, same = Counter(split.ids), Counter(split.names)
+
+    def named(each: str, name: str) -> str:
+        if each.startswith(OWN):
+            return name if same[name] == 1 else f"{name} ({each})"
+        return each if often[each] == 1 else f"{each.partition(':')[0]}:{name}"
+
+    return [named(each, name) for each, name in zip(split.ids, split.names, strict=True)]

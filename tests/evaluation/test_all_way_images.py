@@ -154,10 +154,7 @@ def test_folds_ask_each_image_once_by_all_others(typed, monkeypatch, tmp_path):
     assert found["accuracy"] == pytest.approx(np.mean(accuracies))
     assert f"4-way, {len(owners)} images in 3 folds, each asked once" in said
     assert "the intervals are approximate" in found["note"]
-    of_class = {
-        row["class"].rpartition(":")[2]: row
-        for row in csv.DictReader(Path("out/per_class.csv").read_text().splitlines())
-    }
+    of_class = {row["class"]: row for row in csv.DictReader(Path("out/per_class.csv").read_text().splitlines())}
     guessed = np.array([nearest(means, of[i]) for means, i in zip(by_query, seen, strict=True)])
     report: Any = classification_report(owners[seen], guessed, target_names=split.names, output_dict=True)
     for name in split.names:

@@ -154,6 +154,10 @@ def test_rotations_that_share_an_id_are_told_apart():
     split = fixed_split()
     split = replace(split, ids=["o:G/1", "o:G/1", *split.ids[2:]], names=["G/1/rot000", "G/1/rot090", *split.names[2:]])
     assert class_names(split)[:3] == ["o:G/1/rot000", "o:G/1/rot090", "x:a/2"]
+    own = replace(split, ids=["folder:6dfa0305", "folder:183c173f", "x:a"], names=["dog", "cat", "a"])
+    assert class_names(own) == ["dog", "cat", "x:a"]  # and not what their images come to
+    twins = replace(own, names=["dog", "dog", "a"])
+    assert class_names(twins) == ["dog (folder:6dfa0305)", "dog (folder:183c173f)", "x:a"]
 
 
 def test_a_classifiers_numbers_are_scikit_learns():
