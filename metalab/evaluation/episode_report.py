@@ -61,7 +61,8 @@ def episode_report(
         text = classification_text(seen.true, seen.predicted, [printable(name) for name in split.names])
     drawn = {}
     if pictures:
-        drawn = confusion.picture(f"{len(seen.true)} queries of {len(accuracy)} {'episodes' if few else 'draws'}")
+        of = "episodes" if few else "draws" if split.fold is None else "folds"
+        drawn = confusion.picture(f"{len(seen.true)} queries of {len(accuracy)} {of}")
     if pictures and few:
         drawn["worst_episodes"] = partial(_sheet, source, predictions, accuracy, names)
     return facts, ClassReport(columns, confusion, text, drawn, scalars)
