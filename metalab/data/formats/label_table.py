@@ -11,6 +11,7 @@ from metalab.config.validate import suggest
 from metalab.core.errors import UserError
 from metalab.core.text import first_names, printable
 from metalab.data.formats.class_tree import ALL, SPLITS, Tree, read_images, split_classes_by_ratio
+from metalab.data.formats.split_lists import Entry, is_split_list, split_list
 
 SPELLINGS = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
 Parts = dict[str, dict[str, list[str]]]  # split -> class name -> image files, relative to the root
@@ -18,10 +19,10 @@ Parts = dict[str, dict[str, list[str]]]  # split -> class name -> image files, r
 
 @dataclass(frozen=True)
 class LabelTable:
-    """Which columns of a CSV name an image and its class, and which classes are kept.
+    """Which columns of a CSV name an image and its class, and which classes are kept; or CoOp's lists, without columns.
 
     Args:
-        path: of the table, relative to the root of the images or absolute.
+        path: of the table, relative to the root of the images or absolute; lists where it ends in .json.
         file: the column of the image files: paths below the root, or names of files that stand anywhere below it, with
             or without their extension.
         label: the column of the class names; or several columns, of which the one that is 1 names the class.
@@ -48,28 +49,42 @@ class LabelTable:
         parts: Parts = {}
         homes: dict[str, tuple[str, str]] = {}  # image -> its split and class
         missing, other = [], Counter[str]()
-        for line, row in self._lines(table):
-            name, part = self._class(row, table, line), self._part(row, table, line)
+        for where, given, name, part in self._entries(table):
             if self.only is not None and name not in self.only:
                 other[name] += 1
                 continue
-            file = there.find(given := (row[self.file] or "").strip(), table, line)
+            file = there.find(given, table, where)
             if file is None:
                 missing.append(given)
             elif homes.setdefault(file, (part, name)) == (part, name):
                 parts.setdefault(part, {}).setdefault(name, []).append(file)
             else:
                 before, now = (
-                    name if self.split is None else f"{part}'s {name}" for part, name in (homes[file], (part, name))
+                    f"{part}'s {name}" if self._has_splits else name for part, name in (homes[file], (part, name))
                 )
                 raise UserError(
-                    f"{table}, line {line}: {printable(file)} is of {now} here and of {before} above; an image has one "
+                    f"{table}, {where}: {printable(file)} is of {now} here and of {before} above; an image has one "
                     "class and stands in one split. data.only=[...] leaves out all classes but those it names"
                 )
         self._refuse(table, parts, missing, other)
         parts = {part: {name: sorted(set(files)) for name, files in sorted(own.items())} for part, own in parts.items()}
         remarks = [f"images of classes that data.only does not name are left out: {other.total()}"] if other else []
         return Tree(self._split(table, parts, ratios, seed, by_image), parts, remarks, missing)
+
+    @property
+    def _has_splits(self) -> bool:
+        return self.split is not None or is_split_list(self.path)
+
+    def _entries(self, table: Path) -> Iterator[Entry]:
+        """Yield what the table says of each image."""
+        if is_split_list(self.path):
+            if self.split is not None:
+                raise UserError(f"data.split_column={self.split}: {table} has no columns, and has splits: leave it out")
+            yield from split_list(table)
+            return
+        for line, row in self._lines(table):
+            file = (row[self.file] or "").strip()
+            yield Entry(f"line {line}", file, self._class(row, table, line), self._part(row, table, line))
 
     def _lines(self, table: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
         """Yield the number and the columns of each line."""
@@ -142,7 +157,7 @@ class LabelTable:
 
     def _split(self, table: Path, parts: Parts, ratios: list[float], seed: int, by_image: bool) -> Parts:
         """Return the classes of each split; UserError where there are too few."""
-        if self.split is None:
+        if not self._has_splits:
             if by_image:
                 if len(parts[ALL]) < 2:
                     raise UserError(f"{table} has 1 class with images: a classifier needs 2")
@@ -152,9 +167,8 @@ class LabelTable:
             )
         lacking = [part for part in SPLITS if part not in parts and not (by_image and part == "val")]
         if lacking:
-            raise UserError(
-                f"{table} has no image in {' and '.join(lacking)}: type data.split_column=null to split by data.ratios"
-            )
+            instead = "" if self.split is None else ": type data.split_column=null to split by data.ratios"
+            raise UserError(f"{table} has no image in {' and '.join(lacking)}{instead}")
         few = [part for part, own in parts.items() if len(own) < 2]
         if few:
             raise UserError(f"{table} has 1 class with images in {few[0]}: 2 are needed")
@@ -179,7 +193,7 @@ class _Files:
             for other in {os.path.splitext(file)[0], name, os.path.splitext(name)[0]} - {file}:
                 self._others[other].append(file)
 
-    def find(self, name: str, table: Path, line: int) -> str | None:
+    def find(self, name: str, table: Path, where: str) -> str | None:
         """Return the file that a line names, None where it is not there; UserError where there are several."""
         name = os.path.normpath(name.replace("\\", "/"))
         if os.path.isabs(name):
@@ -187,7 +201,7 @@ class _Files:
         found = self._by_path.get(name) or self._others.get(name, [])
         if len(found) > 1:
             raise UserError(
-                f"{table}, line {line}: {printable(name)} may be {first_names(map(printable, found))}: name the path "
+                f"{table}, {where}: {printable(name)} may be {first_names(map(printable, found))}: name the path "
                 "below data.root"
             )
         return found[0] if found else None
