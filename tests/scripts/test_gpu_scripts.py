@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ pytestmark = pytest.mark.slow
 
 
 def typed(out: Path, name: str, *words: str) -> subprocess.CompletedProcess[str]:
-    env = os.environ | {"OUT": str(out), "MINUTES": "3", "JOBS": "1"}
+    own = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = os.environ | {"PATH": own, "OUT": str(out), "MINUTES": "3", "JOBS": "1"}
     return subprocess.run([GPU / name, *words], env=env, capture_output=True, text=True)
 
 
