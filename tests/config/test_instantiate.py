@@ -169,7 +169,7 @@ def test_shipped_settings_are_accepted():
     assert settings(Task, TASK, "task") == Task(5, 1, 15, None, None, None)
     train = settings(Train, ROOT.train, "train")
     assert (train.steps, train.val_every, train.monitor, train.bn) == (600, 100, "accuracy", None)
-    assert settings(Eval, ROOT.eval, "eval") == Eval(600, None, "test", False, 8)
+    assert settings(Eval, ROOT.eval, "eval") == Eval(600, None, "test", False, None)
 
 
 @pytest.mark.parametrize(
