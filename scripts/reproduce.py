@@ -120,7 +120,7 @@ def job(row: Row, seed: int, given: argparse.Namespace, table: dict[str, Any], s
         return path
 
     made = records.collected(row, seed, run)
-    left = 1.0 if made is None else max(0.0, 1 - made["steps"] / made["planned"])
+    left = 1.0 if made is None or row.untrained else max(0.0, 1 - made["steps"] / made["planned"])
     weight = left * row.minutes + STARTING + sum(number.seconds for number in row.evaluations.values()) / 60
     log, ended = run.with_name(f"{run.name}.log"), partial(_ended, row, seed, run, given)
     found = Job(f"{row.full} seed {seed}", weight, spec, log, ended)

@@ -109,11 +109,13 @@ def evaluate_untrained(spec: dict[str, Any], clock: Clock) -> bool:
             print(f"no time is left for the evaluation {' '.join(each['words'])}")
             continue
         began = time.time()
-        words = ["eval", "run=null", *each["words"], f"hydra.run.dir={each['out']}"]
-        good &= not metalab(*words)
-        seconds = provenance.read(folder).get("seconds", 0) + time.time() - began
+        if metalab("eval", "run=null", *each["words"], f"hydra.run.dir={each['out']}"):
+            good = False
+            continue
         device = resolve_device(spec["device"] or "auto")
-        provenance.write(folder, **provenance.describe(0, device), seconds=seconds, steps=0)
+        made, before = provenance.describe(0, device) | {"parameters": None}, provenance.read(folder)
+        took = before.get("seconds", 0) + time.time() - began
+        provenance.write(folder, **({"resumes": [made]} if before else made), seconds=took, steps=0)
     return good
 
 

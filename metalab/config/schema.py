@@ -70,15 +70,22 @@ class Task:
                 "unlabelled images; type task=fixed task.unlabelled=0 task.distractors=0"
             )
 
-    def _check_draws(self) -> None:
+    @property
+    def beside_fixed(self) -> tuple[str, str] | None:
+        """What was typed that episodes of some classes alone have, `task.key=value`, and what is typed for none."""
         unset = {"support": None, "shots": None, "query_balance": None, "query_domain": None}
         unset |= {"unlabelled": 0, "distractors": 0, "label_noise": 0.0}
-        asked = [key for key, none in unset.items() if getattr(self, key) != none]
-        if self.draws is not None and asked:
-            none = "null" if unset[asked[0]] is None else "0"
+        for key, none in unset.items():
+            if getattr(self, key) != none:
+                return f"task.{key}={getattr(self, key)}", f"task.{key}={'null' if none is None else '0'}"
+        return None
+
+    def _check_draws(self) -> None:
+        asked = self.beside_fixed
+        if self.draws is not None and asked is not None:
             raise UserError(
-                f"task.{asked[0]}={getattr(self, asked[0])}: task=all_way has task.shot labelled images of each class "
-                f"and all others as queries; type task.{asked[0]}={none}, or task=fixed"
+                f"{asked[0]}: task=all_way has task.shot labelled images of each class and all others as queries; type "
+                f"{asked[1]}, or task=fixed"
             )
 
     def _check_shots(self) -> None:

@@ -48,12 +48,14 @@ def embed_split(net: Net, split: Split, data: dict[str, Any], device: torch.devi
     """
     known = None if split.support is None else embed_split(net, split.support, data, device)[1]
     prepared = {key: data.get(key) for key in ("size", "resize", "interpolation", "channels")}
-    recipe = {
+    recipe: dict[str, Any] = {
         "weights": weights_hash(net),
         "images": fingerprint(split),
         "shape": list(split.images.shape),
         "prepared": prepared,
     }
+    if any(split.image_ids):  # of one's own, whose names and files say nothing of what they show
+        recipe["image_ids"] = hashlib.sha256(repr(split.image_ids).encode()).hexdigest()
     name = f"{NAME}-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:16]}"
     folder = cache_folder(data.get("cache")) / name
     store = open_or_build(folder, recipe, lambda: _records(net, split, device), len(split.images))

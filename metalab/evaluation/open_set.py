@@ -11,6 +11,7 @@ from metalab.algorithms.objectives.prediction import Prediction
 from metalab.config.schema import Task
 from metalab.core.errors import UserError
 from metalab.core.interfaces import Algorithm, Batch, Episode, EpisodeSource, Learner, Loss, TaskResult
+from metalab.core.iteration import last
 from metalab.core.statistics import mean_ci95
 
 
@@ -30,7 +31,7 @@ class OpenSetObjective:
     way: int
 
     def __call__(self, learner: Learner, episode: Episode, progress: Tensor) -> TaskResult:
-        *_, model = self.algorithm.adapt(learner, episode.support, self.inner, self.steps)
+        model = last(self.algorithm.adapt(learner, episode.support, self.inner, self.steps))
         score = self.predict(model, episode.support.x, episode.query.x).amax(-1)
         area = auroc(score, episode.query.y < self.way)
         return TaskResult(area, episode.query.y < self.way, {"auroc": area}, {})

@@ -241,7 +241,9 @@ def build_evaluation_setup(
     named = task.draws is not None
     unread = read_names(net, backbone if named else None, split.names if named else None)
     note = "; ".join(filter(None, [note, unread]))
-    shared = refuse_trained_on(split, saved["classes"], evaluation, folder)
+    known_classes = split.support is not None or split.fold is not None  # of which images alone may have been seen
+    tested = replace(split, by_image=True) if known_classes else split
+    shared = refuse_trained_on(tested, saved["classes"], evaluation, folder)
     channels, size, _ = saved["shape"]
     images = split = resize_split(split, channels, size)
     trained, adapted = _adapted(net, target, evaluation, split, protocol.has_support, config.seed)
@@ -258,13 +260,13 @@ def build_evaluation_setup(
     )
     if embedded:
         net, split = embed_split(net, split, config.data, device)
-    if evaluation.batch is None:
-        evaluation = replace(evaluation, batch=FEATURES_AT_ONCE if embedded else EPISODES_AT_ONCE)
+    at_once = evaluation.batch or (FEATURES_AT_ONCE if embedded else EPISODES_AT_ONCE)
+    evaluation = replace(evaluation, batch=at_once)
     work = Workload(
         device.type,
         None,
         size,
-        min(evaluation.batch or 1, evaluation.episodes),
+        min(at_once, evaluation.episodes),
         _images(task),
         algo.steps,
         conv4_filters(backbone),
@@ -301,7 +303,8 @@ def build_evaluation_setup(
 def _tested(data: Data, task: Task, evaluation: Eval) -> tuple[Task, Split]:
     """Return the task and the split that is tested; of eval.folds all images, a draw a fold."""
     if evaluation.folds is not None:
-        return replace(task, draws=evaluation.folds), in_folds(data, evaluation.folds, evaluation)
+        split = in_folds(data, evaluation.folds, task, evaluation)
+        return replace(task, draws=evaluation.folds), split
     split = load_split(data, evaluation.split, task.query_domain)
     return task, with_training_support(split, data, task, evaluation)
 

@@ -127,12 +127,15 @@ class CosineToNames:
 
 
 def spoken(names: Sequence[str]) -> list[str]:
-    """Return the names of classes as one says them: without folders, numbers in front, and underscores.
+    """Return the names of classes as one says them: without numbers in front and underscores, and the last of a path.
+
+    What has a space is no path: "Ram C/V Cargo Van".
 
     Raises:
         UserError: for WordNet's numbers alone.
     """
-    shown = [PREFIX.sub("", name.rpartition("/")[2], 1).replace("_", " ").strip() for name in names]
+    whole = [name if " " in name else name.rpartition("/")[2] for name in names]
+    shown = [PREFIX.sub("", name, 1).replace("_", " ").strip() for name in whole]
     if numbers := [name for name in shown if WORDNET.fullmatch(name)]:
         raise UserError(f"class names are read, and {numbers[0]} is a number of WordNet's: give folders with names")
     return shown

@@ -12,6 +12,7 @@ from metalab.algorithms.objectives.build import at_way
 from metalab.algorithms.objectives.prediction import PREDICTIONS
 from metalab.core.errors import UserError
 from metalab.core.interfaces import Algorithm, Batch, Learner, Loss, Model, algorithm_traits
+from metalab.core.iteration import last
 from metalab.engines.learn2learn import TaskLearner, laid_out
 from metalab.evaluation.feature_store import sees_features_alone
 from metalab.models.layers import running_statistics
@@ -157,8 +158,8 @@ class Adaptation:
             return self.loss(checked, batch)
 
         with self._statistics():
-            *_, model = at_way(self.algorithm, way).adapt(
-                learner or self.learner(), support, self.inner(loss), self.steps
+            model = last(
+                at_way(self.algorithm, way).adapt(learner or self.learner(), support, self.inner(loss), self.steps)
             )
         return model, support
 

@@ -19,6 +19,7 @@ from metalab.config.instantiate import build
 from metalab.config.schema import Task
 from metalab.core.errors import UserError
 from metalab.core.interfaces import Algorithm, Batch, Episode, Learner, Loss, Split
+from metalab.core.iteration import last
 from metalab.data.identity import class_ids
 from metalab.engines.buffers import learnable
 from metalab.engines.layer_norm import exact_layer_norm
@@ -67,7 +68,7 @@ class LoadedTeacher:
         with self._constant() as learner:
             if self.classifies:
                 return learner(query.x)
-            *_, model = at_way(self.algorithm, way).adapt(learner, support, self.inner, steps)
+            model = last(at_way(self.algorithm, way).adapt(learner, support, self.inner, steps))
             return PREDICTIONS[self.bn](model, support.x, query.x)
 
     def embed(self, x: Tensor) -> Tensor:

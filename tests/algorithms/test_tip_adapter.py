@@ -9,7 +9,7 @@ from metalab.algorithms.objectives.prediction import cross_entropy, predict_tran
 from metalab.algorithms.objectives.query_loss import QueryLoss
 from metalab.algorithms.transfer_learning.tip_adapter import TipAdapter
 from metalab.core.errors import UserError
-from metalab.models.text_classifier import UNREAD, TextClassifier, read_names, text_classifier
+from metalab.models.text_classifier import UNREAD, TextClassifier, read_names, spoken, text_classifier
 from tests.algorithms.metric_cases import WAY, apart, episodes, learner_of, net_of, one
 
 NAMES = ["animals/gray_wolf", "cat", "owl"]
@@ -106,6 +106,10 @@ def test_a_name_is_encoded_once_and_numbers_of_wordnets_are_refused():
     assert encoder.asked[count:] == [t.replace("{}", "3d owl") for t in TEMPLATES]
     with pytest.raises(UserError, match="n01532829 is a number of WordNet's"):
         text.name(["n01532829", "cat"])
+
+
+def test_a_slash_between_words_is_no_path():
+    assert spoken(["animals/gray_wolf", "Ram C/V Cargo Van", "001.cat"]) == ["gray wolf", "Ram C/V Cargo Van", "cat"]
 
 
 def test_names_alone_need_names():

@@ -188,6 +188,10 @@ def test_a_group_stays_in_one_fold(typed, monkeypatch, tmp_path, group):
         (("eval.folds=3", "data.folds=3"), "both deal the images out"),
         (("eval.folds=3", "data.protocol=classes"), "folds are of the images of your own folder"),
         (("eval.folds=3", "eval.split=val"), "eval.folds tests each image once"),
+        (
+            ("eval.folds=3", "task=variable"),
+            "is of episodes, and eval.folds=3 has none: type task.support=null, or task=f",
+        ),
         (("eval.folds=3", "attack=pgd"), "attack=pgd is not measured with eval.folds=3"),
         (("task=all_way", "eval.split=train"), "would be asked again: type eval.split=test"),
         ((), "type task=all_way task.shot=16 for supports of the training images"),
@@ -199,3 +203,63 @@ def test_what_has_no_such_test_is_refused(typed, tmp_path, words, message):
     assert code == 1
     assert message in " ".join(said.split())
     assert not Path("out/eval.json").exists()
+
+
+def test_other_images_of_the_same_names_have_features_of_their_own(typed, tmp_path):
+    """A plain folder's ids and files say nothing of what its images show."""
+    pictures(tmp_path / "photos", IMAGES)
+    for k in range(CLASSES):
+        for i in range(IMAGES):
+            path = tmp_path / "noise" / f"class{k}" / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = np.random.default_rng(100 * k + i).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(path)
+    found = {}
+    for root, embed in (("photos", "true"), ("noise", "true"), ("noise", "false")):
+        code, said = typed("eval.folds=3", f"data.root={root}", f"eval.embed={embed}")
+        assert code == 0, said
+        found[root, embed] = record()["accuracy_of_each"]
+    assert found["noise", "true"] == found["noise", "false"] != found["photos", "true"]
+
+
+def test_folds_hold_nothing_out_for_validation(typed, tmp_path):
+    pictures(tmp_path / "photos", 2)
+    code, said = typed("eval.folds=2")
+    assert code == 0, said
+    assert record()["queries"] == 2 * CLASSES
+
+
+def test_folders_that_say_what_is_tested_have_no_folds(typed, tmp_path):
+    pictures(tmp_path / "photos" / "train", IMAGES)
+    pictures(tmp_path / "photos" / "test", 3, begin=500)
+    code, said = typed("eval.folds=3")
+    assert code == 1
+    assert "eval.folds=3 tests each image once, and train/ and test/ say which are tested" in " ".join(said.split())
+
+
+def test_what_is_left_out_of_the_support_stands_on_the_result(typed, tmp_path):
+    pictures(tmp_path / "photos" / "train", IMAGES)
+    pictures(tmp_path / "photos" / "test", 3, begin=500)
+    (tmp_path / "photos" / "train" / "class0" / "broken.png").write_bytes(b"no image")
+    code, said = typed("task=all_way", "task.shot=2")
+    assert code == 0, said
+    assert "1 of 49 images cannot be read and are left out" in record()["note"]
+
+
+@pytest.mark.slow
+def test_a_run_that_trained_on_the_training_images_may_be_asked_about_the_test_images(
+    command_line, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("METALAB_CACHE", str(tmp_path / "cache"))
+    pictures(tmp_path / "photos", IMAGES)
+    words = ("data=folder", "data.root=photos", "data.size=32", "data.protocol=images", "device=cpu", "algo=baseline")
+    code, said = command_line("train", *words, "train.steps=2", "train.val_every=2", "hydra.run.dir=run")
+    assert code == 0, said
+    asked = ("eval", "run=run", "task=all_way", "task.shot=2", "algo=simpleshot", "hydra.run.dir=out")
+    code, said = command_line(*asked)
+    assert code == 0, said
+    assert "overlap" not in record()
+    code, said = command_line(*asked, "data.seed=1")  # other test images, which were trained on
+    assert code == 1
+    assert "run was trained on" in said

@@ -35,6 +35,21 @@ def test_runs_that_differ_in_seed_alone_are_one_method():
     assert differing_settings([one, other]) == {"algo.lr": [0.1, 0.2]}
 
 
+def test_an_older_run_of_the_same_settings_is_the_same_method():
+    """Episodes that run together change no result, and without LoRA its settings say nothing."""
+    old = {"algo": {"name": "maml"}, "backbone": {"name": "x"}, "eval": {"batch": 8}, "seed": 0}
+    new = {
+        **old,
+        "backbone": {"name": "x", "lora": None, "lora_on": "all", "lora_alpha": None},
+        "eval": {"batch": None},
+    }
+    [method] = group_methods([old, {**new, "seed": 1}], [0, 1], ["a", "b"])
+    assert method.runs == (0, 1)
+    assert differing_settings([old, new]) == {}
+    added = {**new, "backbone": {**new["backbone"], "lora": 4}}
+    assert len(group_methods([new, {**added, "seed": 1}], [0, 1], ["a", "b"])) == 2
+
+
 def test_what_most_runs_share_is_the_rule():
     others = [{**EPISODES, "shot": 5}, EPISODES, EPISODES]
     found = verdicts(others, [CONDITIONS] * 3)

@@ -141,6 +141,15 @@ def test_queries_keys_and_values_have_additions_of_their_own():
     assert torch.allclose(timms.q_proj.weight, expected, atol=1e-6)
 
 
+def test_keys_and_values_in_one_weight_are_two_and_odd_sizes_are_refused():
+    net = nn.ModuleDict({"q": nn.Linear(6, 6), "kv": nn.Linear(6, 12)})
+    add_lora(net, LoRA(2, "qkv", None), True, "net")
+    shapes = {n.rpartition(".")[2]: tuple(p.shape) for n, p in net["kv"].named_parameters() if p.requires_grad}
+    assert shapes == {"up": (12, 2), "down": (4, 6)}
+    with pytest.raises(UserError, match=r"different sizes in one weight \[10, 6\]: type backbone\.lora_on=all"):
+        add_lora(nn.ModuleDict({"qkv": nn.Linear(6, 10)}), LoRA(2, "qkv", None), True, "net")
+
+
 def test_a_net_without_attention_has_no_queries():
     with pytest.raises(UserError, match=r"no attention's queries, keys and values .* type backbone\.lora_on=all"):
         add_lora(nn.Sequential(nn.Linear(2, 2)), LoRA(1, "qkv", None), True, "net")

@@ -183,6 +183,8 @@ def test_the_text_encoder_has_open_clips_own_features_and_learns_by_lora_alone(w
     learned = [name for name, p in made.named_parameters() if p.requires_grad]
     assert [name.rpartition(".")[2] for name in learned] == ["up", "down"]  # one layer
     assert not any("visual" in name for name, _ in made.named_parameters())
+    without, _ = OpenCLIP("tiny", weights, "none").text_encoder()
+    assert not any(p.requires_grad for p in without.parameters())
 
 
 def test_both_encoders_learn_which_names_the_colours_have(weights, pictures, command_line, monkeypatch):

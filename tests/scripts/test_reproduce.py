@@ -355,7 +355,12 @@ def test_what_needs_no_training_is_evaluated_once_and_shown_as_such(tmp_path, ma
     for _ in range(2):
         assert scripts.main.main(words) == 0
         assert made == ["eval", "eval"]
+    shutil.rmtree(next((out / "own/nearest/seed0").glob("eval_*2*")))  # as if the time had been over
+    (results / "own/nearest.seed0.json").unlink()
+    assert scripts.main.main(words) == 0
+    assert made == ["eval"] * 3
     record = json.loads((results / "own/nearest.seed0.json").read_text())
+    assert len(record["commands"]) == 3
     assert (record["steps"], record["planned"], len(record["evaluations"])) == (0, 0, 2)
     assert record["seconds"] > 0
     assert scripts.main.main([*words, "--tables"]) == 0
@@ -365,7 +370,7 @@ def test_what_needs_no_training_is_evaluated_once_and_shown_as_such(tmp_path, ma
         assert re.fullmatch(r"\*\*\d+\.\d\d ± \d+\.\d\d\*\*", cells[4])
     assert scripts.main.main([*words, "--smoke", "--results", str(tmp_path / "small")]) == 0
     assert "own/nearest is left out of a smoke" in capsys.readouterr().out
-    assert len(made) == 2
+    assert len(made) == 3
 
 
 @pytest.mark.slow

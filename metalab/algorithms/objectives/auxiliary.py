@@ -9,6 +9,7 @@ from metalab.algorithms.components.wrapped_learner import WrappedLearner
 from metalab.algorithms.objectives.prediction import Prediction, evaluate_query
 from metalab.core.errors import UserError
 from metalab.core.interfaces import Algorithm, Episode, Learner, Loss, TaskResult
+from metalab.core.iteration import last
 
 
 @runtime_checkable
@@ -57,7 +58,7 @@ class AuxiliaryLoss:
         if has_loss.auxiliary:  # before the queries' loss, whose last pass may be without a graph
             known, asked = once.features(support.x), self.predict(once.features, support.x, query.x)
             more = has_loss.auxiliary * has_loss.auxiliary_loss(once, known, support.y, asked, query.y)
-        *_, model = has_loss.adapt(once, support, self.inner, self.steps)
+        model = last(has_loss.adapt(once, support, self.inner, self.steps))
         result = evaluate_query(lambda x: self.predict(model, support.x, x), query, self.outer)
         return result._replace(loss=result.loss + more)
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from metalab.algorithms.objectives.prediction import Prediction, evaluate_query
 from metalab.core.interfaces import Algorithm, Episode, Learner, Loss, TaskResult
+from metalab.core.iteration import last
 
 
 @dataclass(frozen=True)
@@ -19,5 +20,5 @@ class QueryLoss:
     predict: Prediction
 
     def __call__(self, learner: Learner, episode: Episode, progress: Tensor) -> TaskResult:
-        *_, model = self.algorithm.adapt(learner, episode.support, self.inner, self.steps)
+        model = last(self.algorithm.adapt(learner, episode.support, self.inner, self.steps))
         return evaluate_query(lambda x: self.predict(model, episode.support.x, x), episode.query, self.outer)

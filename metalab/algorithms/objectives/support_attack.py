@@ -10,6 +10,7 @@ from metalab.algorithms.objectives.inner_gradient import with_gradient
 from metalab.algorithms.objectives.prediction import Prediction, correct
 from metalab.attacks.base import Attack, mean_over_queries
 from metalab.core.interfaces import Algorithm, Batch, Episode, Learner, Loss, Model
+from metalab.core.iteration import last
 
 Tried = Iterator[tuple[Tensor, Tensor | None]]  # a support's images, and the queries' logits where they are known
 
@@ -41,7 +42,7 @@ class SupportAttack:
     through_adapt: bool
 
     def adapted(self, learner: Learner, support: Batch) -> Model:
-        *_, model = self.algorithm.adapt(learner, support, self.inner, self.steps)
+        model = last(self.algorithm.adapt(learner, support, self.inner, self.steps))
         return model
 
     def answers(self, learner: Learner, episode: Episode) -> Model:

@@ -120,19 +120,26 @@ class Folder:
         )
         if not parts[split].ids and not self._by_image:
             raise NoSplit(f"data.least={self.least} leaves no class for {split}: type a smaller one, or add images")
-        said += [*self._told(split), *notes(self._store.facts, self._how)]
+        said += [*self._told(split, parts[split]), *notes(self._store.facts, self._how)]
         sizes = {name: dict(zip(part.names, part.count, strict=True)) for name, part in parts.items()}
         loaded = self._split(split, parts[split], "; ".join(filter(None, said)), sizes)
         return loaded if self._by_image else group_by_filename(loaded, self.group)
 
     def in_folds(self, folds: int) -> Split:
-        """Return all images, and in Split.fold which of so many folds tests each; UserError where there can be none."""
+        """Return all images, and in Split.fold which fold tests each.
+
+        Args:
+            folds: how many there are, as people type eval.folds.
+
+        Raises:
+            UserError: for classes with too few images, and where folders say what is tested.
+        """
         self._refuse_absent("test")
         if self.strict:
             refuse_unread(self._store.facts)
-        by_fold = ImageSplit(self.ratios, self.seed, self.least, self.group, folds, 0)
+        by_fold = ImageSplit(self.ratios, self.seed, self.least, self.group, folds, 0, "eval.folds")
         part, fold = by_fold.in_folds(self._all_homes(self.copies == "keep"))
-        said = [*self._told("test"), *notes(self._store.facts, self._how)]
+        said = [*self._told("test", part), *notes(self._store.facts, self._how)]
         return replace(self._split("test", part, "; ".join(filter(None, said)), {}), fold=torch.from_numpy(fold))
 
     def unrefused(self, split: str) -> Split:
@@ -167,9 +174,9 @@ class Folder:
         if not self._tree.images.get(self._home(split)):
             raise NoSplit(f"data.ratios={list(self.ratios)} leaves no class for {split}: type a share above 0")
 
-    def _told(self, split: str) -> Iterator[str]:
+    def _told(self, split: str, part: Part) -> Iterator[str]:
         """Warn of what of the split is left out or stands in it twice, at every start; yield it for every result."""
-        part, left_out, home = self._parts[split], self.unreadable(split), self._home(split)
+        left_out, home = self.unreadable(split), self._home(split)
         place = "" if home == ALL else f"{home} "
         if left_out:
             listed = sum(map(len, self._tree.images[home].values()))

@@ -37,6 +37,7 @@ class ImageSplit:
     group: str | None
     folds: int | None
     fold: int
+    key: str = "data.folds"  # what people typed for the folds
 
     def __post_init__(self) -> None:
         if self.folds is None and self.fold:
@@ -51,20 +52,10 @@ class ImageSplit:
 
         A split whose share is 0 has no class. Raises UserError, naming them, for classes with too few images.
         """
-        if self.folds is not None and ALL not in homes:
-            raise UserError(
-                f"data.folds={self.folds} tests each image once, and {'/ and '.join(homes)}/ say which are tested: put "
-                "all class folders into one folder, or leave out the folds"
-            )
+        self._refuse_folders(homes)
         refuse_twins({home: (part.ids, part.names) for home, part in homes.items()})
         homes = _large(homes, self.least)
-        for home, part in homes.items():
-            if len(part.names) < 2:
-                where = "" if home == ALL else f" in {home}/"
-                raise UserError(
-                    f"{len(part.names)} classes have images that can be used{where}, and a classifier needs 2: add "
-                    f"images{f', or type less than data.least={self.least}' if self.least > 1 else ''}"
-                )
+        _refuse_one_class(homes, self.least)
         if ALL in homes:
             parts = _cut(homes[ALL], self._split(self._images(homes[ALL])))
         elif "val" in homes:
@@ -78,16 +69,24 @@ class ImageSplit:
         return parts
 
     def in_folds(self, homes: Mapping[str, Part]) -> tuple[Part, np.ndarray]:
-        """Return the images of all folds, and int64 [N], the fold in which each is tested.
+        """Return the images of all folds, and the fold in which each is tested; nothing is held out for validation.
 
-        homes and errors: as of `parts`.
+        Args:
+            homes: as of `parts`.
+
+        Returns:
+            The images. And int64 [N], 0..folds-1.
+
+        Raises:
+            UserError: for classes with too few images, and where folders say what is tested.
         """
-        assert self.folds is not None
-        self.parts(homes)  # which refuses what cannot be dealt out
+        self._refuse_folders(homes)
+        refuse_twins({home: (part.ids, part.names) for home, part in homes.items()})
         part = _large(homes, self.least)[ALL]
         whole = _chosen(part, np.ones(len(part.files), dtype=bool))
+        _refuse_one_class({ALL: whole}, self.least)
         images = self._images(whole)
-        return whole, stratified_folds(images.classes, images.groups, self.folds, self.seed)
+        return whole, self._folds(images, self.folds or 0, "one for each fold")
 
     def _images(self, part: Part) -> Images:
         together = [np.array(part.image_ids)]
@@ -101,21 +100,35 @@ class ImageSplit:
             self._refuse_few(images, sum(share > 0 for share in self.ratios), "one for each split that is used", True)
             return self._dealt_out(images, self.ratios)
         needed, why = (4, "two for each fold") if self.folds == 2 else (self.folds, "one for each fold")
-        self._refuse_few(images, needed, why, True)
-        fold = stratified_folds(images.classes, images.groups, self.folds, self.seed)
-        lacking = [
-            f"{name} (fold {number})"
-            for k, name in enumerate(images.names)
-            for number in sorted(set(range(self.folds)) - set(fold[images.classes == k].tolist()))
-        ]
-        if lacking:
-            raise UserError(
-                f"data.folds={self.folds}: classes have no image in a fold, for data.group={self.group} holds their "
-                f"images together: {first_names(lacking)}. Type fewer folds"
-            )
+        fold = self._folds(images, needed, why)
         split, rest = np.full(len(fold), SPLITS.index("test")), np.flatnonzero(fold != self.fold)
         split[rest] = self._dealt_out(images.some(rest), [*self.ratios[:2], 0])
         return split
+
+    def _folds(self, images: Images, needed: int, why: str) -> np.ndarray:
+        """Return the fold of each image; UserError for classes of fewer than are needed, and for one without a fold."""
+        self._refuse_few(images, needed, why, True)
+        folds = self.folds or 0
+        fold = stratified_folds(images.classes, images.groups, folds, self.seed)
+        lacking = [
+            f"{name} (fold {number})"
+            for k, name in enumerate(images.names)
+            for number in sorted(set(range(folds)) - set(fold[images.classes == k].tolist()))
+        ]
+        if lacking:
+            raise UserError(
+                f"{self.key}={folds}: classes have no image in a fold, for data.group={self.group} holds their "
+                f"images together: {first_names(lacking)}. Type fewer folds"
+            )
+        return fold
+
+    def _refuse_folders(self, homes: Mapping[str, Part]) -> None:
+        """Raise UserError where folders say which images are tested, and folds would, too."""
+        if self.folds is not None and ALL not in homes:
+            raise UserError(
+                f"{self.key}={self.folds} tests each image once, and {'/ and '.join(homes)}/ say which are tested: put "
+                "all class folders into one folder, or leave out the folds"
+            )
 
     def _dealt_out(self, images: Images, shares: Sequence[float]) -> np.ndarray:
         if not any(shares):
@@ -162,6 +175,17 @@ class ImageSplit:
             raise UserError(
                 f"data.group={self.group}: {len(torn)} groups stand in two splits: {first_names(torn)}. Give each "
                 "group to one of them, or put all class folders into one folder, to be split by data.ratios"
+            )
+
+
+def _refuse_one_class(homes: Mapping[str, Part], least: int) -> None:
+    """Raise UserError where there are not two classes to tell apart."""
+    for home, part in homes.items():
+        if len(part.names) < 2:
+            where = "" if home == ALL else f" in {home}/"
+            raise UserError(
+                f"{len(part.names)} classes have images that can be used{where}, and a classifier needs 2: add "
+                f"images{f', or type less than data.least={least}' if least > 1 else ''}"
             )
 
 

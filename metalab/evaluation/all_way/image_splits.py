@@ -18,6 +18,12 @@ def with_training_support(split: Split, data: Data, task: Task, evaluation: Eval
 
     Zhou, Yang, Loy, Liu 2022 (CoOp, sec. 4.1): labelled images are training images, and all test images are asked.
 
+    Args:
+        split: what is asked.
+        data: whose it is.
+        task: all classes at once, or it stays as it is.
+        evaluation: which split it is.
+
     Raises:
         UserError: for eval.split=train, and for a class without a training image.
     """
@@ -38,7 +44,8 @@ def with_training_support(split: Split, data: Data, task: Task, evaluation: Eval
     training = replace(relabelled(training, Labels(split.ids, split.names)), by_image=False)
     counts = training.count.tolist()
     few = [f"{name} ({n})" for name, n in zip(split.names, counts, strict=True) if n < task.shot]
-    said = [split.note, f"supports of the {len(training.images)} training images"]
+    known = dict.fromkeys([*split.note.split("; "), *training.note.split("; ")])
+    said = [*known, f"supports of the {len(training.images)} training images"]
     said += [f"{len(few)} classes have fewer than {task.shot} training images: {first_names(few)}"] if few else []
     said += ["all draws have the same support, all training images"] if max(counts) <= task.shot else []
     return replace(split, support=training, by_image=False, note="; ".join(filter(None, said)))
@@ -49,17 +56,20 @@ def _only(split: Split, ids: list[str]) -> list[str]:
     return [name for name, own in zip(split.names, split.ids, strict=True) if own not in set(ids)]
 
 
-def in_folds(data: Data, folds: int, evaluation: Eval) -> Split:
+def in_folds(data: Data, folds: int, task: Task, evaluation: Eval) -> Split:
     """Return all images of a folder, with the fold of each (Split.fold).
 
     Args:
         data: of which the folds are.
         folds: how many, eval.folds.
+        task: of which nothing is to ask for episodes of some classes.
         evaluation: the other settings.
 
     Raises:
         UserError: for data without folds, or with folds of its own.
     """
+    if (asked := task.beside_fixed) is not None:
+        raise UserError(f"{asked[0]} is of episodes, and eval.folds={folds} has none: type {asked[1]}, or task=fixed")
     if not isinstance(data, Folder) or data.protocol != "images":
         raise UserError(f"eval.folds={folds}: folds are of the images of your own folder, each tested once; {INSTEAD}")
     if data.folds is not None:

@@ -8,6 +8,7 @@ from torch import Tensor
 from metalab.algorithms.objectives.prediction import correct
 from metalab.algorithms.objectives.query_loss import QueryLoss
 from metalab.core.interfaces import Batch, Episode, Learner, Split, TaskResult
+from metalab.core.iteration import last
 from metalab.core.typed_torch import split as pieces
 from metalab.data.sampling.all_way import AllWayEpisodes
 from metalab.evaluation.query_predictions import predicted
@@ -34,7 +35,7 @@ class AllWayObjective:
 
     def __call__(self, learner: Learner, episode: Episode, progress: Tensor) -> TaskResult:
         own, (places, y, _) = self.measured, episode.query
-        *_, model = own.algorithm.adapt(learner, episode.support, own.inner, own.steps)
+        model = last(own.algorithm.adapt(learner, episode.support, own.inner, own.steps))
         seen: list[Tensor] = []
 
         def kept(x: Tensor) -> Tensor:

@@ -6,7 +6,15 @@ from typing import Any
 from metalab.config.instantiate import flat
 from metalab.tracking.comparison.records import Method
 
-APART = ("seed", "device", "resume", "data.root", "data.cache", "train.workers")  # what makes no other method
+APART = (
+    "seed",
+    "device",
+    "resume",
+    "data.root",
+    "data.cache",
+    "train.workers",
+    "eval.batch",
+)  # what makes no other method
 SHOWN = 3  # settings in a method's name
 
 
@@ -56,7 +64,9 @@ def differing_settings(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in flat(settings).items() if key not in APART}
+    own = {key: value for key, value in flat(settings).items() if key not in APART}
+    without = own.get("backbone.lora") is None  # older runs have no such keys
+    return {key: value for key, value in own.items() if not (without and key.startswith("backbone.lora"))}
 
 
 def _labels(settings: Sequence[dict[str, Any]], folders: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from metalab.config.validate import check_positive
 from metalab.core.errors import UserError
 
 LoRALayers = Literal["all", "qkv"]
-JOINT = ("in_proj_weight", "qkv")  # weights of queries, keys and values one below another: torch's and timm's
+JOINT = {"in_proj_weight": 3, "qkv": 3, "kv": 2}  # so many weights of queries, keys and values one below another
 APART = ("q_proj", "k_proj", "v_proj", "q", "k", "v", "query", "key", "value")  # linear layers of one of the three
 
 
@@ -103,7 +103,13 @@ def _places(net: nn.Module, on: LoRALayers) -> list[_Place]:
         for leaf, p in module.named_parameters(recurse=False):
             known_by = leaf.removesuffix("_weight") if isinstance(module, nn.MultiheadAttention) else name
             names = (leaf, known_by.rpartition(".")[2])
-            joint, apart = any(n in JOINT for n in names), any(n in APART for n in names)
-            if p.requires_grad and p.dim() > 1 and (on == "all" or joint or apart):
-                found.append(_Place(module, leaf, 3 if on == "qkv" and joint else 1))
+            joint = next((JOINT[n] for n in names if n in JOINT), 1)
+            if not p.requires_grad or p.dim() < 2 or not (on == "all" or joint > 1 or names[1] in APART):
+                continue
+            if on == "qkv" and p.shape[0] != joint * p[0].numel() and joint > 1:
+                raise UserError(
+                    f"backbone.lora_on=qkv: {name} has queries, keys and values of different sizes in one weight "
+                    f"{list(p.shape)}: type backbone.lora_on=all"
+                )
+            found.append(_Place(module, leaf, joint if on == "qkv" else 1))
     return found

@@ -105,14 +105,19 @@ class OpenCLIP:
         return torch.cat([net.encode_text(some) for some in tokens.split(64)])
 
     def text_encoder(self) -> tuple[nn.Module, Callable[[list[str]], Tensor]]:
-        """Return the text encoder, tokens int64 [N,L] to features [N,D], with LoRA as the image encoder has it.
+        """Return the text encoder, of which nothing learns but what LoRA adds, as to the image encoder.
 
-        And what makes tokens of N texts. UserError without weights.
+        Returns:
+            What makes features [N,D] of tokens int64 [N,L]. And what makes these of N texts.
+
+        Raises:
+            UserError: without weights.
         """
         if self.weights is None:
             raise UserError("class names are read by a trained text encoder: type backbone.weights")
         net = self._whole(self._source()).eval()
         del net.visual
+        net.requires_grad_(self.lora is not None)
         add_lora(net, LoRA(self.lora, self.lora_on, self.lora_alpha), True, self.name)
         return _TextTower(net), _open_clip().get_tokenizer(self.name)
 
