@@ -58,9 +58,15 @@ def classifier_report(
 def class_scores(
     true: np.ndarray, guessed: np.ndarray, split: Split
 ) -> tuple[dict[str, list[float]], dict[str, dict[str, float]]]:
-    """Return precision, recall, F1 and support of each of a split's classes, and their averages, as fractions.
+    """Score predictions.
 
-    true: int64 [N], the classes. guessed: int64 [N], likewise; -1 is no class, and wrong.
+    Args:
+        true: int64 [N], classes of the split.
+        guessed: int64 [N], likewise; -1 is no class, and wrong.
+        split: whose K classes they are.
+
+    Returns:
+        Precision, recall and F1, fractions, and the support of each class [K], by these names. And their averages.
     """
     from sklearn.metrics import precision_recall_fscore_support  # seconds, which no --help should wait for
 
