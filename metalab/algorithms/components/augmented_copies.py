@@ -35,7 +35,12 @@ class Copies:
             yield self._copied(x, draws)
 
     def of_batches(self, x: Tensor, batches: np.ndarray) -> Iterator[Tensor]:
-        """Give copies of other images of x [N,C,H,W] for each step: those of batches, int64 [steps,B]."""
+        """Give copies of some of the images for each step.
+
+        Args:
+            x: [N,C,H,W].
+            batches: int64 [steps,B], which of them.
+        """
         for chosen, draws in zip(batches, uniform_numbers(len(batches), batches.shape[1] + 1, NUMBERS), strict=True):
             yield self._copied(x[torch.as_tensor(chosen, device=x.device)], draws)
 

@@ -12,7 +12,16 @@ def normal_numbers(*shape: int) -> np.ndarray:
 
 
 def shuffled_batches(images: int, batch: int, steps: int) -> np.ndarray:
-    """Return int64 [steps,min(batch,images)], mini-batches of images 0..images-1 in a new order each round."""
+    """Return mini-batches of images 0..images-1, in a new order each round, the same for the same numbers.
+
+    Args:
+        images: how many there are.
+        batch: how many a step has, at most all.
+        steps: how many mini-batches.
+
+    Returns:
+        int64 [steps,min(batch,images)].
+    """
     size, draw = min(batch, images), np.random.default_rng(0)
     rounds = [draw.permutation(images) for _ in range(-(-steps * size // images))]
     return np.concatenate([np.empty(0, dtype=np.int64), *rounds])[: steps * size].reshape(steps, size)

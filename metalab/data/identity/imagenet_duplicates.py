@@ -6,11 +6,7 @@ from typing import Any
 
 from metalab.data.class_lists import class_list
 
-OF_IMAGENET = {
-    "ILSVRC",
-    "MiniImageNet",
-    "TieredImageNet",
-}  # data sets of its classes, of which the first leaves these out
+OF_IMAGENET = {"ILSVRC", "MiniImageNet", "TieredImageNet"}  # data sets of its classes; ILSVRC leaves the lists' out
 
 
 def in_imagenet(files: Iterable[str]) -> dict[str, str]:
