@@ -12,14 +12,8 @@ from reproduce_rows import Row
 
 from metalab.tracking.run_folder import generations_in
 
-EVERY = (
-    "experiment",
-    "run",
-    "data.root",
-    "train.minutes",
-    "hydra.run.dir",
-    "resume",
-)  # settings that say nothing of a row
+# settings that say nothing of a row
+EVERY = ("experiment", "data.root", "train.minutes", "hydra.run.dir", "resume")
 DROPPED = ("run", "checkpoint", "seed", "train_seed", "hardest_classes", "classes")  # of eval.json
 
 

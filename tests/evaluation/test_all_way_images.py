@@ -10,20 +10,11 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.metrics import classification_report
-from torchvision import models
 
 from metalab.models.layers import running_statistics
 from tests.configs import evaluation_setup
 
 CLASSES, IMAGES = 4, 12
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> Path:
-    torch.manual_seed(3)
-    path = tmp_path_factory.mktemp("weights") / "mobilenet_v3_small.pth"
-    torch.save(models.mobilenet_v3_small(weights=None).state_dict(), path)
-    return path
 
 
 def pictures(root: Path, images: int, begin: int = 0) -> None:

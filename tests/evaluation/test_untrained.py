@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,15 +29,6 @@ from metalab.models.layers import Normalize
 from metalab.regularizers.base import Hooks
 from metalab.regularizers.build import build_regularizers
 from tests.configs import backbone
-
-
-@pytest.fixture(scope="session")
-def weights(tmp_path_factory) -> Path:
-    """A file of weights that nobody trained: what is tested is what is made of them."""
-    torch.manual_seed(3)
-    path = tmp_path_factory.mktemp("weights") / "mobilenet_v3_small.pth"
-    torch.save(models.mobilenet_v3_small(weights=None).state_dict(), path)
-    return path
 
 
 @pytest.fixture

@@ -6,15 +6,8 @@ from typing import Any
 from metalab.config.instantiate import flat
 from metalab.tracking.comparison.records import Method
 
-APART = (
-    "seed",
-    "device",
-    "resume",
-    "data.root",
-    "data.cache",
-    "train.workers",
-    "eval.batch",
-)  # what makes no other method
+# what makes no other method
+APART = ("seed", "device", "resume", "data.root", "data.cache", "train.workers", "eval.batch")
 SHOWN = 3  # settings in a method's name
 
 
